@@ -1,0 +1,1 @@
+"""The rim: thin modules, one for each MLflow entry point."""

@@ -1,0 +1,1 @@
+"""Schedulers: a job specification becomes a native job, a native state becomes a status."""

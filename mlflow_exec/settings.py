@@ -1,0 +1,360 @@
+"""The typed settings of the backends: one class each, unknown keys refused, values cast.
+
+A name means the same on every backend. Everything users read about settings (error messages, the
+JSON Schema, the options table in the docs) is made from these classes.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from decimal import Decimal, InvalidOperation
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
+from mlflow_exec.credentials import looks_secret
+from mlflow_exec.errors import ConfigError
+
+GIB = 1024**3
+# https://kubernetes.io/docs/reference/kubernetes-api/common-definitions/quantity/
+_SUFFIXES = {"m": Decimal("0.001"), "": Decimal(1)}
+_SUFFIXES |= {s: Decimal(1000) ** n for n, s in enumerate(["k", "M", "G", "T", "P"], start=1)}
+_SUFFIXES |= {s: Decimal(1024) ** n for n, s in enumerate(["Ki", "Mi", "Gi", "Ti", "Pi"], start=1)}
+
+
+def parse_quantity(value: object) -> Decimal:
+    """Read a number with an optional Kubernetes suffix (``500m``, ``4Gi``).
+
+    Raises:
+        ValueError: It is not one, or it is negative.
+    """
+    if isinstance(value, bool) or not isinstance(value, (int, float, str)):
+        raise ValueError("a quantity is needed, such as 2, '500m' or '4Gi'")
+    text = str(value).strip()
+    number = text.rstrip("KMGTPkmi")
+    try:
+        amount = Decimal(number) * _SUFFIXES[text[len(number) :]]
+    except (InvalidOperation, KeyError):
+        raise ValueError("a quantity is needed, such as 2, '500m' or '4Gi'") from None
+    if not amount.is_finite() or amount < 0:
+        raise ValueError("a quantity cannot be negative or infinite")
+    return amount
+
+
+Cpu = Annotated[float, BeforeValidator(lambda v: float(parse_quantity(v)))]
+Bytes = Annotated[int, BeforeValidator(lambda v: int(parse_quantity(v)))]
+Seconds = Annotated[float, Field(gt=0)]
+
+
+class Settings(BaseModel):
+    """Settings whose unknown keys are refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
+
+
+class Resources(Settings):
+    """What one job asks of the cluster."""
+
+    cpu: Cpu | None = Field(None, description="CPUs: `2`, `0.5` or `\"500m\"`.")
+    memory: Bytes | None = Field(None, description="Memory: bytes or `\"4Gi\"`.")
+    gpu: int = Field(0, ge=0, description="Whole GPUs.")
+
+
+class RayResources(Resources):
+    """What one Ray job's entry point asks of the cluster."""
+
+    custom: dict[str, float] = Field(
+        default_factory=dict, description="Ray's custom resources: `{\"tpu\": 1}`."
+    )
+
+
+class SecretReference(Settings):
+    """Where the value of a secret environment variable comes from: exactly one of the two."""
+
+    secret: str | None = Field(None, description="A Secret in the job's namespace.")
+    key: str | None = Field(None, description="The key in it; the variable's name if not given.")
+    env: str | None = Field(
+        None, description="A variable of the submitting process; it travels in a per-run Secret."
+    )
+
+    @model_validator(mode="after")
+    def _one_source(self) -> SecretReference:
+        if (self.secret is None) == (self.env is None):
+            raise ValueError("exactly one of 'secret' (with 'key') and 'env' is needed")
+        return self
+
+
+class BackendSettings(Settings):
+    """Settings that every backend has."""
+
+    resources: Resources = Field(default_factory=Resources, description="CPU, memory, GPUs.")
+    env: dict[str, str] = Field(
+        default_factory=dict,
+        description="Environment variables of the job. Names that look like secrets are refused: "
+        "use `secrets`.",
+    )
+    tracking_uri: str | None = Field(
+        None,
+        description="The tracking server as the job sees it, where that differs from the "
+        "submitting machine's.",
+    )
+    source_limit: Bytes = Field(
+        GIB // 2, description="The largest project, packed; bytes or `\"512Mi\"`."
+    )
+    retries: int = Field(0, ge=0, description="Starts again after a failure of the user's code.")
+    infra_retries: int = Field(
+        3, ge=0, description="Starts again after preemption, eviction or the loss of a node."
+    )
+    queue_timeout_s: Seconds | None = Field(
+        None, description="Give up when the job has waited this long for resources; none if null."
+    )
+    start_timeout_s: Seconds | None = Field(
+        900, description="Give up when a placed job has not started its container by then."
+    )
+    deadline_s: Seconds | None = Field(
+        None, description="End the job this long after its first start, over all attempts."
+    )
+    cancel_timeout_s: Seconds = Field(
+        120, description="How long `cancel` waits until nothing of the job is left."
+    )
+    wait: bool = Field(
+        True, description="On the command line: follow the job's log and exit with its result."
+    )
+    on_interrupt: Literal["detach", "cancel"] = Field(
+        "detach", description="What Ctrl-C does while following: leave the job, or cancel it."
+    )
+    template: str | None = Field(
+        None, description="A template of your own in place of the built-in one (a path)."
+    )
+    patch: dict[str, Any] | str | None = Field(
+        None, description="Merged into the rendered job: a mapping, or the path of a YAML file."
+    )
+
+    @model_validator(mode="after")
+    def _no_literal_secrets(self) -> BackendSettings:
+        for name in self.env:
+            if looks_secret(name):
+                raise ValueError(
+                    f"env.{name}: the name says that this is a secret, and env is readable by "
+                    f"everybody who can see the job; give it by 'secrets'"
+                )
+        return self
+
+
+class KubernetesSettings(BackendSettings):
+    """Settings of `--backend k8s`."""
+
+    context: str | None = Field(
+        None,
+        description="The kubeconfig context; the current one if null, and the pod's own cluster "
+        "where there is no kubeconfig.",
+    )
+    kubeconfig: str | None = Field(
+        None, description="A kubeconfig file; `KUBECONFIG` or `~/.kube/config` if null."
+    )
+    cluster_name: str | None = Field(
+        None, description="The cluster's identity in job handles, where it cannot be read."
+    )
+    namespace: str | None = Field(None, description="The context's namespace if null.")
+    image: str | None = Field(
+        None, description="Any image with Python; MLproject's docker_env if null."
+    )
+    image_pull_policy: Literal["Always", "IfNotPresent", "Never"] | None = Field(
+        None, description="Kubernetes' own default if null."
+    )
+    image_pull_secrets: list[str] = Field(
+        default_factory=list, description="Names of Secrets for private registries."
+    )
+    image_pull_grace_s: float = Field(
+        180, ge=0, description="How long a failing image pull may go on before the job is ended."
+    )
+    secrets: dict[str, SecretReference] = Field(
+        default_factory=dict,
+        description="Secret environment variables: `{\"HF_TOKEN\": {\"secret\": \"hf\", \"key\": "
+        "\"token\"}}` or `{\"env\": \"HF_TOKEN\"}`.",
+    )
+    service_account: str | None = Field(None, description="The pod's service account.")
+    node_selector: dict[str, str] = Field(default_factory=dict, description="Labels of the node.")
+    tolerations: list[dict[str, Any]] = Field(
+        default_factory=list, description="Taints that the pod tolerates, as in a Pod."
+    )
+    affinity: dict[str, Any] | None = Field(None, description="Affinity, as in a Pod.")
+    priority_class: str | None = Field(None, description="The pod's priority class.")
+    volumes: list[dict[str, Any]] = Field(default_factory=list, description="As in a Pod.")
+    volume_mounts: list[dict[str, Any]] = Field(
+        default_factory=list, description="As in a container."
+    )
+    queue: str | None = Field(
+        None, description="A Kueue local queue; the job is created suspended and Kueue starts it."
+    )
+    labels: dict[str, str] = Field(
+        default_factory=dict, description="Further labels of the Job and its pods."
+    )
+    annotations: dict[str, str] = Field(
+        default_factory=dict, description="Further annotations of the Job and its pods."
+    )
+    gpu_resource: str = Field("nvidia.com/gpu", description="What a GPU is called on the nodes.")
+    python: str = Field("python3", description="The Python in the image.")
+    source: Literal["auto", "configmap", "artifact", "git", "image"] = Field(
+        "auto",
+        description="How the project reaches the pod: see the delivery page. `auto` takes "
+        "`configmap` when it fits, else `artifact`.",
+    )
+    source_path: str = Field(
+        "/mlflow/projects/code", description="With `source: image`: the project's folder in it."
+    )
+    git_image: str = Field(
+        "alpine/git:latest", description="With `source: git`: the image that clones."
+    )
+    git_secret: str | None = Field(
+        None,
+        description="With `source: git`: a Secret with `ssh-privatekey` (and `known_hosts`), or "
+        "`username` and `password`.",
+    )
+    ttl_s: int | None = Field(
+        86400,
+        ge=0,
+        description="The finished Job is deleted this long after its log and diagnosis were kept.",
+    )
+    kube_context: str | None = Field(
+        None, alias="kube-context", description="MLflow's own name for `context`."
+    )
+    kube_job_template_path: str | None = Field(
+        None,
+        alias="kube-job-template-path",
+        description="A Job template of MLflow's own Kubernetes backend: merged into ours.",
+    )
+    repository_uri: str | None = Field(
+        None,
+        alias="repository-uri",
+        description="Accepted from configurations of MLflow's own backend; no image is built, so "
+        "nothing is pushed there.",
+    )
+
+    @model_validator(mode="after")
+    def _check(self) -> KubernetesSettings:
+        if self.context and self.kube_context and self.context != self.kube_context:
+            raise ValueError("'context' and 'kube-context' name two different contexts")
+        return self
+
+
+class RaySettings(BackendSettings):
+    """Settings of `--backend ray`."""
+
+    address: str | None = Field(
+        None,
+        description="The dashboard of a running Ray, `http://host:8265`. If null: "
+        "`RAY_API_SERVER_ADDRESS`, `RAY_ADDRESS`, then a Ray started on this machine.",
+    )
+    resources: RayResources = Field(
+        default_factory=RayResources, description="CPU, memory, GPUs, Ray's custom resources."
+    )
+    runtime_env: dict[str, Any] = Field(
+        default_factory=dict,
+        description="Ray's runtime environment, merged with ours; `working_dir` is ours.",
+    )
+    source: Literal["auto", "package", "artifact"] = Field(
+        "auto",
+        description="How the project reaches Ray: its package store (`package`), or the run's "
+        "artifacts. `auto` takes `artifact` above the store's limit.",
+    )
+    ca_cert: str | None = Field(
+        None, description="A PEM file with the authority of the dashboard's certificate."
+    )
+    verify_tls: bool = Field(True, description="Whether the dashboard's certificate is checked.")
+    token_file: str | None = Field(
+        None,
+        description="A file with the cluster's token; `RAY_AUTH_TOKEN`, `RAY_AUTH_TOKEN_PATH` and "
+        "`~/.ray/auth_token` if null.",
+    )
+
+
+S = TypeVar("S", bound=Settings)
+
+
+def load_config(path: str | Path) -> dict[str, Any]:
+    """Read a backend configuration from a YAML or JSON file.
+
+    Raises:
+        ConfigError: The file cannot be read, or does not hold a mapping.
+    """
+    try:
+        data = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError(f"config file {str(path)!r}: cannot be read: {error}") from error
+    if not isinstance(data, dict):
+        raise ConfigError(
+            f"config file {str(path)!r}: a mapping of settings is needed; "
+            f"given {type(data).__name__}"
+        )
+    return data
+
+
+def parse_settings(cls: type[S], config: Mapping[str, Any], where: str) -> S:
+    """Check and cast a configuration.
+
+    Args:
+        cls: The settings class.
+        config: What the user gave; ``{"file": PATH}`` is read first and the other keys win.
+        where: What the messages name as the place, such as ``--backend-config``.
+
+    Raises:
+        ConfigError: A key is unknown, a value is of the wrong type, or values contradict.
+    """
+    given = dict(config)
+    if "file" in given:
+        path = given.pop("file")
+        if not isinstance(path, str):
+            raise ConfigError(f"{where}: file: a path is needed; given {path!r}")
+        given = load_config(path) | given
+    try:
+        return cls.model_validate(given)
+    except ValidationError as error:
+        raise ConfigError("\n".join(_sentences(cls, error, where))) from None
+
+
+def _sentences(cls: type[Settings], error: ValidationError, where: str) -> list[str]:
+    return [_sentence(cls, dict(item), where) for item in error.errors()]
+
+
+def _sentence(cls: type[Settings], item: dict[str, Any], where: str) -> str:
+    location = [str(part) for part in item["loc"]]
+    key = ".".join(location)
+    if item["type"] == "extra_forbidden":
+        known = known_keys(_model_at(cls, location[:-1]))
+        close = get_close_matches(location[-1], known, n=1)
+        guess = f" (did you mean {close[0]!r}?)" if close else ""
+        return f"{where}: unknown setting {key!r}{guess}. Known: {', '.join(known)}"
+    message = item["msg"].removeprefix("Value error, ")
+    if not key or any(looks_secret(part) for part in location):
+        return f"{where}: {key + ': ' if key else ''}{message}"
+    return f"{where}: {key}: {message}; given {_shown(item['input'])}"
+
+
+def _shown(value: object) -> str:
+    text = json.dumps(value, default=str, ensure_ascii=False)
+    return text if len(text) <= 80 else text[:77] + "…"
+
+
+def known_keys(cls: type[Settings]) -> list[str]:
+    """Return the keys that a settings class accepts, sorted, as users write them."""
+    return sorted(field.alias or name for name, field in cls.model_fields.items())
+
+
+def _model_at(cls: type[Settings], location: list[str]) -> type[Settings]:
+    for part in location:
+        field = cls.model_fields.get(part)
+        candidates = [field.annotation, *getattr(field.annotation, "__args__", ())] if field else []
+        nested = [c for c in candidates if isinstance(c, type) and issubclass(c, Settings)]
+        if nested:
+            cls = nested[0]
+    return cls
+
+
+def json_schema(cls: type[Settings]) -> dict[str, Any]:
+    """Return the JSON Schema of a settings class, with the keys as users write them."""
+    return cls.model_json_schema(by_alias=True)
