@@ -1,0 +1,384 @@
+"""The Kubernetes API over plain JSON.
+
+The official client loads the kubeconfig (exec plugins, OIDC, client certificates) and owns the
+TLS set-up; requests and answers stay JSON, because deserialising every object of a watch into
+model classes is slow and takes a lock per class (kubernetes-client/python#2284).
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import os
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote, urlencode
+
+from mlflow_exec.errors import (
+    AccessDeniedError,
+    ClusterError,
+    ConfigError,
+    ConflictError,
+    NotFoundError,
+    RejectedError,
+    UnreachableError,
+)
+from mlflow_exec.registry import missing_extra
+
+try:
+    import urllib3
+    from kubernetes import config as kubeconfig
+    from kubernetes.client import ApiClient, Configuration
+    from kubernetes.config.config_exception import ConfigException
+except ModuleNotFoundError as error:
+    raise missing_extra("k8s", error) from error
+
+_NAMESPACE_FILE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
+CONNECT_TIMEOUT_S = 10.0
+READ_TIMEOUT_S = 30.0
+
+# https://github.com/kubernetes/community/blob/master/contributors/devel/sig-architecture/
+# api-conventions.md#http-status-codes
+_BY_STATUS: dict[int, type[ClusterError]] = {
+    400: RejectedError,
+    401: AccessDeniedError,
+    403: AccessDeniedError,
+    404: NotFoundError,
+    409: ConflictError,
+    410: ClusterError,
+    413: RejectedError,
+    415: RejectedError,
+    422: RejectedError,
+}
+
+
+class Stream:
+    """The pieces of an answer's body as they come; a context manager."""
+
+    def __init__(self, response: Any, name: str) -> None:
+        self._response = response
+        self._name = name
+
+    def __iter__(self) -> Iterator[bytes]:
+        try:
+            while piece := self._response.read1(65536):
+                yield piece
+        except (urllib3.exceptions.HTTPError, OSError, AttributeError, ValueError) as error:
+            raise UnreachableError(f"{self._name}: the connection broke: {error}") from error
+
+    def interrupt(self) -> None:
+        """End a read that another thread waits in."""
+        with suppress(Exception):  # it may be over already, by itself
+            self._response.shutdown()
+
+    def __enter__(self) -> Stream:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._response.close()
+
+
+class KubernetesClient:
+    """One cluster, reached with one set of credentials. Thread-safe."""
+
+    def __init__(self, name: str, namespace: str, load: Callable[[], ApiClient]) -> None:
+        """Use :meth:`from_kubeconfig` or :meth:`in_cluster`.
+
+        Args:
+            name: What messages call this way to the cluster.
+            namespace: The namespace that the credentials come with.
+            load: Reads the credentials; called again when they are refused.
+        """
+        self.name = name
+        self.namespace = namespace
+        self._load = load
+        self._lock = threading.Lock()
+        self._api = load()
+        self._identity = ""
+
+    @classmethod
+    def from_kubeconfig(cls, context: str | None, path: str | None = None) -> KubernetesClient:
+        """Return a client for a context of a kubeconfig; the current one if None.
+
+        Raises:
+            ConfigError: There is no such file or context. Nothing else is tried in its place.
+        """
+        file = kubeconfig_path(path)
+        known = contexts(path)
+        name = context or next((n for n, _, current in known if current), None)
+        if name is None:
+            raise ConfigError(
+                f"kubeconfig {file!r}: no context is current; known: {_names(known)}; "
+                f"name one by 'context'"
+            )
+        namespace = next((ns for n, ns, _ in known if n == name), None)
+        if namespace is None:
+            raise ConfigError(
+                f"context: {name!r} is not in kubeconfig {file!r}; known: {_names(known)}"
+            )
+
+        def load() -> ApiClient:
+            configuration = Configuration()
+            configuration.connection_pool_maxsize = 16
+            with _readable(file):
+                return kubeconfig.new_client_from_config(
+                    file, name, persist_config=False, client_configuration=configuration
+                )
+
+        return cls(f"context {name!r}", namespace, load)
+
+    @classmethod
+    def in_cluster(cls) -> KubernetesClient:
+        """Return a client for the cluster that this process runs in, as its service account.
+
+        Raises:
+            ConfigError: This process does not run in a pod.
+        """
+
+        def load() -> ApiClient:
+            configuration = Configuration()
+            configuration.connection_pool_maxsize = 16
+            try:
+                kubeconfig.load_incluster_config(client_configuration=configuration)
+            except ConfigException as error:
+                raise ConfigError(f"in-cluster configuration: {error}") from error
+            return ApiClient(configuration)
+
+        client = cls("the pod's service account", "default", load)
+        if _NAMESPACE_FILE.exists():
+            client.namespace = _NAMESPACE_FILE.read_text().strip()
+        return client
+
+    # -- requests ---------------------------------------------------------------------------
+
+    def request(
+        self,
+        method: str,
+        path: str,
+        *,
+        body: Any = None,
+        query: Mapping[str, Any] | None = None,
+        content_type: str = "application/json",
+        timeout_s: float = READ_TIMEOUT_S,
+    ) -> dict[str, Any]:
+        """Send one request and return the answer's JSON.
+
+        Raises:
+            ClusterError: One of its subclasses, by the answer's status.
+        """
+        response = self._send(method, path, body, query, content_type, timeout_s, stream=False)
+        data = response.data
+        result = json.loads(data) if data else {}
+        return result if isinstance(result, dict) else {"value": result}
+
+    def stream(
+        self, path: str, query: Mapping[str, Any], *, read_timeout_s: float
+    ) -> Stream:
+        """Open a GET whose body is read piece by piece while it comes.
+
+        Raises:
+            ClusterError: By the answer's status; `UnreachableError` also while reading, when
+                nothing came for ``read_timeout_s``.
+        """
+        response = self._send("GET", path, None, query, "", read_timeout_s, stream=True)
+        return Stream(response, self.name)
+
+    def _send(
+        self,
+        method: str,
+        path: str,
+        body: Any,
+        query: Mapping[str, Any] | None,
+        content_type: str,
+        timeout_s: float,
+        *,
+        stream: bool,
+        reload: bool = True,
+    ) -> Any:
+        api = self._api
+        # The generated client asks its refresh hook here: exec plugins and rotated tokens.
+        headers = {s["key"]: s["value"] for s in api.configuration.auth_settings().values()}
+        if body is not None:
+            headers["Content-Type"] = content_type
+        url = api.configuration.host + path + (f"?{urlencode(query)}" if query else "")
+        try:
+            response = api.rest_client.pool_manager.request(
+                method,
+                url,
+                body=None if body is None else json.dumps(body).encode(),
+                headers=headers,
+                timeout=urllib3.Timeout(connect=CONNECT_TIMEOUT_S, read=timeout_s),
+                preload_content=not stream,
+                retries=False,
+            )
+        except (urllib3.exceptions.HTTPError, OSError) as error:
+            raise UnreachableError(
+                f"{self.name}: {api.configuration.host} gives no answer: {error}"
+            ) from error
+        if response.status == 401 and reload:
+            with self._lock:
+                if self._api is api:
+                    self._api = self._load()
+            return self._send(
+                method, path, body, query, content_type, timeout_s, stream=stream, reload=False
+            )
+        if response.status >= 400:
+            raise self._error(method, path, response.status, response.data)
+        return response
+
+    def _error(self, method: str, path: str, status: int, data: bytes) -> ClusterError:
+        try:
+            answer = json.loads(data)
+            message, reason = str(answer["message"]), str(answer.get("reason", ""))
+        except (ValueError, KeyError, TypeError):
+            message, reason = data[:500].decode(errors="replace"), ""
+        kind = _BY_STATUS.get(status, UnreachableError if status >= 500 else ClusterError)
+        if status == 429:
+            kind = UnreachableError
+        return kind(
+            f"{self.name}: {method} {path}: {status} {message}", status=status, reason=reason
+        )
+
+    # -- who is it --------------------------------------------------------------------------
+
+    @property
+    def host(self) -> str:
+        """The API server's address."""
+        return str(self._api.configuration.host)
+
+    def identity(self, cluster_name: str | None = None) -> str:
+        """Return what names this cluster on every machine.
+
+        ``cluster_name`` where it is given, else the UID of namespace kube-system, else (where
+        that may not be read) the first 16 hex digits of the sha256 of the cluster's CA.
+
+        Raises:
+            ConfigError: There is none of the three.
+            UnreachableError: No answer came.
+        """
+        if cluster_name:
+            return cluster_name
+        if not self._identity:
+            try:
+                answer = self.request("GET", "/api/v1/namespaces/kube-system", timeout_s=10)
+                self._identity = answer["metadata"]["uid"]
+            except AccessDeniedError:
+                self._identity = self._ca_identity()
+        return self._identity
+
+    def _ca_identity(self) -> str:
+        ca_file = self._api.configuration.ssl_ca_cert
+        if not ca_file:
+            raise ConfigError(
+                f"{self.name}: the cluster cannot be told from others: namespace kube-system may "
+                f"not be read and there is no CA certificate; set 'cluster_name'"
+            )
+        pem = Path(ca_file).read_text().split("-----BEGIN CERTIFICATE-----", 1)[-1]
+        body = "".join(pem.split("-----END CERTIFICATE-----")[0].split())
+        return hashlib.sha256(base64.b64decode(body)).hexdigest()[:16]
+
+
+def object_path(
+    resource: str, namespace: str, name: str = "", *, group: str = "", sub: str = ""
+) -> str:
+    """Return the path of a namespaced object or collection, such as ``jobs`` in ``batch/v1``."""
+    prefix = f"/apis/{group}" if group else "/api/v1"
+    parts = [f"{prefix}/namespaces/{quote(namespace, safe='')}/{resource}"]
+    parts += [quote(part, safe="") for part in (name, sub) if part]
+    return "/".join(parts)
+
+
+def kubeconfig_path(path: str | None = None) -> str:
+    """Return the kubeconfig file that applies: the given one, KUBECONFIG, or the default."""
+    return os.path.expanduser(path or os.environ.get("KUBECONFIG") or "~/.kube/config")
+
+
+def contexts(path: str | None = None) -> list[tuple[str, str, bool]]:
+    """Return the contexts of a kubeconfig: name, namespace, whether it is current.
+
+    Raises:
+        ConfigError: The file is not there or is not a kubeconfig.
+    """
+    file = kubeconfig_path(path)
+    with _readable(file):
+        merger = kubeconfig.kube_config.KubeConfigMerger(file)
+        if merger.config is None:
+            raise ConfigError(f"kubeconfig {file!r}: there is no such file")
+        data = merger.config.value
+    current = data.get("current-context")
+    result = []
+    for item in data.get("contexts") or []:
+        context = item.get("context") or {}
+        result.append((item["name"], context.get("namespace") or "default", item["name"] == current))
+    return result
+
+
+@contextmanager
+def _readable(file: str) -> Iterator[None]:
+    try:
+        yield
+    except ConfigException as error:
+        raise ConfigError(f"kubeconfig {file!r}: {error}") from error
+    except (OSError, KeyError, TypeError, ValueError) as error:
+        raise ConfigError(f"kubeconfig {file!r}: cannot be used: {error}") from error
+
+
+def _names(known: list[tuple[str, str, bool]]) -> str:
+    return ", ".join(name for name, _, _ in known) or "none"
+
+
+def connect(context: str | None, path: str | None) -> KubernetesClient:
+    """Return the client that settings ask for.
+
+    A named context is used or is an error: never another cluster in its place. Without one, the
+    current context where there is a kubeconfig, else the pod's own cluster.
+
+    Raises:
+        ConfigError: There is no way to a cluster.
+    """
+    files = kubeconfig_path(path).split(os.pathsep)
+    if context or path or any(Path(file).exists() for file in files if file):
+        return KubernetesClient.from_kubeconfig(context, path)
+    if os.environ.get("KUBERNETES_SERVICE_HOST"):
+        return KubernetesClient.in_cluster()
+    raise ConfigError(
+        f"kubernetes: no kubeconfig at {kubeconfig_path(path)!r} and this process is not in a "
+        f"pod; set KUBECONFIG or 'kubeconfig'"
+    )
+
+
+def find(identity: str, cluster_name: str | None, path: str | None = None) -> KubernetesClient:
+    """Return a client for the cluster of that identity, whatever its context is called here.
+
+    Raises:
+        ConfigError: No configured cluster is the one; the message lists what was tried.
+    """
+    ways: list[Callable[[], KubernetesClient]] = []
+    tried: list[str] = []
+    try:
+        known = contexts(path)
+    except ConfigError as error:
+        known = []
+        tried.append(str(error))
+    for name, _, _ in sorted(known, key=lambda item: not item[2]):
+        ways.append(lambda name=name: KubernetesClient.from_kubeconfig(name, path))  # type: ignore[misc]
+    if os.environ.get("KUBERNETES_SERVICE_HOST"):
+        ways.append(KubernetesClient.in_cluster)
+    for way in ways:
+        try:
+            client = way()
+            seen = client.identity(cluster_name)
+        except (ConfigError, ClusterError) as error:
+            tried.append(str(error))
+            continue
+        if identity in (seen, client._ca_identity() if len(identity) == 16 else seen):
+            return client
+        tried.append(f"{client.name} is cluster {seen}")
+    raise ConfigError(
+        f"job handle: no configured cluster is {identity}. Tried: {'; '.join(tried) or 'nothing'}."
+        f" Point KUBECONFIG at one that is"
+    )

@@ -1,0 +1,152 @@
+"""The seam between jobs and the systems that run them.
+
+A scheduler turns a `JobSpec` into a native job and the native record into a `JobStatus`. It knows
+nothing of MLflow, and schedulers know nothing of each other. The conformance suite in
+`mlflow_exec.testing` is the contract in executable form.
+"""
+
+from __future__ import annotations
+
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import yaml
+
+from mlflow_exec.credentials import Secret
+from mlflow_exec.errors import JobNotFoundError
+from mlflow_exec.jobs import JobHandle, JobSpec, JobState, JobStatus
+from mlflow_exec.settings import BackendSettings
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What would be created, before anything is; printable, without any secret value.
+
+    Attributes:
+        spec: What was asked.
+        objects: The native objects in the order of their creation.
+        data: Bytes that belong to an object but are not fit to print, by name in the object.
+        secrets: Values that travel in a Secret object; read only when it is created.
+    """
+
+    spec: JobSpec
+    objects: tuple[Mapping[str, Any], ...]
+    data: Mapping[str, bytes] = field(default_factory=dict, repr=False)
+    secrets: Mapping[str, Secret] = field(default_factory=dict)
+
+    def to_yaml(self) -> str:
+        """Return the objects as YAML documents, secrets and data as references."""
+        return yaml.safe_dump_all(self.objects, sort_keys=False, allow_unicode=True, width=100)
+
+
+@dataclass(frozen=True)
+class Report:
+    """What the preflight found that does not stop the job: sentences for the user."""
+
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Delivery:
+    """How a scheduler wants the project delivered.
+
+    Attributes:
+        kind: ``scheduler`` (it takes the bundle itself), ``artifact`` (through the run's artifact
+            store), ``git`` (the job clones), or ``image`` (the code is there).
+        why: For the messages, why this one was taken.
+    """
+
+    kind: str
+    why: str = ""
+
+
+class Scheduler(ABC):
+    """Runs jobs on one kind of cluster."""
+
+    @abstractmethod
+    def delivery(self, size_bytes: int) -> Delivery:
+        """Say how a packed project of this size is to reach the job; pure."""
+
+    @abstractmethod
+    def plan(self, spec: JobSpec) -> Plan:
+        """Return what would be created; pure: no network, no clock, no secret value."""
+
+    @abstractmethod
+    def check(self, plan: Plan) -> Report:
+        """Refuse what can never succeed; warn of what is only full now; change nothing."""
+
+    @abstractmethod
+    def submit(self, plan: Plan) -> JobHandle:
+        """Create the job and return when the system has accepted it.
+
+        Repeating it returns the same handle. When it fails, what it had created is removed.
+        """
+
+    @abstractmethod
+    def snapshot(self, *, run_id: str | None = None) -> Iterator[tuple[JobHandle, JobStatus]]:
+        """Yield all jobs of ours, or those of one run: pages of one list call."""
+
+    @abstractmethod
+    def watch(self, handles: Iterable[JobHandle]) -> Iterator[tuple[JobHandle, JobStatus | None]]:
+        """Yield the status of each job at once, then again whenever it changed.
+
+        Yields ``None`` for a job that the cluster does not know (any more) without a trace of how
+        it went. An interruption of the connection is not an end: the watch goes on, with
+        ``UNKNOWN`` while the cluster cannot be asked. Ends when every job was final or unknown.
+        """
+
+    @abstractmethod
+    def logs(self, handle: JobHandle, *, follow: bool = False) -> Iterator[str]:
+        """Yield pieces of the job's output in order, as far as the system still has it.
+
+        With ``follow`` it goes on until the job has ended.
+        """
+
+    @abstractmethod
+    def cancel(self, handle: JobHandle, *, timeout_s: float = 120) -> None:
+        """Stop the job; idempotent; a finished job keeps its result.
+
+        Returns when nothing of the job is left running.
+
+        Raises:
+            CancelError: Something is left running after ``timeout_s``; the message names it.
+        """
+
+    @abstractmethod
+    def retire(self, handle: JobHandle) -> None:
+        """Let the cluster forget a finished job, now that all that matters of it was kept."""
+
+    def status(self, handle: JobHandle) -> JobStatus:
+        """Return the job's status now.
+
+        Raises:
+            JobNotFoundError: The cluster does not know the job.
+        """
+        for _, status in self.watch([handle]):
+            if status is None:
+                break
+            return status
+        raise JobNotFoundError(f"{handle}: the cluster does not know this job (any more)")
+
+    def wait(self, handle: JobHandle, timeout_s: float | None = None) -> JobStatus:
+        """Return the final status of a job, or its last one when the time is over.
+
+        Raises:
+            JobNotFoundError: The cluster does not know the job.
+        """
+        end = None if timeout_s is None else time.monotonic() + timeout_s
+        status = JobStatus(JobState.UNKNOWN)
+        for _, seen in self.watch([handle]):
+            if seen is None:
+                raise JobNotFoundError(f"{handle}: the cluster does not know this job (any more)")
+            status = seen
+            if status.state.is_final or (end is not None and time.monotonic() > end):
+                break
+        return status
+
+
+SchedulerFactory = Callable[[BackendSettings], Scheduler]
+"""Every scheduler class is called with its settings, and does nothing else when constructed."""

@@ -1,0 +1,348 @@
+"""Jobs on Kubernetes, as Jobs of ``batch/v1``.
+
+| capability | how |
+| --- | --- |
+| status | a watch of Jobs and of pods for each namespace |
+| logs | the pod's log through the API server, live and afterwards |
+| cancel | delete in the foreground, then wait for the pods |
+| retries | the Job controller: backoffLimitPerIndex and podFailurePolicy |
+"""
+
+from __future__ import annotations
+
+import base64
+import queue
+import threading
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from copy import deepcopy
+from typing import Any
+
+from mlflow_exec.clients import kubernetes as api
+from mlflow_exec.clients.kubernetes_watch import list_pages
+from mlflow_exec.errors import (
+    AccessDeniedError,
+    CancelError,
+    ClusterError,
+    ConfigError,
+    ConflictError,
+    NotFoundError,
+    RejectedError,
+    UnreachableError,
+)
+from mlflow_exec.jobs import JobHandle, JobSpec, JobStatus
+from mlflow_exec.schedulers.base import Delivery, Plan, Report, Scheduler
+from mlflow_exec.schedulers.kubernetes.logs import PodLog, has_log
+from mlflow_exec.schedulers.kubernetes.plan import CONFIGMAP_BUNDLE_BYTES, LABEL_RUN, make_plan
+from mlflow_exec.schedulers.kubernetes.status import job_status, true_conditions
+from mlflow_exec.schedulers.kubernetes.watch import BATCH, JobsWatch, job_of, selector
+from mlflow_exec.settings import BackendSettings, KubernetesSettings
+
+_MERGE_PATCH = "application/merge-patch+json"
+_CREATE_TRIES = 4
+_POLL_S = (0.1, 0.2, 0.5, 1.0)
+
+
+class KubernetesScheduler(Scheduler):
+    """Runs jobs on one Kubernetes cluster."""
+
+    def __init__(self, settings: BackendSettings) -> None:
+        """Keep the settings; nothing is read or asked yet."""
+        if not isinstance(settings, KubernetesSettings):
+            raise TypeError(f"KubernetesSettings are needed, not {type(settings).__name__}")
+        self._settings = settings
+        self._clients: dict[str, api.KubernetesClient] = {}
+
+    # -- planning ---------------------------------------------------------------------------
+
+    def delivery(self, size_bytes: int) -> Delivery:
+        """See :meth:`~.Scheduler.delivery`."""
+        asked = self._settings.source
+        fits = size_bytes <= CONFIGMAP_BUNDLE_BYTES
+        if asked == "configmap" and not fits:
+            raise ConfigError(
+                f"source: configmap: the packed project has {size_bytes} bytes, "
+                f"{CONFIGMAP_BUNDLE_BYTES} fit; use source 'artifact' or 'git'"
+            )
+        if asked == "configmap" or (asked == "auto" and fits):
+            return Delivery("scheduler", "it fits into a ConfigMap")
+        if asked == "auto":
+            return Delivery("artifact", "it does not fit into a ConfigMap")
+        return Delivery(asked, "the setting 'source' says so")
+
+    def plan(self, spec: JobSpec) -> Plan:
+        """See :meth:`~.Scheduler.plan`."""
+        return make_plan(spec, self._settings, self._namespace())
+
+    def _namespace(self) -> str:
+        settings = self._settings
+        if settings.namespace:
+            return settings.namespace
+        return self._connect().namespace
+
+    def _connect(self) -> api.KubernetesClient:
+        client = self._clients.get("")
+        if client is None:
+            settings = self._settings
+            client = api.connect(settings.context or settings.kube_context, settings.kubeconfig)
+            self._clients[""] = client
+        return client
+
+    def _client_of(self, handle: JobHandle) -> api.KubernetesClient:
+        client = self._clients.get(handle.cluster)
+        if client is None:
+            settings = self._settings
+            if settings.context or settings.kube_context:
+                client = self._connect()
+                seen = client.identity(settings.cluster_name)
+                if seen != handle.cluster:
+                    raise ConfigError(
+                        f"job handle: {handle} is on cluster {handle.cluster}, but {client.name} "
+                        f"is cluster {seen}; leave 'context' out to look through all contexts"
+                    )
+            else:
+                client = api.find(handle.cluster, settings.cluster_name, settings.kubeconfig)
+            self._clients[handle.cluster] = client
+        return client
+
+    def check(self, plan: Plan) -> Report:
+        """Let the API server validate the objects, strictly, without creating them."""
+        client = self._connect()
+        for item in plan.objects:
+            path = _collection(item)
+            query = {"dryRun": "All", "fieldValidation": "Strict"}
+            try:
+                client.request("POST", path, body=_bodied(item, plan, dry=True), query=query)
+            except (RejectedError, NotFoundError, AccessDeniedError) as error:
+                raise type(error)(
+                    f"preflight: the cluster refuses the {item['kind']}: {error}",
+                    status=error.status,
+                    reason=error.reason,
+                ) from error
+        return Report()
+
+    # -- acting -----------------------------------------------------------------------------
+
+    def submit(self, plan: Plan) -> JobHandle:
+        """See :meth:`~.Scheduler.submit`."""
+        client = self._connect()
+        job, created = self._create(client, plan.objects[0], plan)
+        owner = {
+            "apiVersion": BATCH,
+            "kind": "Job",
+            "name": job["metadata"]["name"],
+            "uid": job["metadata"]["uid"],
+            "controller": False,
+            "blockOwnerDeletion": True,
+        }
+        try:
+            for item in plan.objects[1:]:
+                self._create(client, item, plan, owner)
+            if not self._settings.queue and job["spec"].get("suspend"):
+                self._start(client, job)
+        except ClusterError:
+            if created:
+                self._delete(client, _path(job))
+            raise
+        namespace = job["metadata"]["namespace"]
+        identity = client.identity(self._settings.cluster_name)
+        self._clients[identity] = client
+        return JobHandle(
+            "k8s", identity, (namespace, job["metadata"]["name"]), job["metadata"]["uid"]
+        )
+
+    def _create(
+        self,
+        client: api.KubernetesClient,
+        item: Mapping[str, Any],
+        plan: Plan,
+        owner: Mapping[str, Any] | None = None,
+    ) -> tuple[dict[str, Any], bool]:
+        """Create an object, or find the one that an earlier try made; also say which it was."""
+        body = _bodied(item, plan)
+        if owner:
+            body["metadata"]["ownerReferences"] = [owner]
+        for attempt in range(1, _CREATE_TRIES + 1):
+            try:
+                return client.request("POST", _collection(item), body=body), True
+            except ConflictError as conflict:
+                found = client.request("GET", _path(item))
+                if (found["metadata"].get("labels") or {}).get(LABEL_RUN) != plan.spec.run_id:
+                    raise ConflictError(
+                        f"{item['kind']} {item['metadata']['name']!r}: exists and is not of this "
+                        f"run: {conflict}",
+                        status=409,
+                    ) from conflict
+                return found, False
+            except UnreachableError:
+                if attempt == _CREATE_TRIES:
+                    raise
+                time.sleep(_POLL_S[attempt])  # back-off; the next try finds what this one made
+        raise AssertionError("unreachable")
+
+    def _start(self, client: api.KubernetesClient, job: Mapping[str, Any]) -> None:
+        """Un-suspend, only if nobody changed the Job in between."""
+        version = job["metadata"]["resourceVersion"]
+        body = {"metadata": {"resourceVersion": version}, "spec": {"suspend": False}}
+        try:
+            client.request("PATCH", _path(job), body=body, content_type=_MERGE_PATCH)
+        except ConflictError:
+            fresh = client.request("GET", _path(job))
+            if fresh["spec"].get("suspend") and not fresh["metadata"].get("deletionTimestamp"):
+                self._start(client, fresh)
+
+    @staticmethod
+    def _delete(client: api.KubernetesClient, path: str) -> None:
+        body = {"propagationPolicy": "Foreground"}
+        try:
+            client.request("DELETE", path, body=body)
+        except NotFoundError:
+            return
+
+    def cancel(self, handle: JobHandle, *, timeout_s: float = 120) -> None:
+        """See :meth:`~.Scheduler.cancel`."""
+        client = self._client_of(handle)
+        namespace, name = handle.path
+        path = api.object_path("jobs", namespace, name, group=BATCH)
+        try:
+            job = client.request("GET", path)
+        except NotFoundError:
+            job = None
+        ours = job is not None and handle.uid in ("", job["metadata"]["uid"])
+        if job is not None and ours:
+            if {"Complete", "Failed"} & set(true_conditions(job)):
+                return
+            self._delete(client, path)
+        end_s = time.monotonic() + timeout_s
+        query = {"labelSelector": f"batch.kubernetes.io/job-name={name}"}
+        for round_ in range(10**6):
+            pods = client.request("GET", api.object_path("pods", namespace), query=query)["items"]
+            left = [pod for pod in pods if _may_run(pod)]
+            if not left:
+                return
+            if time.monotonic() > end_s:
+                names = ", ".join(
+                    f"{p['metadata']['name']} on node {p['spec'].get('nodeName')}" for p in left
+                )
+                raise CancelError(
+                    f"cancel: {handle}: still running after {timeout_s:g} s: {names}; if the node "
+                    f"is gone, delete it or the pod by force with kubectl"
+                )
+            time.sleep(_POLL_S[min(round_, len(_POLL_S) - 1)])
+
+    def retire(self, handle: JobHandle) -> None:
+        """Let the Job be deleted ``ttl_s`` after its end; see :meth:`~.Scheduler.retire`."""
+        if self._settings.ttl_s is None:
+            return
+        namespace, name = handle.path
+        body = {"spec": {"ttlSecondsAfterFinished": self._settings.ttl_s}}
+        path = api.object_path("jobs", namespace, name, group=BATCH)
+        try:
+            self._client_of(handle).request("PATCH", path, body=body, content_type=_MERGE_PATCH)
+        except NotFoundError:
+            return
+
+    # -- reading ----------------------------------------------------------------------------
+
+    def snapshot(self, *, run_id: str | None = None) -> Iterator[tuple[JobHandle, JobStatus]]:
+        """See :meth:`~.Scheduler.snapshot`."""
+        client = self._connect()
+        namespace = self._namespace()
+        chosen = selector([run_id] if run_id else [])
+        pods: dict[str, list[Any]] = {}
+        for page in list_pages(client, api.object_path("pods", namespace), chosen):
+            for pod in page["items"]:
+                pods.setdefault(job_of(pod), []).append(pod)
+        identity = client.identity(self._settings.cluster_name)
+        for page in list_pages(client, api.object_path("jobs", namespace, group=BATCH), chosen):
+            for job in page["items"]:
+                metadata = job["metadata"]
+                handle = JobHandle("k8s", identity, (namespace, metadata["name"]), metadata["uid"])
+                yield handle, job_status(job, pods.get(metadata["name"], []))
+
+    def watch(self, handles: Iterable[JobHandle]) -> Iterator[tuple[JobHandle, JobStatus | None]]:
+        """See :meth:`~.Scheduler.watch`."""
+        groups: dict[tuple[str, str], list[JobHandle]] = {}
+        for handle in handles:
+            groups.setdefault((handle.cluster, handle.path[0]), []).append(handle)
+        watches = []
+        for (_, namespace), members in groups.items():
+            runs = [handle.name.split("-")[1] for handle in members]
+            watches.append(JobsWatch(self._client_of(members[0]), namespace, members, runs))
+        if len(watches) == 1:
+            yield from watches[0].statuses()
+            return
+        yield from _together(watches)
+
+    def logs(self, handle: JobHandle, *, follow: bool = False) -> Iterator[str]:
+        """See :meth:`~.Scheduler.logs`."""
+        client = self._client_of(handle)
+        namespace, name = handle.path
+        query = {"labelSelector": f"batch.kubernetes.io/job-name={name}"}
+        done: set[str] = set()
+
+        def pods() -> list[Any]:
+            items = client.request("GET", api.object_path("pods", namespace), query=query)["items"]
+            return sorted(items, key=lambda pod: str(pod["metadata"]["creationTimestamp"]))
+
+        for _, status in self.watch([handle]):
+            for pod in pods():
+                if pod["metadata"]["uid"] not in done and has_log(pod):
+                    yield from PodLog(client, pod).pieces(follow=follow)
+                    done.add(pod["metadata"]["uid"])
+            if not follow or status is None:
+                return
+
+
+def _together(watches: list[JobsWatch]) -> Iterator[tuple[JobHandle, JobStatus | None]]:
+    """Yield what several watches say as it comes."""
+    said: queue.SimpleQueue[Any] = queue.SimpleQueue()
+
+    def run(watch: JobsWatch) -> None:
+        try:
+            for item in watch.statuses():
+                said.put(item)
+            said.put(None)
+        except ClusterError as error:
+            said.put(error)
+
+    for watch in watches:
+        threading.Thread(target=run, args=(watch,), daemon=True).start()
+    left = len(watches)
+    while left:
+        item = said.get()
+        if isinstance(item, ClusterError):
+            raise item
+        if item is None:
+            left -= 1
+        else:
+            yield item
+
+
+_RESOURCES = {"Job": ("jobs", BATCH), "ConfigMap": ("configmaps", ""), "Secret": ("secrets", "")}
+
+
+def _collection(item: Mapping[str, Any]) -> str:
+    resource, group = _RESOURCES[item["kind"]]
+    return api.object_path(resource, item["metadata"]["namespace"], group=group)
+
+
+def _path(item: Mapping[str, Any]) -> str:
+    resource, group = _RESOURCES[item.get("kind", "Job")]
+    metadata = item["metadata"]
+    return api.object_path(resource, metadata["namespace"], metadata["name"], group=group)
+
+
+def _bodied(item: Mapping[str, Any], plan: Plan, *, dry: bool = False) -> dict[str, Any]:
+    """Return an object with what the plan only refers to: secret values and binary data."""
+    body = deepcopy(dict(item))
+    if body["kind"] == "Secret":
+        values = {name: ("" if dry else s.reveal()) for name, s in plan.secrets.items()}
+        body["stringData"] = values
+    if body["kind"] == "ConfigMap" and plan.data:
+        body["binaryData"] = {k: base64.b64encode(v).decode() for k, v in plan.data.items()}
+    return body
+
+
+def _may_run(pod: Mapping[str, Any]) -> bool:
+    return pod["status"].get("phase") not in ("Succeeded", "Failed")

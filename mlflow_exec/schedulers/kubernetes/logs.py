@@ -1,0 +1,108 @@
+"""The output of a job's pods, through the API server."""
+
+from __future__ import annotations
+
+import codecs
+import time
+from collections.abc import Iterator
+from typing import Any
+
+from mlflow_exec.clients.kubernetes import KubernetesClient, object_path
+from mlflow_exec.errors import ClusterError, NotFoundError, RejectedError, UnreachableError
+from mlflow_exec.schedulers.kubernetes.plan import CONTAINER
+
+# A job may say nothing for long; the connection is kept by TCP, and renewed after this time.
+_READ_TIMEOUT_S = 300.0
+_RETRY_S = 1.0
+
+
+def has_log(pod: dict[str, Any]) -> bool:
+    """Whether a container of the pod has started, so that there is something to read."""
+    status = pod.get("status") or {}
+    containers = [*(status.get("initContainerStatuses") or ())]
+    containers += status.get("containerStatuses") or ()
+    return any("waiting" not in item["state"] for item in containers)
+
+
+class PodLog:
+    """Reads one pod's log in order; goes on after a broken connection without repeating lines."""
+
+    def __init__(self, client: KubernetesClient, pod: dict[str, Any]) -> None:
+        self._client = client
+        self._namespace = pod["metadata"]["namespace"]
+        self._name = pod["metadata"]["name"]
+        self._containers = [c["name"] for c in pod["spec"].get("initContainers") or ()]
+        self._containers.append(CONTAINER)
+        self._last_time = ""
+        self._at_last_time = 0
+
+    def pieces(self, *, follow: bool) -> Iterator[str]:
+        """Yield the output of the pod's containers, one after the other.
+
+        Ends when they have ended (``follow``) or when there is no more now; also when the pod is
+        gone, because its log is gone with it.
+        """
+        for container in self._containers:
+            self._last_time, self._at_last_time = "", 0
+            yield from self._container(container, follow=follow)
+
+    def _container(self, container: str, *, follow: bool) -> Iterator[str]:
+        while True:
+            try:
+                yield from self._read(container, follow=follow)
+            except (NotFoundError, RejectedError):
+                return  # the pod is gone, or this container never started
+            except UnreachableError:
+                if not follow:
+                    raise
+            if not follow or self._has_ended(container):
+                return
+            time.sleep(_RETRY_S)  # a back-off between two connections
+
+    def _has_ended(self, container: str) -> bool:
+        try:
+            pod = self._client.request("GET", object_path("pods", self._namespace, self._name))
+        except NotFoundError:
+            return True
+        except ClusterError:
+            return False
+        status = pod.get("status") or {}
+        statuses = [*(status.get("initContainerStatuses") or ())]
+        statuses += status.get("containerStatuses") or ()
+        for item in statuses:
+            if item["name"] == container:
+                return "running" not in item["state"]
+        return True
+
+    def _read(self, container: str, *, follow: bool) -> Iterator[str]:
+        query: dict[str, Any] = {"container": container, "timestamps": "true"}
+        if follow:
+            query["follow"] = "true"
+        skip_until, skip_at = self._last_time, self._at_last_time
+        if skip_until:
+            query["sinceTime"] = skip_until
+        path = object_path("pods", self._namespace, self._name, sub="log")
+        decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        buffer = ""
+        with self._client.stream(path, query, read_timeout_s=_READ_TIMEOUT_S) as pieces:
+            for piece in pieces:
+                *lines, buffer = (buffer + decoder.decode(piece)).split("\n")
+                fresh = []
+                for line in lines:
+                    stamp, _, text = line.partition(" ")
+                    if skip_until and stamp <= skip_until:
+                        if stamp < skip_until or skip_at > 0:
+                            skip_at -= stamp == skip_until
+                            continue
+                    self._count(stamp)
+                    fresh.append(text)
+                if fresh:
+                    yield "\n".join(fresh) + "\n"
+        if buffer:
+            stamp, _, text = buffer.partition(" ")
+            self._count(stamp)
+            yield text
+
+    def _count(self, stamp: str) -> None:
+        self._at_last_time = self._at_last_time + 1 if stamp == self._last_time else 1
+        self._last_time = stamp

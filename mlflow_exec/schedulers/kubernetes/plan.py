@@ -1,0 +1,315 @@
+"""A job specification as Kubernetes objects: a Job, what it mounts, and its Secret. Pure."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from mlflow_exec import runtime
+from mlflow_exec.credentials import Secret
+from mlflow_exec.errors import ConfigError, TemplateError
+from mlflow_exec.jobs import JobSpec
+from mlflow_exec.schedulers.base import Plan
+from mlflow_exec.settings import KubernetesSettings, SecretReference
+from mlflow_exec.templates import load_patch, merge, render
+
+LABEL_MANAGED = "app.kubernetes.io/managed-by"
+LABEL_RUN = "mlflow-exec/run-id"
+LABEL_EXPERIMENT = "mlflow-exec/experiment-id"
+LABEL_QUEUE = "kueue.x-k8s.io/queue-name"
+MANAGED_BY = "mlflow-exec"
+CONTAINER = "job"
+
+# A ConfigMap holds 1 MiB in all; the rest is for our own files, the order and base64 is not
+# counted (the limit is on the decoded sizes):
+# https://kubernetes.io/docs/concepts/configuration/configmap/#motivation
+CONFIGMAP_BYTES = 1024 * 1024
+CONFIGMAP_BUNDLE_BYTES = 880 * 1024
+
+_MOUNT = "/mlflow-exec"
+_GIT_FOLDER = "/mlflow-exec-source"
+# The clone is made at the pinned commit; the URI and the commit come as variables, so nothing of
+# them is read by the shell as code.
+_GIT_SCRIPT = """set -eu
+if [ -f /mlflow-exec-git/ssh-privatekey ]; then
+  hosts=/mlflow-exec-git/known_hosts
+  check="-o StrictHostKeyChecking=accept-new"
+  [ -f "$hosts" ] && check="-o UserKnownHostsFile=$hosts"
+  export GIT_SSH_COMMAND="ssh -i /mlflow-exec-git/ssh-privatekey $check"
+fi
+if [ -f /mlflow-exec-git/password ]; then
+  git config --global credential.helper \
+    '!f() { echo username="$(cat /mlflow-exec-git/username)"; echo password="$(cat /mlflow-exec-git/password)"; }; f'
+fi
+git config --global --add safe.directory '*'
+git init -q /mlflow-exec-source
+cd /mlflow-exec-source
+git remote add origin "$GIT_URI"
+git fetch -q --depth 1 origin "$GIT_COMMIT" || git fetch -q origin
+git checkout -q --detach "$GIT_COMMIT"
+git submodule update -q --init --recursive
+"""
+
+
+def make_plan(spec: JobSpec, settings: KubernetesSettings, namespace: str) -> Plan:
+    """Return the objects of a job in the order of their creation.
+
+    Raises:
+        ConfigError: A template, a patch or a combination of settings cannot be honoured.
+    """
+    secrets = {**spec.secrets, **_from_environment(settings)}
+    data = {"source.zip": spec.bundle.path.read_bytes()} if spec.bundle else {}
+    files = {name: runtime.read(name) for name in runtime.RUNTIME_FILES}
+    files["order.json"] = json.dumps(_order(spec, settings), ensure_ascii=False, indent=1)
+    size = sum(map(len, data.values())) + sum(len(text.encode()) for text in files.values())
+    if size > CONFIGMAP_BYTES:
+        raise ConfigError(
+            f"source: configmap: the project and the job's order are {size} bytes, a ConfigMap "
+            f"holds {CONFIGMAP_BYTES}; use source 'artifact' or 'git'"
+        )
+    values = {"name": spec.name, "namespace": namespace, "labels": _labels(spec, settings)}
+    objects = [_job(spec, settings, values, secrets)]
+    if secrets:
+        shown = {name: f"<{secret.source}>" for name, secret in sorted(secrets.items())}
+        objects += render("kubernetes/credentials.yaml.j2", {**values, "data": shown})
+    printable = {
+        name: f"<{len(content)} bytes, sha256 {spec.bundle.sha256 if spec.bundle else ''}>"
+        for name, content in data.items()
+    }
+    objects += render(
+        "kubernetes/files.yaml.j2", {**values, "data": files, "binary_data": printable}
+    )
+    return Plan(spec, tuple(objects), data, secrets)
+
+
+def _from_environment(settings: KubernetesSettings) -> dict[str, Secret]:
+    result = {}
+    for name, reference in settings.secrets.items():
+        if reference.env is None:
+            continue
+        variable = reference.env
+        if variable not in os.environ:
+            raise ConfigError(
+                f"secrets.{name}: the environment variable {variable!r} is not set here"
+            )
+        result[name] = Secret(
+            f"environment variable {variable}", lambda variable=variable: os.environ[variable]
+        )
+    return result
+
+
+def _order(spec: JobSpec, settings: KubernetesSettings) -> dict[str, Any]:
+    order = dict(spec.order)
+    order["retry"] = {
+        "owner": "kubernetes",
+        "retries": settings.retries,
+        "infra_retries": settings.infra_retries,
+        "failure_count_env": "MLFLOW_EXEC_FAILURE_COUNT",
+        "ignored_count_env": "MLFLOW_EXEC_IGNORED_COUNT",
+    }
+    order["deadline_s"] = None  # the Job's own clock ends it, over all attempts
+    source = dict(order["source"])
+    if spec.bundle is not None:
+        source |= {"kind": "archive", "path": f"{_MOUNT}/source.zip", "sha256": spec.bundle.sha256}
+    elif source.get("kind") == "git":
+        source = {
+            "kind": "directory",
+            "path": _GIT_FOLDER,
+            "copy": False,
+            "subdirectory": source.get("subdirectory", ""),
+        }
+    order["source"] = source
+    return order
+
+
+def _labels(spec: JobSpec, settings: KubernetesSettings) -> dict[str, str]:
+    labels = dict(settings.labels)
+    if settings.queue:
+        labels[LABEL_QUEUE] = settings.queue
+    ours = {
+        LABEL_MANAGED: MANAGED_BY,
+        LABEL_RUN: spec.run_id,
+        LABEL_EXPERIMENT: str(spec.experiment_id),
+    }
+    return labels | ours
+
+
+def _job(
+    spec: JobSpec,
+    settings: KubernetesSettings,
+    values: Mapping[str, Any],
+    secrets: Mapping[str, Secret],
+) -> dict[str, Any]:
+    if not settings.image:
+        raise ConfigError(
+            "image: none is given; set 'image' to one with Python, such as 'python:3.11-slim', "
+            "or docker_env in the MLproject file"
+        )
+    git = _git(spec.order["source"], settings)
+    parameters = {
+        **values,
+        "annotations": settings.annotations,
+        "retries": settings.retries,
+        "deadline_s": None if settings.deadline_s is None else int(settings.deadline_s),
+        "final_exit_codes": list(runtime.FINAL_EXIT_CODES),
+        "service_account": settings.service_account,
+        "priority_class": settings.priority_class,
+        "image": settings.image,
+        "image_pull_policy": settings.image_pull_policy,
+        "image_pull_secrets": [{"name": name} for name in settings.image_pull_secrets],
+        "node_selector": settings.node_selector,
+        "tolerations": settings.tolerations,
+        "affinity": settings.affinity,
+        "command": [
+            settings.python, "-I", "-S", "-u", f"{_MOUNT}/entry.py", f"{_MOUNT}/order.json",
+        ],
+        "env": _env(spec.name, settings, secrets),
+        "resources": _resources(settings),
+        "volume_mounts": _mounts(settings, git),
+        "volumes": _volumes(spec.name, settings, git),
+        "git": git,
+    }  # fmt: skip
+    template = Path(settings.template) if settings.template else "kubernetes/job.yaml.j2"
+    objects = render(template, parameters)
+    if len(objects) != 1 or objects[0].get("kind") != "Job":
+        raise TemplateError(f"template {str(template)!r}: exactly one Job is needed")
+    job = merge(objects[0], _mlflow_template(settings.kube_job_template_path))
+    job = merge(job, load_patch(settings.patch))
+    _protect(job, values)
+    return job
+
+
+def _protect(job: Mapping[str, Any], values: Mapping[str, Any]) -> None:
+    """Refuse a template or patch that takes away what finds the job again."""
+    metadata = job.get("metadata") or {}
+    if metadata.get("name") != values["name"] or metadata.get("namespace") != values["namespace"]:
+        raise TemplateError(
+            "patch: metadata.name and metadata.namespace are not to be changed; the namespace is "
+            "the setting 'namespace'"
+        )
+    pod = job["spec"]["template"]
+    for labels in (metadata.get("labels") or {}, pod["metadata"].get("labels") or {}):
+        lost = [key for key in (LABEL_MANAGED, LABEL_RUN) if labels.get(key) != values["labels"][key]]
+        if lost:
+            raise TemplateError(f"patch: the label {lost[0]!r} finds the job and must stay")
+    if not any(c.get("name") == CONTAINER for c in pod["spec"].get("containers") or []):
+        raise TemplateError(f"patch: the container {CONTAINER!r} must stay")
+
+
+def _env(
+    name: str, settings: KubernetesSettings, secrets: Mapping[str, Secret]
+) -> list[dict[str, Any]]:
+    # The kubelet expands $(NAME) and takes $$ for $ in values:
+    # https://kubernetes.io/docs/tasks/inject-data-application/define-interdependent-environment-variables/
+    entries: list[dict[str, Any]] = [
+        {"name": key, "value": value.replace("$", "$$")} for key, value in settings.env.items()
+    ]
+    references = {
+        key: (reference.secret, reference.key or key)
+        for key, reference in settings.secrets.items()
+        if isinstance(reference, SecretReference) and reference.secret
+    }
+    references |= {key: (name, key) for key in secrets}
+    entries += [
+        {"name": key, "valueFrom": {"secretKeyRef": {"name": secret, "key": item}}}
+        for key, (secret, item) in sorted(references.items())
+    ]
+    # Where the controller keeps its count; absent before the first one:
+    # https://kubernetes.io/docs/reference/labels-annotations-taints/#batch-kubernetes-io-job-index-failure-count
+    entries += [
+        {
+            "name": variable,
+            "valueFrom": {
+                "fieldRef": {
+                    "fieldPath": f"metadata.annotations['batch.kubernetes.io/job-index-{count}']"
+                }
+            },
+        }
+        for variable, count in (
+            ("MLFLOW_EXEC_FAILURE_COUNT", "failure-count"),
+            ("MLFLOW_EXEC_IGNORED_COUNT", "ignored-failure-count"),
+        )
+    ]
+    return entries
+
+
+def _resources(settings: KubernetesSettings) -> dict[str, Any]:
+    asked = settings.resources
+    requests: dict[str, str] = {}
+    limits: dict[str, str] = {}
+    if asked.cpu is not None:
+        requests["cpu"] = f"{round(asked.cpu * 1000)}m"
+    if asked.memory is not None:
+        requests["memory"] = limits["memory"] = str(asked.memory)
+    if asked.gpu:
+        requests[settings.gpu_resource] = limits[settings.gpu_resource] = str(asked.gpu)
+    return {"requests": requests, "limits": limits}
+
+
+def _mounts(settings: KubernetesSettings, git: Mapping[str, Any] | None) -> list[dict[str, Any]]:
+    mounts: list[dict[str, Any]] = [
+        {"name": "mlflow-exec", "mountPath": _MOUNT, "readOnly": True}
+    ]
+    if git:
+        mounts.append({"name": "source", "mountPath": _GIT_FOLDER})
+    return mounts + settings.volume_mounts
+
+
+def _volumes(
+    name: str, settings: KubernetesSettings, git: Mapping[str, Any] | None
+) -> list[dict[str, Any]]:
+    volumes: list[dict[str, Any]] = [{"name": "mlflow-exec", "configMap": {"name": name}}]
+    if git:
+        volumes.append({"name": "source", "emptyDir": {}})
+        if git["secret"]:
+            secret = {"secretName": git["secret"], "defaultMode": 0o400}
+            volumes.append({"name": "git-secret", "secret": secret})
+    return volumes + settings.volumes
+
+
+def _git(source: Mapping[str, Any], settings: KubernetesSettings) -> dict[str, Any] | None:
+    if source.get("kind") != "git":
+        return None
+    return {
+        "image": settings.git_image,
+        "script": _GIT_SCRIPT,
+        "secret": settings.git_secret,
+        "env": [
+            {"name": "HOME", "value": "/tmp"},
+            {"name": "GIT_URI", "value": str(source["uri"]).replace("$", "$$")},
+            {"name": "GIT_COMMIT", "value": source["commit"]},
+        ],
+    }
+
+
+def _mlflow_template(path: str | None) -> dict[str, Any]:
+    """Read a Job template of MLflow's own Kubernetes backend as a patch of ours.
+
+    Its container's image and command are placeholders that MLflow fills in, and its names are
+    made up; what counts is the rest: resources, env, volumes, node selection, policies.
+    """
+    if path is None:
+        return {}
+    job = load_patch(path)
+    metadata = {k: v for k, v in (job.get("metadata") or {}).items() if k in _KEPT_METADATA}
+    spec = dict(job.get("spec") or {})
+    template = dict(spec.get("template") or {})
+    pod = dict(template.get("spec") or {})
+    containers = [dict(item) for item in pod.get("containers") or []]
+    if containers:
+        containers[0] = {k: v for k, v in containers[0].items() if k not in _FILLED_IN}
+        containers[0]["name"] = CONTAINER
+        pod["containers"] = containers
+    # Ours needs Never: only then can the controller tell disruptions from failures.
+    pod.pop("restartPolicy", None)
+    spec.pop("backoffLimit", None)
+    spec["template"] = template | {"spec": pod}
+    return {"metadata": metadata, "spec": spec}
+
+
+_KEPT_METADATA = ("labels", "annotations")
+_FILLED_IN = ("name", "image", "command", "args")
+

@@ -1,0 +1,231 @@
+"""What a Job, its pods and their events say, as one status. Pure.
+
+Read from conditions and container states, never from counters: a Job that failed by its deadline
+or its failure policy has a failed count that says nothing.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from mlflow_exec.jobs import Failure, FailureCategory, JobState, JobStatus
+from mlflow_exec.schedulers.ending import parse_ending, user_error
+from mlflow_exec.schedulers.kubernetes.plan import CONTAINER, LABEL_QUEUE
+
+Json = Mapping[str, Any]
+
+# https://kubernetes.io/docs/concepts/workloads/pods/disruptions/#pod-disruption-conditions
+DISRUPTIONS = {
+    "PreemptionByScheduler": FailureCategory.PREEMPTED,
+    "PreemptionByKubeScheduler": FailureCategory.PREEMPTED,
+    "DeletionByTaintManager": FailureCategory.NODE_LOST,
+    "DeletionByPodGC": FailureCategory.NODE_LOST,
+    "EvictionByEvictionAPI": FailureCategory.EVICTED,
+    "TerminationByKubelet": FailureCategory.EVICTED,
+}
+
+# https://github.com/kubernetes/kubernetes/blob/v1.34.1/pkg/kubelet/images/types.go
+IMAGE_REASONS = {
+    "ErrImageNeverPull", "ErrImagePull", "ImageInspectError", "ImagePullBackOff",
+    "InvalidImageName", "RegistryUnavailable", "SignatureValidationFailed",
+}  # fmt: skip
+# https://github.com/kubernetes/kubernetes/blob/v1.34.1/pkg/kubelet/kuberuntime/kuberuntime_container.go
+CONFIG_REASONS = {
+    "CreateContainerConfigError", "CreateContainerError", "PreCreateHookError",
+    "PreStartHookError", "RunContainerError",
+}  # fmt: skip
+
+# A registry that limits its clients, and the kubelet's own limit, pass: the pull is tried again.
+_TRANSIENT_PULL = re.compile(r"\b429\b|too many requests|toomanyrequests|pull QPS exceeded", re.I)
+
+_HINTS = {
+    FailureCategory.OUT_OF_MEMORY: "Raise resources.memory, or use less of it.",
+    FailureCategory.IMAGE_PULL: "Check the image's name and tag, and image_pull_secrets.",
+    FailureCategory.UNSCHEDULABLE: "No node fits: check resources, node_selector, tolerations.",
+    FailureCategory.QUOTA: "Ask for less, wait for other jobs, or have the quota raised.",
+    FailureCategory.PREEMPTED: "Raise infra_retries, or use a higher priority_class.",
+    FailureCategory.EVICTED: "Raise infra_retries; give resources so that the node is not full.",
+    FailureCategory.NODE_LOST: "Raise infra_retries to start again on another node.",
+    FailureCategory.DEADLINE: "Raise deadline_s, or make the job shorter.",
+    FailureCategory.INVALID_CONFIG: "Check the settings that the message names.",
+    FailureCategory.PERMISSION: "Ask for the right that the message names.",
+    FailureCategory.SOURCE_FETCH: "See the log for what could not be fetched.",
+}
+
+
+def failure(category: FailureCategory, message: str) -> Failure:
+    """Return a failure with the usual hint of its category on Kubernetes."""
+    return Failure(category, message, _HINTS.get(category, ""))
+
+
+def true_conditions(obj: Json) -> dict[str, Json]:
+    """Return the conditions of an object that are true, by type."""
+    conditions = (obj.get("status") or {}).get("conditions") or []
+    return {c["type"]: c for c in conditions if c.get("status") == "True"}
+
+
+def job_status(job: Json, pods: Sequence[Json], events: Sequence[Json] = ()) -> JobStatus:
+    """Return the status of a Job.
+
+    Args:
+        job: The Job.
+        pods: Its pods, those of earlier attempts too, as far as they are still there.
+        events: Events of the Job and its pods, where they were read.
+    """
+    pods = sorted(pods, key=lambda pod: pod["metadata"]["creationTimestamp"])
+    native = _native(job, pods, events)
+    conditions = true_conditions(job)
+    attempt = _attempt(pods)
+    if "Complete" in conditions:
+        return JobStatus(JobState.SUCCEEDED, "", None, 0, attempt, native)
+    if "Failed" in conditions:
+        why, exit_code = _why_failed(conditions["Failed"], pods)
+        return JobStatus(JobState.FAILED, why.message, why, exit_code, attempt, native)
+    state, message, holding = _live(job, pods, events)
+    return JobStatus(state, message, holding, None, attempt, native)
+
+
+def _live(
+    job: Json, pods: Sequence[Json], events: Sequence[Json]
+) -> tuple[JobState, str, Failure | None]:
+    if job["spec"].get("suspend"):
+        queue = job["metadata"].get("labels", {}).get(LABEL_QUEUE)
+        return JobState.QUEUED, f"waits in queue {queue!r}" if queue else "is suspended", None
+    if not pods:
+        holding = _not_created(events)
+        return JobState.QUEUED, holding.message if holding else "waits for its pod", holding
+    return pod_state(pods[-1])
+
+
+def _not_created(events: Iterable[Json]) -> Failure | None:
+    """Why the controller cannot create a pod; https://github.com/dagster-io/dagster/issues/24595."""
+    for event in events:
+        if event.get("reason") != "FailedCreate":
+            continue
+        text = str(event.get("message"))
+        if "exceeded quota" in text:
+            return failure(FailureCategory.QUOTA, f"The pod cannot be created: {text}")
+        if "forbidden" in text:
+            return failure(FailureCategory.PERMISSION, f"The pod cannot be created: {text}")
+        return failure(FailureCategory.INVALID_CONFIG, f"The pod cannot be created: {text}")
+    return None
+
+
+def pod_state(pod: Json) -> tuple[JobState, str, Failure | None]:
+    """Return the state of a job whose newest pod this is, while the Job itself is not finished."""
+    status = pod.get("status") or {}
+    for condition in status.get("conditions") or []:
+        if condition["type"] == "PodScheduled" and condition["status"] == "False":
+            text = str(condition.get("message") or "waits for a node")
+            return JobState.QUEUED, text, failure(FailureCategory.UNSCHEDULABLE, text)
+    for container in status.get("initContainerStatuses") or []:
+        if "terminated" not in container["state"]:
+            return _waiting(container, "fetches its source")
+    containers = {c["name"]: c for c in status.get("containerStatuses") or []}
+    main = containers.get(CONTAINER)
+    if main is None:
+        placed = bool(pod["spec"].get("nodeName"))
+        return (JobState.STARTING if placed else JobState.QUEUED), "waits for its node", None
+    if "running" in main["state"]:
+        return JobState.RUNNING, "", None
+    if "terminated" in main["state"]:
+        return JobState.RUNNING, "has ended; the controller has not said how yet", None
+    return _waiting(main, "is being started")
+
+
+def _waiting(container: Json, otherwise: str) -> tuple[JobState, str, Failure | None]:
+    waiting = container["state"].get("waiting") or {}
+    reason = str(waiting.get("reason") or "")
+    text = f"{reason}: {waiting.get('message')}" if waiting.get("message") else reason
+    if reason in IMAGE_REASONS:
+        message = f"The image {container.get('image')!r} cannot be pulled: {text}"
+        return JobState.STARTING, text, failure(FailureCategory.IMAGE_PULL, message)
+    if reason in CONFIG_REASONS:
+        message = f"The container cannot be created: {text}"
+        return JobState.STARTING, text, failure(FailureCategory.INVALID_CONFIG, message)
+    return JobState.STARTING, otherwise, None
+
+
+def pull_may_pass(why: Failure) -> bool:
+    """Whether a failing image pull is one that passes by itself (a registry's rate limit)."""
+    return _TRANSIENT_PULL.search(why.message) is not None
+
+
+def _why_failed(condition: Json, pods: Sequence[Json]) -> tuple[Failure, int | None]:
+    if condition.get("reason") == "DeadlineExceeded":
+        message = "The job was still running at its deadline (deadline_s)."
+        return failure(FailureCategory.DEADLINE, message), None
+    for pod in reversed(pods):
+        found = pod_failure(pod)
+        if found is not None:
+            return found
+    text = f"{condition.get('reason')}: {condition.get('message')}"
+    return Failure(FailureCategory.INFRASTRUCTURE, f"The job failed: {text}"), None
+
+
+def pod_failure(pod: Json) -> tuple[Failure, int | None] | None:
+    """Return why a pod failed, and its exit code; None if it did not fail, or nothing says so."""
+    terminated = _terminated(pod)
+    told = parse_ending(str(terminated.get("message") or ""))
+    exit_code = terminated.get("exitCode")
+    if told is not None and told[0] is not None:
+        return told[0], told[1]
+    disruption = true_conditions(pod).get("DisruptionTarget")
+    if disruption is not None or (pod.get("status") or {}).get("reason") == "Evicted":
+        source = disruption or pod["status"]
+        category = DISRUPTIONS.get(str(source.get("reason")), FailureCategory.EVICTED)
+        return failure(category, f"{source.get('reason')}: {source.get('message')}"), exit_code
+    if terminated.get("reason") == "OOMKilled":
+        message = "The container was killed because it used more memory than its limit."
+        return failure(FailureCategory.OUT_OF_MEMORY, message), exit_code
+    if terminated.get("reason") in ("StartError", "ContainerCannotRun"):
+        message = f"The container cannot be started: {terminated.get('message')}"
+        return failure(FailureCategory.INVALID_CONFIG, message), exit_code
+    if terminated.get("container") not in (None, CONTAINER):
+        message = f"Fetching the source failed: {terminated.get('message') or exit_code}"
+        return failure(FailureCategory.SOURCE_FETCH, message), exit_code
+    return (user_error(exit_code), exit_code) if exit_code else None
+
+
+def _terminated(pod: Json) -> dict[str, Any]:
+    """Return how the container that failed the pod ended, with its name as ``container``."""
+    status = pod.get("status") or {}
+    statuses = [*(status.get("initContainerStatuses") or ())]
+    statuses += sorted(
+        status.get("containerStatuses") or (), key=lambda item: item["name"] != CONTAINER
+    )
+    for item in statuses:
+        ended = item["state"].get("terminated")
+        if ended and ended.get("exitCode"):
+            return {**ended, "container": item["name"]}
+    return {}
+
+
+def _attempt(pods: Sequence[Json]) -> int:
+    if not pods:
+        return 1
+    annotations = pods[-1]["metadata"].get("annotations") or {}
+    counts = [
+        annotations.get(f"batch.kubernetes.io/job-index-{name}-count")
+        for name in ("failure", "ignored-failure")
+    ]
+    return 1 + sum(int(count) for count in counts if count)
+
+
+def _native(job: Json, pods: Sequence[Json], events: Sequence[Json]) -> dict[str, Any]:
+    return {
+        "job": {"name": job["metadata"]["name"], "uid": job["metadata"]["uid"],
+                "status": job.get("status") or {}},
+        "pods": [
+            {"name": pod["metadata"]["name"], "node": pod["spec"].get("nodeName"),
+             "status": pod.get("status") or {}}
+            for pod in pods
+        ],
+        "events": [
+            {key: event.get(key) for key in ("type", "reason", "message", "count",
+                                             "lastTimestamp", "involvedObject")}
+            for event in events
+        ],
+    }  # fmt: skip
