@@ -1,0 +1,34 @@
+"""What runs inside the cluster.
+
+The files named by ``RUNTIME_FILES`` are put side by side into the job's container and started
+with ``python3 -I -S -u <folder>/entry.py <order>``. They need Python 3.8 or newer and its standard
+library, nothing else; so they import only each other, and only relatively.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+RUNTIME_FILES = (
+    "entry.py",
+    "job.py",
+    "end.py",
+    "job_order.py",
+    "rest.py",
+    "run_record.py",
+    "job_log.py",
+    "log_upload.py",
+    "processes.py",
+    "source_fetch.py",
+    "environment.py",
+    "command.py",
+)
+"""Every file of the job's first step, ``entry.py`` first; all of them are to be injected."""
+
+FINAL_EXIT_CODES = (83, 84)
+"""Exit codes of ``entry.py`` that no further start can mend (see ``end.py``)."""
+
+
+def read(name: str) -> str:
+    """Return the text of one of ``RUNTIME_FILES``."""
+    return (Path(__file__).parent / name).read_text(encoding="utf-8")

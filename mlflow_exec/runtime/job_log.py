@@ -1,0 +1,73 @@
+"""The job's log: one stream that goes to the container's output and to a file, byte for byte."""
+
+from __future__ import annotations
+
+import os
+import threading
+from typing import Callable, List, Optional
+
+from .end import cut
+
+_PREFIX = b"mlflow-exec: "
+
+
+class JobLog:
+    """Writes every byte of the job's output to a file descriptor and to a file.
+
+    Neither of the two can fail the job: one that does not take bytes any more is left out, which
+    :attr:`trouble` names.
+
+    Args:
+        path: The file; None where the job has no disk to write to.
+        out_fd: The file descriptor of the container's output.
+    """
+
+    def __init__(self, path: Optional[str], out_fd: int = 1) -> None:
+        self.path = path
+        self.size_bytes = 0
+        self.trouble: Optional[str] = None
+        self.on_growth: List[Callable[[int], None]] = []
+        self._out_fd: Optional[int] = out_fd
+        self._file_fd: Optional[int] = None
+        if path is not None:
+            self._file_fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+            self.size_bytes = os.fstat(self._file_fd).st_size
+        self._at_line_start = True
+        self._lock = threading.Lock()
+
+    def write(self, data: bytes) -> None:
+        """Append the bytes to both."""
+        if not data:
+            return
+        with self._lock:
+            self._at_line_start = data.endswith(b"\n")
+            self._file_fd = self._put(self._file_fd, data, "the log file")
+            if self._file_fd is not None:
+                self.size_bytes += len(data)
+            self._out_fd = self._put(self._out_fd, data, "the container's output")
+        for tell in self.on_growth:
+            tell(self.size_bytes)
+
+    def line(self, text: str) -> None:
+        """Append one line of exactly this text, on a line of its own."""
+        start = b"" if self._at_line_start else b"\n"
+        self.write(start + text.encode("utf-8", "replace") + b"\n")
+
+    def say(self, text: str) -> None:
+        """Append our own words: every line with the prefix ``mlflow-exec:``."""
+        start = b"" if self._at_line_start else b"\n"
+        lines = text.encode("utf-8", "replace").splitlines() or [b""]
+        self.write(start + b"".join(_PREFIX + line + b"\n" for line in lines))
+
+    def _put(self, fd: Optional[int], data: bytes, what: str) -> Optional[int]:
+        """Write all of it; return the descriptor, or None once it does not take bytes any more."""
+        if fd is None:
+            return None
+        view = memoryview(data)
+        try:
+            while view:
+                view = view[os.write(fd, view) :]
+        except OSError as error:
+            self.trouble = cut(f"{what} takes no more bytes: {error}", 300)
+            return None
+        return fd
