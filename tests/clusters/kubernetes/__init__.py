@@ -1,0 +1,1 @@
+"""A one-node Kubernetes of real components, for the tests."""

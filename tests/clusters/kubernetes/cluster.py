@@ -1,0 +1,192 @@
+"""A cluster of one node: every component a real process of this machine."""
+
+from __future__ import annotations
+
+import subprocess
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from tests.clusters.cache import cache_folder
+from tests.clusters.kubernetes import (
+    build,
+    certificates,
+    cgroups,
+    claims,
+    configuration,
+    images,
+    network,
+    remains,
+)
+from tests.clusters.kubernetes.components import (
+    COMPONENTS,
+    containerd_command,
+    environment,
+    node_ready,
+)
+from tests.clusters.kubernetes.slots import NODE, Slot
+from tests.clusters.processes import Process, appears, start
+
+_READY_S = 120.0
+
+
+class Cluster:
+    """A one-node Kubernetes. It is used up by `stop`: start another one.
+
+    Two can run at the same time, in one process or in several. What a killed process leaves is
+    removed by the next start.
+    """
+
+    def __init__(self, slot: Slot) -> None:
+        self.slot = slot
+
+    @classmethod
+    def start(cls, folder: Path | None = None, *, loaded: Sequence[str] = images.NAMES) -> Cluster:
+        """Start one and return it with its node ready and its images loaded; takes about 30 s.
+
+        It is removed by the next start after this process's end, unless `detach` is called.
+
+        Args:
+            folder: where its files are kept, missing or empty; by default a new one in the cache.
+            loaded: the images to load (of images.NAMES); built when they are not in the cache.
+
+        Raises:
+            RuntimeError: a component did not come up; names its log's last lines. Nothing is left.
+        """
+        for name in build.COMPONENTS:
+            build.binary(name)
+        slot = claims.claim(_prepared(folder))
+        cluster = cls(slot)
+        try:
+            cluster._start(loaded)
+        except BaseException:
+            cluster.stop()
+            raise
+        return cluster
+
+    @classmethod
+    def find(cls, folder: Path) -> Cluster | None:
+        """Return the living cluster whose files are in `folder`, whoever started it."""
+        slot = claims.at(folder)
+        return cls(slot) if slot is not None and slot.alive() else None
+
+    @property
+    def kubeconfig(self) -> Path:
+        """The administrator's kubeconfig, with the one context `configuration.CONTEXT`."""
+        return self.slot.kubeconfig
+
+    @property
+    def node_ip(self) -> str:
+        """The address at which pods reach servers of this host."""
+        return self.slot.node_ip
+
+    def stop(self) -> None:
+        """End all of it and remove what it made; safe to repeat."""
+        if self.slot.run.exists():
+            remains.remove(self.slot)
+            claims.release(self.slot)
+
+    def detach(self) -> None:
+        """Let it outlive this process: from now on it ends by `stop` only."""
+        self.slot.claimed_by(None)
+
+    def process(self, component: str) -> Process | None:
+        """Return the living process of a component (a key of COMPONENTS)."""
+        return Process.read(self.slot.pid_file(component))
+
+    def kill(self, component: str) -> None:
+        """End a component at once, as a crash would; returns when it is gone."""
+        process = self.process(component)
+        if process:
+            process.end(grace_s=0)
+
+    def launch(self, component: str) -> None:
+        """Start a component that does not run, and return when it serves."""
+        self._spawn(component)
+        self._await(component)
+
+    def restart(self, component: str) -> None:
+        """Kill a component and start it again; returns when it serves."""
+        self.kill(component)
+        self.launch(component)
+
+    def load(self, image: str) -> None:
+        """Load one of this package's images, built if need be."""
+        command = containerd_command(self.slot, "images", "import", "-")
+        with subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+        ) as importing:
+            assert importing.stdin is not None
+            assert importing.stderr is not None
+            images.write_archive(importing.stdin, image)
+            importing.stdin.close()
+            complaint = importing.stderr.read().decode()
+        if importing.returncode != 0:
+            raise RuntimeError(f"{' '.join(command)}: {complaint}")
+
+    def load_image(self, tar: Path) -> None:
+        """Load every image of a docker-archive or OCI tar."""
+        command = containerd_command(self.slot, "images", "import", str(tar))
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode != 0:
+            raise RuntimeError(f"{' '.join(command)}: {done.stderr.strip()}")
+
+    def log(self, component: str) -> Path:
+        """Return the file of a component's output."""
+        return self.slot.folder / f"{component}.log"
+
+    def _start(self, loaded: Sequence[str]) -> None:
+        slot = self.slot
+        certificates.make(
+            slot.certificates, certificates.identities(NODE, slot.node_ip, slot.service_ip)
+        )
+        configuration.write(slot)
+        network.up(slot)
+        cgroups.make(slot.name)
+        for name in ("etcd", "containerd", "kube-apiserver"):
+            self._spawn(name)
+        self._await("containerd")
+        self.load(images.PAUSE)
+        self._await("etcd")
+        self._await("kube-apiserver")
+        for name in ("kube-controller-manager", "kube-scheduler", "kubelet"):
+            self._spawn(name)
+        for image in set(loaded) - {images.PAUSE}:
+            self.load(image)
+        for name in COMPONENTS:
+            self._await(name)
+        if not appears(lambda: node_ready(slot), timeout_s=_READY_S):
+            raise RuntimeError(f"the node is not ready after {_READY_S} s; {self._tail('kubelet')}")
+
+    def _spawn(self, component: str) -> None:
+        start(
+            COMPONENTS[component].command(self.slot),
+            log=self.log(component),
+            record=self.slot.pid_file(component),
+            environment=environment(),
+        )
+
+    def _await(self, component: str) -> None:
+        ready = COMPONENTS[component].ready
+
+        def settled() -> bool:
+            return self.process(component) is None or ready(self.slot)
+
+        if not appears(settled, timeout_s=_READY_S):
+            raise RuntimeError(f"{component}: not ready in {_READY_S} s; {self._tail(component)}")
+        if self.process(component) is None:
+            raise RuntimeError(f"{component}: ended; {self._tail(component)}")
+
+    def _tail(self, component: str) -> str:
+        lines = self.log(component).read_text(errors="replace").splitlines()[-15:]
+        return "the end of its log:\n" + "\n".join(lines)
+
+
+def _prepared(folder: Path | None) -> Path:
+    if folder is None:
+        (cache_folder() / "run").mkdir(parents=True, exist_ok=True)
+        return Path(tempfile.mkdtemp(prefix="kubernetes-", dir=cache_folder() / "run"))
+    folder.mkdir(parents=True, exist_ok=True)
+    if any(folder.iterdir()):
+        raise RuntimeError(f"{folder}: not empty; name another folder or remove what is in it")
+    return folder.absolute()
