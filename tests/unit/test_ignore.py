@@ -89,6 +89,14 @@ def test_any_tree_is_read_as_git_reads_it(
     assert kept(top) == kept_by_git(top)
 
 
+def test_an_ignore_file_that_is_a_link_is_not_read(tmp_path: Path) -> None:
+    subprocess.run(["git", "init", "-q"], cwd=tmp_path, check=True)
+    build(tmp_path, {"rules": "a\n", "a": "file"})
+    (tmp_path / ".gitignore").symlink_to("rules")
+
+    assert kept(tmp_path) == kept_by_git(tmp_path) == {b".gitignore", b"rules", b"a"}
+
+
 @pytest.mark.parametrize(
     ("rules", "path", "expected"),
     [

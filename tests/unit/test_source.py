@@ -102,6 +102,11 @@ def test_other_files_give_another_hash(project: Path, change: object) -> None:
         assert before.sha256 != after.sha256
 
 
+def test_every_entry_has_the_same_time(project: Path) -> None:
+    with bundle(project, limit_bytes=LIMIT_BYTES) as made, zipfile.ZipFile(made.path) as archive:
+        assert {info.date_time for info in archive.infolist()} == {(1980, 1, 1, 0, 0, 0)}
+
+
 def test_files_keep_only_the_executable_bit(project: Path) -> None:
     (project / "run.sh").write_text("true\n")
     (project / "run.sh").chmod(0o4710)
@@ -320,6 +325,7 @@ def test_a_package_has_the_project_and_the_given_files(project: Path, tmp_path: 
         again = write_zip(tmp_path / "again.zip", made, {".mlflow_exec/entry.py": b"pass\n"})
 
     assert digest == again == hashlib.sha256(out.read_bytes()).hexdigest()
+    assert list(contents(out)) == sorted(contents(out))
     assert contents(out) == {
         ".mlflow_exec/entry.py": b"pass\n",
         "MLproject": b"name: wine\n",
