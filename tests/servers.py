@@ -1,0 +1,226 @@
+"""Real servers for tests: MLflow's tracking server, a switchable relay before it, plain files."""
+
+from __future__ import annotations
+
+import contextlib
+import http.server
+import json
+import os
+import select
+import socket
+import subprocess
+import sys
+import threading
+import time
+import urllib.error
+import urllib.parse
+import urllib.request
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+
+def until(check: Callable[[], T], what: str, timeout_s: float = 60.0) -> T:
+    """Poll until the check returns something true, and return that."""
+    deadline = time.monotonic() + timeout_s
+    while True:
+        found = check()
+        if found:
+            return found
+        if time.monotonic() > deadline:
+            raise AssertionError(f"not within {timeout_s:g} s: {what}")
+        time.sleep(0.05)
+
+
+def free_port(host: str = "127.0.0.1") -> int:
+    """Return a port that nobody listens on now."""
+    with socket.socket() as probe:
+        probe.bind((host, 0))
+        return int(probe.getsockname()[1])
+
+
+@dataclass(frozen=True)
+class MlflowServer:
+    """A running tracking server and what tests ask it, over plain HTTP.
+
+    Attributes:
+        url: As this machine reaches it.
+        dir: Holds its database, artifacts and log.
+    """
+
+    url: str
+    dir: Path
+
+    def api(self, method: str, path: str, body: dict[str, Any] | None = None) -> Any:
+        """Call an MLflow API, path below ``/api/2.0/mlflow/``."""
+        request = urllib.request.Request(
+            f"{self.url}/api/2.0/mlflow/{path}",
+            data=None if body is None else json.dumps(body).encode(),
+            method=method,
+            headers={"Content-Type": "application/json"},
+        )
+        with urllib.request.urlopen(request, timeout=60) as answer:
+            return json.loads(answer.read() or b"{}")
+
+    def create_run(self, experiment_id: str = "0", **tags: str) -> dict[str, Any]:
+        """Create a run and return its ``info``."""
+        pairs = [{"key": key, "value": value} for key, value in tags.items()]
+        body = {"experiment_id": experiment_id, "tags": pairs, "start_time": 1}
+        info: dict[str, Any] = self.api("POST", "runs/create", body)["run"]["info"]
+        return info
+
+    def status(self, run_id: str) -> str:
+        """Return the run's status."""
+        return str(self.api("GET", f"runs/get?run_id={run_id}")["run"]["info"]["status"])
+
+    def tags(self, run_id: str) -> dict[str, str]:
+        """Return the run's tags."""
+        data = self.api("GET", f"runs/get?run_id={run_id}")["run"]["data"]
+        return {tag["key"]: tag["value"] for tag in data.get("tags", [])}
+
+    def artifacts(self, run_id: str, folder: str) -> list[str]:
+        """Return the paths of the artifacts in a folder of the run."""
+        query = urllib.parse.urlencode({"run_id": run_id, "path": folder})
+        files = self.api("GET", f"artifacts/list?{query}").get("files", [])
+        return sorted(file["path"] for file in files)
+
+    def artifact(self, run_id: str, path: str) -> bytes:
+        """Return an artifact's bytes."""
+        query = urllib.parse.urlencode({"run_id": run_id, "path": path})
+        with urllib.request.urlopen(f"{self.url}/get-artifact?{query}", timeout=60) as answer:
+            content: bytes = answer.read()
+        return content
+
+
+@contextlib.contextmanager
+def mlflow_server(
+    directory: Path, *, host: str = "127.0.0.1", visible_as: str | None = None
+) -> Iterator[MlflowServer]:
+    """Run a tracking server with sqlite and proxied artifacts in the directory.
+
+    Args:
+        directory: An existing empty folder.
+        host: The address to listen on.
+        visible_as: The host in the URL that is returned, where it is not ``host``.
+    """
+    port = free_port()
+    name = visible_as or host
+    argv = [sys.executable, "-m", "mlflow", "server", "--host", host, "--port", str(port)]
+    argv += ["--workers", "1", "--backend-store-uri", f"sqlite:///{directory}/mlflow.db"]
+    argv += ["--artifacts-destination", str(directory / "artifacts"), "--allowed-hosts", "*"]
+    with (directory / "server.log").open("wb") as log:
+        server = subprocess.Popen(argv, stdout=log, stderr=log, start_new_session=True)
+    try:
+
+        def healthy() -> bool:
+            assert server.poll() is None, (directory / "server.log").read_text()[-3000:]
+            with contextlib.suppress(OSError):
+                urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5).close()
+                return True
+            return False
+
+        until(healthy, "the tracking server is healthy", 120)
+        yield MlflowServer(f"http://{name}:{port}", directory)
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(server.pid, 15)
+        try:
+            server.wait(20)
+        except subprocess.TimeoutExpired:
+            os.killpg(server.pid, 9)
+            server.wait()
+
+
+@dataclass
+class Relay:
+    """Passes TCP connections on to a server, or turns them away while ``away`` is set.
+
+    Attributes:
+        port: Where it listens, on loopback.
+        away: Whether connections are closed at once, unanswered.
+        turned_away: How many were.
+    """
+
+    target: tuple[str, int]
+    port: int = 0
+    away: bool = False
+    turned_away: int = 0
+    _sockets: list[socket.socket] = field(default_factory=list)
+
+    def serve(self, listener: socket.socket) -> None:
+        """Accept until the listener is closed."""
+        with contextlib.suppress(OSError):
+            while True:
+                client, _ = listener.accept()
+                if self.away:
+                    self.turned_away += 1
+                    client.close()
+                    continue
+                threading.Thread(target=self._pass_on, args=(client,), daemon=True).start()
+
+    def _pass_on(self, client: socket.socket) -> None:
+        with client, socket.create_connection(self.target) as server:
+            other = {client: server, server: client}
+            with contextlib.suppress(OSError):
+                while True:
+                    for one in select.select([client, server], [], [])[0]:
+                        data = one.recv(65536)
+                        if not data:
+                            return
+                        other[one].sendall(data)
+
+
+@contextlib.contextmanager
+def relay_to(url: str) -> Iterator[Relay]:
+    """Run a relay before the server of the URL."""
+    parts = urllib.parse.urlsplit(url)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        relay = Relay((str(parts.hostname), int(parts.port or 80)), listener.getsockname()[1])
+        thread = threading.Thread(target=relay.serve, args=(listener,), daemon=True)
+        thread.start()
+        yield relay
+        listener.shutdown(socket.SHUT_RDWR)
+    thread.join(5)
+
+
+@dataclass
+class FileServer:
+    """Serves bytes over HTTP and keeps what it was asked.
+
+    Attributes:
+        url: Its root.
+        files: path -> (status, body).
+        requests: (path with query, headers) of each request.
+    """
+
+    url: str
+    files: dict[str, tuple[int, bytes]] = field(default_factory=dict)
+    requests: list[tuple[str, dict[str, str]]] = field(default_factory=list)
+
+
+@contextlib.contextmanager
+def file_server() -> Iterator[FileServer]:
+    """Run a server of plain files on loopback."""
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            served.requests.append((self.path, dict(self.headers)))
+            status, body = served.files.get(self.path.split("?")[0], (404, b"not here"))
+            self.send_response(status)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        served = FileServer(f"http://127.0.0.1:{server.server_port}")
+        thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
+        thread.start()
+        yield served
+        server.shutdown()
+    thread.join(5)
