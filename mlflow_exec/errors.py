@@ -8,7 +8,7 @@
     ├── MissingExtraError         an optional dependency is not installed: install it
     ├── SourceError               the project cannot be bundled: change the project
     │   └── SourceTooLargeError   … it is over the limit
-    ├── HandleError               a job handle cannot be parsed, or no known cluster is the one it names
+    ├── HandleError               a job handle is no handle, or names no cluster known here
     ├── JobNotFoundError          the cluster was asked and does not know the job
     ├── CancelError               something of a job is still running after its cancellation
     └── ClusterError              the cluster refused or could not be asked

@@ -309,11 +309,13 @@ def contexts(path: str | None = None) -> list[tuple[str, str, bool]]:
         if merger.config is None:
             raise ConfigError(f"kubeconfig {file!r}: there is no such file")
         data = merger.config.value
-    current = data.get("current-context")
-    result = []
-    for item in data.get("contexts") or []:
-        context = item.get("context") or {}
-        result.append((item["name"], context.get("namespace") or "default", item["name"] == current))
+        current = data.get("current-context")
+        # Files merged from several paths come with their entries wrapped.
+        items = [getattr(item, "value", item) for item in data.get("contexts") or []]
+        result = []
+        for item in items:
+            namespace = (item.get("context") or {}).get("namespace") or "default"
+            result.append((item["name"], namespace, item["name"] == current))
     return result
 
 

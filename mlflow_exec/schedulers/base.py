@@ -66,6 +66,10 @@ class Delivery:
 class Scheduler(ABC):
     """Runs jobs on one kind of cluster."""
 
+    def shares_this_machine(self) -> bool:
+        """Whether jobs run where this process runs, so that they can use its local stores; pure."""
+        return False
+
     @abstractmethod
     def delivery(self, size_bytes: int) -> Delivery:
         """Say how a packed project of this size is to reach the job; pure."""

@@ -90,10 +90,9 @@ class PodLog:
                 fresh = []
                 for line in lines:
                     stamp, _, text = line.partition(" ")
-                    if skip_until and stamp <= skip_until:
-                        if stamp < skip_until or skip_at > 0:
-                            skip_at -= stamp == skip_until
-                            continue
+                    if stamp < skip_until or (stamp == skip_until and skip_at > 0):
+                        skip_at -= stamp == skip_until
+                        continue
                     self._count(stamp)
                     fresh.append(text)
                 if fresh:

@@ -41,8 +41,9 @@ if [ -f /mlflow-exec-git/ssh-privatekey ]; then
   export GIT_SSH_COMMAND="ssh -i /mlflow-exec-git/ssh-privatekey $check"
 fi
 if [ -f /mlflow-exec-git/password ]; then
-  git config --global credential.helper \
-    '!f() { echo username="$(cat /mlflow-exec-git/username)"; echo password="$(cat /mlflow-exec-git/password)"; }; f'
+  git config --global credential.helper '!f() {
+    echo "username=$(cat /mlflow-exec-git/username)"
+    echo "password=$(cat /mlflow-exec-git/password)"; }; f'
 fi
 git config --global --add safe.directory '*'
 git init -q /mlflow-exec-source
@@ -192,7 +193,8 @@ def _protect(job: Mapping[str, Any], values: Mapping[str, Any]) -> None:
         )
     pod = job["spec"]["template"]
     for labels in (metadata.get("labels") or {}, pod["metadata"].get("labels") or {}):
-        lost = [key for key in (LABEL_MANAGED, LABEL_RUN) if labels.get(key) != values["labels"][key]]
+        found = (LABEL_MANAGED, LABEL_RUN)
+        lost = [key for key in found if labels.get(key) != values["labels"][key]]
         if lost:
             raise TemplateError(f"patch: the label {lost[0]!r} finds the job and must stay")
     if not any(c.get("name") == CONTAINER for c in pod["spec"].get("containers") or []):

@@ -79,12 +79,13 @@ def job_status(job: Json, pods: Sequence[Json], events: Sequence[Json] = ()) -> 
     conditions = true_conditions(job)
     attempt = _attempt(pods)
     if "Complete" in conditions:
-        return JobStatus(JobState.SUCCEEDED, "", None, 0, attempt, native)
+        return JobStatus(JobState.SUCCEEDED, "", None, 0, attempt, native=native)
     if "Failed" in conditions:
         why, exit_code = _why_failed(conditions["Failed"], pods)
-        return JobStatus(JobState.FAILED, why.message, why, exit_code, attempt, native)
+        return JobStatus(JobState.FAILED, why.message, why, exit_code, attempt, native=native)
     state, message, holding = _live(job, pods, events)
-    return JobStatus(state, message, holding, None, attempt, native)
+    held = bool(job["spec"].get("suspend")) or (holding is not None and _passes(holding))
+    return JobStatus(state, message, holding, None, attempt, held, native)
 
 
 def _live(
@@ -148,9 +149,9 @@ def _waiting(container: Json, otherwise: str) -> tuple[JobState, str, Failure | 
     return JobState.STARTING, otherwise, None
 
 
-def pull_may_pass(why: Failure) -> bool:
-    """Whether a failing image pull is one that passes by itself (a registry's rate limit)."""
-    return _TRANSIENT_PULL.search(why.message) is not None
+def _passes(why: Failure) -> bool:
+    pulling = why.category is FailureCategory.IMAGE_PULL
+    return pulling and _TRANSIENT_PULL.search(why.message) is not None
 
 
 def _why_failed(condition: Json, pods: Sequence[Json]) -> tuple[Failure, int | None]:

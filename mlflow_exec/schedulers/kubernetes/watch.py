@@ -66,8 +66,13 @@ class JobsWatch:
     """One iteration over the statuses of some jobs of one namespace."""
 
     def __init__(
-        self, client: KubernetesClient, namespace: str, handles: Sequence[JobHandle], runs: list[str]
+        self,
+        client: KubernetesClient,
+        namespace: str,
+        handles: Sequence[JobHandle],
+        runs: Sequence[str],
     ) -> None:
+        """Take the jobs' handles and, for the label selector, their runs."""
         self._client = client
         self._namespace = namespace
         self._tracked = {handle.name: _Tracked(handle) for handle in handles}

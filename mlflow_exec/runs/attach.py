@@ -1,0 +1,62 @@
+"""The way back to a submitted job, from any machine, by its run."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import mlflow
+from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
+
+from mlflow_exec import registry
+from mlflow_exec.errors import HandleError
+from mlflow_exec.jobs import JobHandle
+from mlflow_exec.runs import tracking
+from mlflow_exec.runs.logs import FOLDER
+from mlflow_exec.runs.submitted import ExecSubmittedRun
+from mlflow_exec.runs.supervise import Job
+from mlflow_exec.runtime.end import TAG_HANDLE, TAG_HANDLE_UID
+from mlflow_exec.settings import BackendSettings, parse_settings
+
+
+def attach(
+    run_id: str, *, tracking_uri: str | None = None, config: dict[str, object] | None = None
+) -> ExecSubmittedRun:
+    """Return the handle of a run's job: to wait, read its log, or cancel it.
+
+    Args:
+        run_id: The run.
+        tracking_uri: Its tracking server; MLflow's current one if None.
+        config: Backend settings that are this machine's own (``kubeconfig``, ``context``); the
+            others are those of the submission.
+
+    Raises:
+        HandleError: The run was not submitted by mlflow-exec.
+    """
+    client = MlflowClient(tracking_uri or mlflow.get_tracking_uri())
+    run = client.get_run(run_id)
+    text = run.data.tags.get(TAG_HANDLE)
+    if not text:
+        raise HandleError(
+            f"run {run_id}: it has no tag {TAG_HANDLE!r}, so no job belongs to it; only runs "
+            f"submitted by a backend of mlflow-exec have one"
+        )
+    handle = JobHandle.parse(text, run.data.tags.get(TAG_HANDLE_UID, ""))
+    backend = registry.backend_of_scheme(handle.scheme)
+    settings: BackendSettings = parse_settings(
+        registry.load(backend.settings), {**_submitted_with(client, run_id), **(config or {})},
+        "config",
+    )  # fmt: skip
+    scheduler = registry.load(backend.scheduler, backend.extra)(settings)
+    uploads_log = tracking.is_proxied(run.info.artifact_uri)
+    return ExecSubmittedRun(Job(scheduler, handle, run_id, settings, client, uploads_log))
+
+
+def _submitted_with(client: MlflowClient, run_id: str) -> dict[str, object]:
+    try:
+        path = client.download_artifacts(run_id, f"{FOLDER}/settings.json")
+        data = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (MlflowException, OSError, ValueError):
+        return {}  # the defaults do for everything but the clocks
+    return data if isinstance(data, dict) else {}

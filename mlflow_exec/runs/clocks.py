@@ -1,0 +1,70 @@
+"""The clocks that end a job which does not start: pure decisions over what was seen."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from mlflow_exec.jobs import Failure, FailureCategory, JobState, JobStatus
+from mlflow_exec.settings import BackendSettings
+
+
+@dataclass
+class Clocks:
+    """Tells when a job has waited too long; give it every status, in order.
+
+    Times are seconds of one monotonic clock.
+    """
+
+    settings: BackendSettings
+    _state: JobState | None = None
+    _since_s: float = 0.0
+    _pull_since_s: float | None = None
+    _status: JobStatus | None = None
+
+    def see(self, status: JobStatus, now_s: float) -> None:
+        """Take note of a status."""
+        if status.state is JobState.UNKNOWN:
+            return
+        if status.state is not self._state:
+            self._state, self._since_s = status.state, now_s
+        pulling = _is_image_problem(status)
+        if not pulling:
+            self._pull_since_s = None
+        elif self._pull_since_s is None:
+            self._pull_since_s = now_s
+        self._status = status
+
+    def expired(self, now_s: float) -> Failure | None:
+        """Return the failure with which to end the job now, or None."""
+        settings, status = self.settings, self._status
+        waited_s = now_s - self._since_s
+        if status is None:
+            return None
+        grace_s = getattr(settings, "image_pull_grace_s", None)
+        pulling_s = 0.0 if self._pull_since_s is None else now_s - self._pull_since_s
+        pulling = self._pull_since_s is not None and grace_s is not None and not status.held
+        if pulling and pulling_s >= grace_s:
+            return status.failure
+        queue_s = settings.queue_timeout_s
+        queued = self._state is JobState.QUEUED and not status.held
+        if queued and queue_s is not None and waited_s >= queue_s:
+            return _late(status, f"got no resources within queue_timeout_s ({queue_s:g} s)")
+        start_s = settings.start_timeout_s
+        if self._state is JobState.STARTING and start_s is not None and waited_s >= start_s:
+            return _late(status, f"did not start within start_timeout_s ({start_s:g} s)")
+        return None
+
+
+def _is_image_problem(status: JobStatus) -> bool:
+    return status.failure is not None and status.failure.category is FailureCategory.IMAGE_PULL
+
+
+def _late(status: JobStatus, what: str) -> Failure:
+    if status.failure is not None:
+        why = status.failure
+        return Failure(why.category, f"The job {what}: {why.message}", why.hint)
+    return Failure(
+        FailureCategory.UNSCHEDULABLE,
+        f"The job {what}: {status.message or 'the cluster gives no reason'}.",
+        "Raise the time-out, ask for less, or wait until the cluster is less busy.",
+    )

@@ -1,0 +1,121 @@
+"""How the project reaches the job where the scheduler does not carry it itself."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from mlflow import MlflowClient
+from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+
+from mlflow_exec.credentials import Secret
+from mlflow_exec.errors import ConfigError
+from mlflow_exec.runs.logs import FOLDER
+from mlflow_exec.runs.project import Project
+from mlflow_exec.runs.tracking import entry_can_write, is_proxied
+from mlflow_exec.settings import BackendSettings
+from mlflow_exec.source import Bundle
+
+URL_VARIABLE = "MLFLOW_EXEC_SOURCE_URL"
+_PRESIGNED_S = 24 * 3600
+
+
+def check_artifact(artifact_root: str, tracking_uri: str, environment: Mapping[str, Any]) -> str:
+    """Say how a job can fetch from an artifact store: ``proxied``, ``presigned`` or ``mlflow``.
+
+    Args:
+        artifact_root: The experiment's artifact location.
+        tracking_uri: As the job sees it.
+        environment: The job order's environment.
+
+    Raises:
+        ConfigError: In no way; the message names the ways on.
+    """
+    if is_proxied(artifact_root) and entry_can_write(tracking_uri):
+        return "proxied"
+    scheme = urlsplit(artifact_root).scheme
+    if scheme == "s3":
+        return "presigned"
+    if scheme in ("", "file"):
+        raise ConfigError(
+            f"source: artifact: the experiment's artifacts are in {artifact_root!r} on the "
+            f"tracking server's own disk, where the job cannot fetch them; start the server with "
+            f"--serve-artifacts, make the project fit a ConfigMap with .mlflowignore, or use "
+            f"source 'git' or 'image'"
+        )
+    if environment["manager"] == "local":
+        return "mlflow"
+    raise ConfigError(
+        f"source: artifact: {scheme}:// needs MLflow to be fetched from, before the project's "
+        f"environment is there; use an image with MLflow and --env-manager local, start the "
+        f"tracking server with --serve-artifacts, or use source 'git' or 'image'"
+    )
+
+
+def directory_source(project: Project, settings: BackendSettings) -> dict[str, Any]:
+    """Return the order's source for code that is in the image."""
+    return {
+        "kind": "directory",
+        "path": getattr(settings, "source_path", "."),
+        "copy": True,
+        "subdirectory": project.subdirectory,
+    }
+
+
+def git_source(project: Project) -> dict[str, Any]:
+    """Return the order's source for code that the job clones, at the commit that was read here.
+
+    Raises:
+        ConfigError: The project does not come from git.
+    """
+    if project.git is None:
+        raise ConfigError(
+            f"source: git: the project URI {project.uri!r} is not a git repository; give the "
+            f"repository's URL (and --version), or another 'source'"
+        )
+    if "@" in urlsplit(project.git["uri"]).netloc and "://" in project.git["uri"]:
+        user = urlsplit(project.git["uri"])
+        if user.password:
+            raise ConfigError(
+                "source: git: the project URI holds a password, which everybody who sees the job "
+                "could read; use 'git_secret'"
+            )
+    return {"kind": "git", **project.git, "subdirectory": project.subdirectory}
+
+
+def upload(
+    client: MlflowClient, run_id: str, artifact_uri: str, bundle: Bundle, way: str
+) -> tuple[dict[str, Any], dict[str, Secret]]:
+    """Put the bundle among the run's artifacts.
+
+    Returns:
+        What the order's source says of it, and the secrets that the job needs for it.
+    """
+    name = f"source-{bundle.sha256[:16]}.zip"
+    with tempfile.TemporaryDirectory() as folder:
+        shutil.copyfile(bundle.path, Path(folder) / name)
+        client.log_artifact(run_id, str(Path(folder) / name), FOLDER)
+    place = f"{FOLDER}/{name}"
+    source: dict[str, Any] = {"kind": "archive", "sha256": bundle.sha256}
+    if way == "proxied":
+        return source | {"artifact_path": place}, {}
+    if way == "presigned":
+        url = _presign_s3(f"{artifact_uri.rstrip('/')}/{place}")
+        secret = Secret.of(url, "a URL signed for this job")
+        return source | {"url_env": URL_VARIABLE}, {URL_VARIABLE: secret}
+    return source | {"mlflow_uri": f"{artifact_uri.rstrip('/')}/{place}"}, {}
+
+
+def _presign_s3(uri: str) -> str:
+    repository = get_artifact_repository(uri)
+    bucket, key = repository.parse_s3_uri(uri)
+    client = repository._get_s3_client()
+    return str(
+        client.generate_presigned_url(
+            "get_object", Params={"Bucket": bucket, "Key": key}, ExpiresIn=_PRESIGNED_S
+        )
+    )

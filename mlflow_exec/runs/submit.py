@@ -1,0 +1,351 @@
+"""From ``mlflow run`` to a submitted job: everything is checked before anything is created."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from mlflow import MlflowClient
+
+from mlflow_exec import registry
+from mlflow_exec.credentials import Secret, looks_secret
+from mlflow_exec.errors import ConfigError
+from mlflow_exec.jobs import JOB_NAME, Failure, FailureCategory, JobHandle, JobSpec, JobState
+from mlflow_exec.runs import delivery, tracking
+from mlflow_exec.runs.logs import FOLDER
+from mlflow_exec.runs.progress import Progress
+from mlflow_exec.runs.project import Project, read_project
+from mlflow_exec.runs.store import MlflowRunStore
+from mlflow_exec.runs.supervise import Job
+from mlflow_exec.runtime.end import (
+    FAILURE_TAGS,
+    TAG_BACKEND,
+    TAG_HANDLE,
+    TAG_HANDLE_UID,
+    TAG_LOG_COMPLETE,
+    TAG_STATE,
+    TAG_STATE_BY,
+    End,
+    write_end,
+)
+from mlflow_exec.schedulers.base import Plan, Scheduler
+from mlflow_exec.settings import BackendSettings, parse_settings
+from mlflow_exec.source import Bundle, bundle
+
+# What MLflow puts into the configuration of every backend; taken out before keys are checked.
+_INJECTED = (
+    "ENV_MANAGER", "SYNCHRONOUS", "DOCKER_ARGS", "STORAGE_DIR", "build_image", "docker_auth",
+)  # fmt: skip
+_REFUSED = {
+    "DOCKER_ARGS": "--docker-args: the job runs in a pod, not by `docker run`; use the backend "
+    "configuration's own settings (env, volumes, resources, patch)",
+    "STORAGE_DIR": "--storage-dir: the job downloads path parameters on its own machine; leave it "
+    "out",
+    "build_image": "--build-image: no image is built; the project travels to the job by itself. "
+    "Build the image with your own tools and set 'image'",
+    "docker_auth": "docker_auth: no image is built or pulled here; for a private registry use "
+    "'image_pull_secrets'",
+}
+_PLACEHOLDER_RUN = "0" * 32
+
+
+@dataclass(frozen=True)
+class Call:
+    """One call of ``mlflow run``, as MLflow hands it to a backend."""
+
+    backend: str
+    project_uri: str
+    entry_point: str
+    parameters: Mapping[str, Any]
+    version: str | None
+    config: Mapping[str, Any]
+    tracking_uri: str
+    experiment_id: str
+    run_id: str | None = None
+    run_name: str | None = None
+
+
+@dataclass
+class Prepared:
+    """A call that was checked as far as this machine can; nothing is created yet."""
+
+    call: Call
+    settings: BackendSettings
+    scheduler: Scheduler
+    project: Project
+    bundle: Bundle | None
+    way: str
+    job_tracking_uri: str
+    origins: Mapping[str, str]
+
+    def close(self) -> None:
+        """Remove what preparing left on this machine."""
+        if self.bundle is not None:
+            self.bundle.close()
+        self.project.close()
+
+
+def prepare(call: Call, progress: Progress) -> Prepared:
+    """Check a call: settings, project, parameters, and how the code reaches the job.
+
+    Raises:
+        ConfigError: Something is wrong with the call; nothing was created anywhere.
+    """
+    config = dict(call.config)
+    injected = {key: config.pop(key, None) for key in _INJECTED}
+    for key, message in _REFUSED.items():
+        if injected[key]:
+            raise ConfigError(message)
+    backend = registry.backend(call.backend)
+    settings_class = registry.load(backend.settings)
+    parse_settings(settings_class, config, "--backend-config")  # before anything is fetched
+    project = read_project(
+        call.project_uri, call.version, call.entry_point, call.parameters, injected["ENV_MANAGER"]
+    )
+    try:
+        config, origins = _with_docker_env(config, project)
+        settings = parse_settings(settings_class, config, "--backend-config")
+        scheduler = registry.load(backend.scheduler, backend.extra)(settings)
+        return _deliverable(call, settings, scheduler, project, origins, progress)
+    except BaseException:
+        project.close()
+        raise
+
+
+def _with_docker_env(
+    config: Mapping[str, Any], project: Project
+) -> tuple[dict[str, Any], dict[str, str]]:
+    """Lay the configuration over what the MLproject's docker_env says; also where each is from."""
+    merged = dict(config)
+    origins = dict.fromkeys(config, "--backend-config")
+    docker = project.docker_env
+    if not docker:
+        return merged, origins
+    if merged.get("image") is None:
+        merged["image"] = docker["image"]
+        origins["image"] = "MLproject docker_env"
+    env: dict[str, str] = {}
+    secrets: dict[str, Any] = {}
+    for item in docker.get("environment") or []:
+        if isinstance(item, list):
+            env[str(item[0])] = str(item[1])
+        elif item in os.environ and looks_secret(item):
+            secrets[item] = {"env": item}
+        elif item in os.environ:
+            env[item] = os.environ[item]
+    if env:
+        merged["env"] = env | dict(merged.get("env") or {})
+        origins["env"] = "MLproject docker_env, --backend-config"
+    if secrets:
+        merged["secrets"] = secrets | dict(merged.get("secrets") or {})
+    volumes, mounts = _docker_volumes(docker.get("volumes") or [])
+    if volumes:
+        merged["volumes"] = volumes + list(merged.get("volumes") or [])
+        merged["volume_mounts"] = mounts + list(merged.get("volume_mounts") or [])
+        origins["volumes"] = "MLproject docker_env, --backend-config"
+    return merged, origins
+
+
+def _docker_volumes(given: list[str]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    volumes, mounts = [], []
+    for number, text in enumerate(given):
+        host, _, rest = text.partition(":")
+        target, _, mode = rest.partition(":")
+        if not target.startswith("/"):
+            raise ConfigError(
+                f"MLproject docker_env.volumes: '/path:/path' is needed; given {text!r}"
+            )
+        name = f"docker-env-{number}"
+        volumes.append({"name": name, "hostPath": {"path": host}})
+        mounts.append({"name": name, "mountPath": target, "readOnly": mode == "ro"})
+    return volumes, mounts
+
+
+def _deliverable(
+    call: Call,
+    settings: BackendSettings,
+    scheduler: Scheduler,
+    project: Project,
+    origins: Mapping[str, str],
+    progress: Progress,
+) -> Prepared:
+    uri = tracking.job_tracking_uri(
+        settings, call.tracking_uri, same_machine=scheduler.shares_this_machine()
+    )
+    if getattr(settings, "source", "auto") in ("git", "image"):
+        return Prepared(call, settings, scheduler, project, None,
+                        scheduler.delivery(0).kind, uri, origins)  # fmt: skip
+    with progress.working("bundling the project"):
+        packed = bundle(
+            project.root,
+            limit_bytes=settings.source_limit,
+            extra={
+                f"{project.subdirectory}/{name}".lstrip("/"): path
+                for name, path in project.files.items()
+            },
+        )
+    try:
+        way = scheduler.delivery(packed.size_bytes).kind
+        if way == "artifact":
+            experiment = MlflowClient(call.tracking_uri).get_experiment(call.experiment_id)
+            way = delivery.check_artifact(
+                experiment.artifact_location, uri, project.environment
+            )
+    except BaseException:
+        packed.close()
+        raise
+    return Prepared(call, settings, scheduler, project, packed, way, uri, origins)
+
+
+def make_spec(
+    prepared: Prepared,
+    run_id: str = _PLACEHOLDER_RUN,
+    artifact_uri: str = "",
+    submission: int = 1,
+    source: Mapping[str, Any] | None = None,
+    secrets: Mapping[str, Secret] | None = None,
+) -> JobSpec:
+    """Return the job of a prepared call; with the defaults, for a run that does not exist yet."""
+    project, settings = prepared.project, prepared.settings
+    if source is None:
+        if prepared.way == "git":
+            source = delivery.git_source(project)
+        elif prepared.way == "image":
+            source = delivery.directory_source(project, settings)
+        else:
+            source = {"kind": "archive"}
+    order = {
+        "format": 1,
+        "run_id": run_id,
+        "experiment_id": prepared.call.experiment_id,
+        "submission": submission,
+        "tracking_uri": prepared.job_tracking_uri,
+        "artifact_uri": artifact_uri,
+        "source": {"subdirectory": project.subdirectory, **source},
+        "entry_point": dict(project.entry_point),
+        "environment": dict(project.environment),
+        "env": tracking.plain_environment(),
+        "retry": {"owner": "none"},
+        "deadline_s": settings.deadline_s,
+    }
+    return JobSpec(
+        run_id=run_id,
+        experiment_id=prepared.call.experiment_id,
+        submission=submission,
+        order=order,
+        settings=settings,
+        bundle=prepared.bundle if prepared.way == "scheduler" else None,
+        secrets={**tracking.credentials(), **(secrets or {})},
+    )
+
+
+def check(prepared: Prepared, progress: Progress) -> Plan:
+    """Ask the cluster whether it would accept the job, without creating anything.
+
+    Raises:
+        MlflowExecError: It would not; the message says why.
+    """
+    plan = prepared.scheduler.plan(make_spec(prepared))
+    with progress.working("asking the cluster"):
+        report = prepared.scheduler.check(plan)
+    for warning in report.warnings:
+        progress.say(warning)
+    return plan
+
+
+def submit(prepared: Prepared, progress: Progress) -> Job:
+    """Create the run, upload, submit, and tag the run with the job's handle.
+
+    Raises:
+        MlflowExecError: The cluster refused after all; the run then has ended FAILED, saying why.
+    """
+    call = prepared.call
+    client = MlflowClient(call.tracking_uri)
+    run = tracking.create_run(
+        client, call.experiment_id, prepared.project, call.entry_point, call.version,
+        call.run_id, call.run_name,
+    )  # fmt: skip
+    run_id = run.info.run_id
+    store = MlflowRunStore(client)
+    try:
+        submission = _next_submission(run.data.tags.get(TAG_HANDLE))
+        source, secrets = None, {}
+        if prepared.bundle is not None and prepared.way in ("proxied", "presigned", "mlflow"):
+            with progress.working("uploading the project"):
+                source, secrets = delivery.upload(
+                    client, run_id, run.info.artifact_uri, prepared.bundle, prepared.way
+                )
+        spec = make_spec(
+            prepared, run_id, run.info.artifact_uri, submission, source, secrets
+        )
+        plan = prepared.scheduler.plan(spec)
+        client.log_text(run_id, plan.to_yaml(), f"{FOLDER}/manifest.yaml")
+        client.log_text(run_id, _portable(prepared.settings), f"{FOLDER}/settings.json")
+        _open(store, run_id, call.backend)
+        handle = prepared.scheduler.submit(plan)
+    except Exception as error:
+        _end_failed(store, run_id, error)
+        raise
+    store.set_tags(run_id, {TAG_HANDLE: str(handle), TAG_HANDLE_UID: handle.uid})
+    progress.say(f"run {run_id} is job {handle}")
+    uploads_log = tracking.entry_can_write(prepared.job_tracking_uri) and tracking.is_proxied(
+        run.info.artifact_uri
+    )
+    return Job(prepared.scheduler, handle, run_id, prepared.settings, client, uploads_log)
+
+
+def _next_submission(handle: str | None) -> int:
+    if not handle:
+        return 1
+    match = JOB_NAME.match(JobHandle.parse(handle).name)
+    return int(match.group(2)) + 1 if match else 1
+
+
+def _open(store: MlflowRunStore, run_id: str, backend: str) -> None:
+    """Mark the run as waiting, before the job can write to it; forget an earlier submission."""
+    record = store.read(run_id)
+    old = [t for t in (*FAILURE_TAGS, TAG_STATE_BY, TAG_LOG_COMPLETE) if t in record.tags]
+    store.delete_tags(run_id, old)
+    store.set_tags(run_id, {TAG_BACKEND: backend, TAG_STATE: JobState.QUEUED.value})
+    store.set_status(run_id, "SCHEDULED", None)
+
+
+def _end_failed(store: MlflowRunStore, run_id: str, error: Exception) -> None:
+    category = (
+        FailureCategory.INVALID_CONFIG
+        if isinstance(error, ConfigError)
+        else FailureCategory.INFRASTRUCTURE
+    )
+    why = Failure(category, f"The job could not be submitted: {error}")
+    write_end(store, run_id, End("FAILED", why.category.value, why.message), by="client")
+
+
+# What is true of this machine only; another one that attaches has its own.
+_LOCAL_SETTINGS = {
+    "kubeconfig", "context", "kube_context", "kube_job_template_path", "template", "patch",
+    "token_file", "ca_cert",
+}  # fmt: skip
+
+
+def _portable(settings: BackendSettings) -> str:
+    return json.dumps(
+        settings.model_dump(mode="json", exclude=_LOCAL_SETTINGS, exclude_defaults=True), indent=1
+    )
+
+
+def run(call: Call, progress: Progress) -> Job:
+    """Prepare, check and submit one call.
+
+    Raises:
+        MlflowExecError: It was refused, or failed; see `prepare`, `check` and `submit`.
+    """
+    prepared = prepare(call, progress)
+    try:
+        check(prepared, progress)
+        return submit(prepared, progress)
+    finally:
+        prepared.close()
+

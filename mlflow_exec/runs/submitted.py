@@ -1,0 +1,133 @@
+"""The handle that MLflow and Python callers hold of a submitted project."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from mlflow.exceptions import ExecutionException
+from mlflow.projects import SubmittedRun
+
+from mlflow_exec.errors import ClusterError, JobNotFoundError
+from mlflow_exec.jobs import Failure, FailureCategory, JobHandle, JobState, JobStatus
+from mlflow_exec.runs.logs import LogKeeper
+from mlflow_exec.runs.progress import Progress
+from mlflow_exec.runs.supervise import Follower, Job, finish, supervise
+from mlflow_exec.runtime.end import (
+    FINAL_STATES,
+    TAG_FAILURE_CATEGORY,
+    TAG_FAILURE_HINT,
+    TAG_FAILURE_MESSAGE,
+    TAG_STATE,
+)
+from mlflow_exec.settings import BackendSettings
+
+
+class ExecSubmittedRun(SubmittedRun):  # type: ignore[misc]
+    """A project that runs on a cluster."""
+
+    def __init__(self, job: Job) -> None:
+        self._job = job
+
+    @property
+    def run_id(self) -> str:
+        """The MLflow run."""
+        return self._job.run_id
+
+    @property
+    def handle(self) -> JobHandle:
+        """The job's address, valid on any machine."""
+        return self._job.handle
+
+    @property
+    def settings(self) -> BackendSettings:
+        """With what the job was submitted."""
+        return self._job.settings
+
+    def status(self) -> JobStatus:
+        """Return the job's status: of the run where it has ended, else of the cluster."""
+        record = self._job.store.read(self.run_id)
+        state = record.tags.get(TAG_STATE, "")
+        if state in FINAL_STATES:
+            return JobStatus(JobState(state), "", _failure(record.tags))
+        try:
+            status = self._job.scheduler.status(self.handle)
+        except JobNotFoundError as error:
+            return JobStatus(JobState.UNKNOWN, str(error))
+        except ClusterError as error:
+            return JobStatus(JobState.UNKNOWN, f"the cluster cannot be asked: {error}")
+        if status.state is JobState.RUNNING and state == JobState.STARTING.value:
+            # The cluster sees a running container; only its first step knows better.
+            return JobStatus(JobState.STARTING, "prepares its source and environment",
+                             attempt=status.attempt, native=status.native)  # fmt: skip
+        return status
+
+    def get_status(self) -> str:
+        """Return MLflow's word for the job's state; the run's own status where nothing is known."""
+        status = self.status().state.mlflow_status
+        return status or self._job.store.read(self.run_id).status
+
+    @property
+    def failure(self) -> Failure | None:
+        """Why the run failed, as its tags say; None if it did not, or has not ended."""
+        return _failure(self._job.store.read(self.run_id).tags)
+
+    def wait(self) -> bool:
+        """Wait until the end is written on the run; True if the job succeeded."""
+        record = self._job.store.read(self.run_id)
+        if record.tags.get(TAG_STATE) in FINAL_STATES:
+            return record.tags[TAG_STATE] == JobState.SUCCEEDED.value
+        return self.follow().state is JobState.SUCCEEDED
+
+    def follow(
+        self, on_log: Follower | None = None, progress: Progress | None = None
+    ) -> JobStatus:
+        """Wait like `wait`, showing the log and the states on the way."""
+        try:
+            return supervise(self._job, on_log=on_log, progress=progress)
+        except ClusterError as error:
+            raise ExecutionException(f"{self.handle}: {error}") from error
+
+    def cancel(self) -> None:
+        """Stop the job, leave nothing of it running, and end the run as KILLED.
+
+        A finished job keeps its result.
+
+        Raises:
+            CancelError: Something of it is still running.
+        """
+        record = self._job.store.read(self.run_id)
+        if record.tags.get(TAG_STATE) in FINAL_STATES:
+            return
+        keeper = LogKeeper(self._job.client, self.run_id)
+        job = self._job
+        try:
+            before = job.scheduler.status(self.handle)
+        except JobNotFoundError:
+            before = JobStatus(JobState.UNKNOWN)
+        if before.state.is_final:
+            finish(job, before, keeper)
+            return
+        keeper.capture(job.scheduler, self.handle)
+        job.scheduler.cancel(self.handle, timeout_s=job.settings.cancel_timeout_s)
+        message = "The job was cancelled."
+        finish(job, JobStatus(JobState.CANCELLED, message, native=before.native), keeper)
+
+    def logs(self, *, follow: bool = False) -> Iterator[str]:
+        """Yield the job's output: from the run once it is kept there, else from the cluster."""
+        keeper = LogKeeper(self._job.client, self.run_id)
+        if keeper.is_complete():
+            yield from keeper.read()
+            return
+        try:
+            yield from self._job.scheduler.logs(self.handle, follow=follow)
+        except JobNotFoundError:
+            yield from keeper.read()
+
+
+def _failure(tags: Mapping[str, str]) -> Failure | None:
+    category = tags.get(TAG_FAILURE_CATEGORY)
+    if not category:
+        return None
+    message, hint = tags.get(TAG_FAILURE_MESSAGE, ""), tags.get(TAG_FAILURE_HINT, "")
+    return Failure(FailureCategory(category), message, hint)
+

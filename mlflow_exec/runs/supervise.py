@@ -1,0 +1,259 @@
+"""Follows a job to its end and writes the end on its run.
+
+One path for everybody who waits: the command line, ``synchronous=True``, ``attach``.
+"""
+
+from __future__ import annotations
+
+import json
+import queue
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
+
+from mlflow_exec.errors import CancelError, ClusterError, MlflowExecError
+from mlflow_exec.jobs import Failure, FailureCategory, JobHandle, JobState, JobStatus
+from mlflow_exec.runs.clocks import Clocks
+from mlflow_exec.runs.logs import FOLDER, LogKeeper
+from mlflow_exec.runs.progress import Progress
+from mlflow_exec.runs.store import MlflowRunStore
+from mlflow_exec.runtime.end import FINAL_STATES, TAG_STATE, End, write_end
+from mlflow_exec.schedulers.base import Scheduler
+from mlflow_exec.settings import BackendSettings
+
+# A job that its cluster does not know (any more) is lost only after this time: schedulers answer
+# without a job for some seconds after a restart.
+LOST_GRACE_S = 30.0
+_TICK_S = 1.0
+_LOG_FLUSH_S = 30.0
+
+Follower = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Job:
+    """A submitted job and all that following it needs.
+
+    Attributes:
+        scheduler: Where it runs.
+        handle: Its address.
+        run_id: Its MLflow run.
+        settings: With which it was submitted.
+        client: MLflow's client for the run's tracking server.
+        uploads_log: Whether the job's first step puts the log on the run by itself.
+    """
+
+    scheduler: Scheduler
+    handle: JobHandle
+    run_id: str
+    settings: BackendSettings
+    client: MlflowClient
+    uploads_log: bool
+
+    @property
+    def store(self) -> MlflowRunStore:
+        """The run, as ends are written to it."""
+        return MlflowRunStore(self.client)
+
+
+def supervise(
+    job: Job, *, on_log: Follower | None = None, progress: Progress | None = None
+) -> JobStatus:
+    """Follow a job until its end is written on the run, and return its final status.
+
+    Args:
+        job: The job.
+        on_log: Called with the pieces of the job's output, live.
+        progress: Told of every change of the job's state.
+
+    Raises:
+        ClusterError: The cluster refuses to tell of the job (a missing right).
+        MlflowException: The end cannot be written on the run.
+    """
+    keeper = LogKeeper(job.client, job.run_id)
+    follow = on_log is not None or not job.uploads_log
+    with _captured(job, keeper, on_log) if follow else _nothing() as flush:
+        status = _until_final(job, keeper, progress)
+        flush()
+        finish(job, status, keeper, progress)
+    return status
+
+
+def _until_final(job: Job, keeper: LogKeeper, progress: Progress | None) -> JobStatus:
+    clocks = Clocks(job.settings)
+    for status in _statuses(job):
+        now_s = time.monotonic()
+        if status is not None:
+            if progress is not None:
+                progress.changed(describe(status))
+            clocks.see(status, now_s)
+            if status.state.is_final:
+                return status
+        why = clocks.expired(now_s)
+        if why is not None:
+            keeper.capture(job.scheduler, job.handle)
+            return _give_up(job, why, progress)
+    return _lost(job)
+
+
+def _statuses(job: Job) -> Iterator[JobStatus | None]:
+    """Yield the job's statuses as they come, and None at least once a second in between.
+
+    Ends when the cluster has not known the job for `LOST_GRACE_S`.
+    """
+    said: queue.SimpleQueue[JobStatus | Exception | None] = queue.SimpleQueue()
+
+    def run() -> None:
+        unknown_since_s: float | None = None
+        try:
+            while True:
+                for _, status in job.scheduler.watch([job.handle]):
+                    if status is None:
+                        break
+                    unknown_since_s = None
+                    said.put(status)
+                    if status.state.is_final:
+                        return
+                unknown_since_s = unknown_since_s or time.monotonic()
+                if time.monotonic() - unknown_since_s > LOST_GRACE_S:
+                    said.put(None)
+                    return
+                time.sleep(_TICK_S)  # the pause between two questions for a job not known
+        except Exception as error:
+            said.put(error)
+
+    threading.Thread(target=run, name="mlflow-exec-watch", daemon=True).start()
+    while True:
+        try:
+            item = said.get(timeout=_TICK_S)
+        except queue.Empty:
+            yield None
+            continue
+        if isinstance(item, Exception):
+            raise item
+        if item is None:
+            return
+        yield item
+
+
+def _give_up(job: Job, why: Failure, progress: Progress | None) -> JobStatus:
+    """End a job whose clock ran out: the native job goes, the run says why."""
+    message = why.message
+    try:
+        job.scheduler.cancel(job.handle, timeout_s=job.settings.cancel_timeout_s)
+    except (CancelError, ClusterError) as error:
+        message = f"{message} And the job could not be removed: {error}"
+    status = JobStatus(JobState.FAILED, message, Failure(why.category, message, why.hint))
+    if progress is not None:
+        progress.changed(describe(status))
+    return status
+
+
+def _lost(job: Job) -> JobStatus:
+    record = job.store.read(job.run_id)
+    state = record.tags.get(TAG_STATE)
+    if state in FINAL_STATES:
+        return JobStatus(JobState(state), "The run had ended before.")
+    message = "The cluster does not know the job any more, and nobody saw how it ended."
+    hint = "It was deleted, or its cluster was made anew. Submit it again."
+    return JobStatus(JobState.FAILED, message, Failure(FailureCategory.LOST, message, hint))
+
+
+def finish(
+    job: Job, status: JobStatus, keeper: LogKeeper | None = None, progress: Progress | None = None
+) -> None:
+    """Keep a finished job's log and diagnosis, then write the end of its run.
+
+    Safe to repeat. What cannot be kept is told and stops nothing: the end matters more.
+    """
+    keeper = keeper or LogKeeper(job.client, job.run_id)
+    say = progress.say if progress is not None else (lambda _: None)
+    trouble = keeper.keep(job.scheduler, job.handle)
+    if trouble:
+        say(trouble)
+    if status.native or status.failure:
+        try:
+            keep_diagnosis(job, status)
+        except (MlflowException, OSError) as error:
+            say(f"the diagnosis could not be kept on the run: {error}")
+    write_end(job.store, job.run_id, end_of(status), by="client")
+    try:
+        job.scheduler.retire(job.handle)
+    except MlflowExecError as error:
+        say(f"the finished job stays in the cluster: {error}")
+
+
+def end_of(status: JobStatus) -> End:
+    """Return the end of a run whose job has this final status."""
+    why = status.failure
+    if status.state is JobState.SUCCEEDED:
+        return End("SUCCEEDED", exit_code=0)
+    if why is None:
+        return End(status.state.value, message=status.message, exit_code=status.exit_code)
+    return End(status.state.value, why.category.value, why.message, why.hint, status.exit_code)
+
+
+def keep_diagnosis(job: Job, status: JobStatus) -> None:
+    """Put what the scheduler says of the job on the run, as ``mlflow-exec/diagnosis.json``."""
+    data = {
+        "handle": str(job.handle),
+        "state": status.state.value,
+        "message": status.message,
+        "failure": asdict(status.failure) if status.failure else None,
+        "exit_code": status.exit_code,
+        "attempt": status.attempt,
+        "native": status.native,
+    }
+    text = json.dumps(data, indent=2, default=str, ensure_ascii=False)
+    job.client.log_text(job.run_id, text, f"{FOLDER}/diagnosis.json")
+
+
+def describe(status: JobStatus) -> str:
+    """Return one line for people: the state, and what the job waits for or why it failed."""
+    if status.state is JobState.FAILED and status.failure is not None:
+        return f"FAILED: {status.failure}"
+    if status.state is JobState.SUCCEEDED:
+        return status.state.value
+    return f"{status.state.value}{': ' + status.message if status.message else ''}"
+
+
+class _nothing:
+    def __enter__(self) -> Callable[[], None]:
+        return lambda: None
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+
+class _captured:
+    """Follows the job's log in a thread, into a file and to ``on_log``."""
+
+    def __init__(self, job: Job, keeper: LogKeeper, on_log: Follower | None) -> None:
+        self._job, self._keeper, self._on_log = job, keeper, on_log
+        self._folder = tempfile.TemporaryDirectory(prefix="mlflow-exec-")
+        self._thread = threading.Thread(target=self._run, name="mlflow-exec-log", daemon=True)
+
+    def __enter__(self) -> Callable[[], None]:
+        self._thread.start()
+        return lambda: self._thread.join(_LOG_FLUSH_S)
+
+    def _run(self) -> None:
+        path = Path(self._folder.name) / "log.txt"
+        try:
+            with open(path, "wb") as file:
+                for piece in self._job.scheduler.logs(self._job.handle, follow=True):
+                    file.write(piece.encode())
+                    if self._on_log is not None:
+                        self._on_log(piece)
+            self._keeper.captured = path
+        except (MlflowExecError, OSError):
+            return  # the log is read again at the end; its reader decides nothing
+
+    def __exit__(self, *_: object) -> None:
+        self._folder.cleanup()

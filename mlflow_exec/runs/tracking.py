@@ -1,0 +1,148 @@
+"""The run of a submission, and the tracking server as this machine and the job see it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from urllib.parse import urlsplit, urlunsplit
+
+from mlflow import MlflowClient
+from mlflow.entities import Param, Run, RunTag, SourceType
+from mlflow.projects import utils as mlflow_projects
+from mlflow.tracking import fluent
+from mlflow.tracking._tracking_service.utils import _get_git_url_if_present
+from mlflow.tracking.context.default_context import _get_user
+from mlflow.utils import mlflow_tags as names
+from mlflow.utils.uri import is_databricks_uri
+
+from mlflow_exec.credentials import Secret
+from mlflow_exec.errors import ConfigError
+from mlflow_exec.runs.project import Project
+from mlflow_exec.settings import BackendSettings
+
+# https://mlflow.org/docs/latest/self-hosting/security/basic-http-auth/ and mlflow's
+# environment_variables.py; the values are sent to the job out of sight, the others in the open.
+CREDENTIALS = (
+    "MLFLOW_TRACKING_USERNAME",
+    "MLFLOW_TRACKING_PASSWORD",
+    "MLFLOW_TRACKING_TOKEN",
+)
+_PLAIN = ("MLFLOW_TRACKING_INSECURE_TLS", "MLFLOW_WORKSPACE")
+
+
+def job_tracking_uri(settings: BackendSettings, uri: str, *, same_machine: bool) -> str:
+    """Return the tracking URI for the job.
+
+    Args:
+        settings: Its ``tracking_uri`` wins.
+        uri: The submitting process's.
+        same_machine: Whether the job runs on this machine.
+
+    Raises:
+        ConfigError: The job could not reach it.
+    """
+    wanted = settings.tracking_uri or uri
+    parts = urlsplit(wanted)
+    if parts.username or parts.password:
+        raise ConfigError(
+            "tracking_uri: it holds a user name or a password, which everybody who sees the job "
+            "could read; give them by MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
+        )
+    if same_machine or is_databricks_uri(wanted):
+        return wanted
+    local_store = parts.scheme in ("", "file", "sqlite")
+    local_host = (parts.hostname or "") in ("localhost", "127.0.0.1", "::1", "0.0.0.0")
+    if local_store or local_host:
+        raise ConfigError(
+            f"tracking_uri: the job runs on another machine and cannot reach {wanted!r}; start a "
+            f"tracking server that it can reach (mlflow server --host …) and set "
+            f"MLFLOW_TRACKING_URI, or 'tracking_uri' in the backend configuration if the job sees "
+            f"it under another name"
+        )
+    return wanted
+
+
+def credentials() -> dict[str, Secret]:
+    """Return the tracking server's credentials that this process has in its environment."""
+    return {
+        name: Secret(f"environment variable {name}", lambda name=name: os.environ[name])  # type: ignore[misc]
+        for name in CREDENTIALS
+        if os.environ.get(name)
+    }
+
+
+def plain_environment() -> dict[str, str]:
+    """Return the settings of MLflow's client that the job needs too and anybody may see."""
+    return {name: os.environ[name] for name in _PLAIN if os.environ.get(name)}
+
+
+def entry_can_write(tracking_uri: str) -> bool:
+    """Whether the job's first step can reach the run by MLflow's REST API."""
+    return urlsplit(tracking_uri).scheme in ("http", "https")
+
+
+def is_proxied(artifact_uri: str) -> bool:
+    """Whether artifacts go through the tracking server, so that plain HTTP is enough."""
+    parts = urlsplit(artifact_uri)
+    through = "/api/2.0/mlflow-artifacts/artifacts" in parts.path
+    return parts.scheme == "mlflow-artifacts" or (parts.scheme in ("http", "https") and through)
+
+
+def create_run(
+    client: MlflowClient,
+    experiment_id: str,
+    project: Project,
+    entry_point: str,
+    version: str | None,
+    run_id: str | None,
+    run_name: str | None,
+) -> Run:
+    """Create the run of a submission, or take the one that the user names.
+
+    It has MLflow's own tags, and the parameters as they are: MLflow's helper logs them quoted for
+    the shell, and the job's own ``log_param`` then collides with them.
+    """
+    tags = _tags(project, entry_point, version)
+    if run_id is None:
+        run = client.create_run(experiment_id, tags=tags, run_name=run_name)
+    else:
+        run = client.get_run(run_id)
+    known = run.data.params
+    params = [Param(k, v) for k, v in project.parameters.items() if k not in known]
+    if params or run_id is not None:
+        new = [RunTag(k, v) for k, v in tags.items()] if run_id is not None else []
+        client.log_batch(run.info.run_id, params=params, tags=new)
+    return run
+
+
+def _tags(project: Project, entry_point: str, version: str | None) -> dict[str, str]:
+    folder = str(project.folder)
+    location = mlflow_projects._parse_subdirectory(project.uri)[0]
+    if mlflow_projects._is_local_uri(location):
+        source = _get_git_url_if_present(str(Path(project.uri).absolute()))
+    else:
+        source = without_credentials(project.uri)
+    parent = fluent.active_run()
+    commit = mlflow_projects.get_git_commit(folder)
+    branch = mlflow_projects._is_valid_branch_name(folder, version)
+    tags: Mapping[str, str | None] = {
+        names.MLFLOW_USER: _get_user(),
+        names.MLFLOW_SOURCE_NAME: source,
+        names.MLFLOW_SOURCE_TYPE: SourceType.to_string(SourceType.PROJECT),
+        names.MLFLOW_PROJECT_ENTRY_POINT: entry_point,
+        names.MLFLOW_PROJECT_ENV: project.environment["manager"],
+        names.MLFLOW_GIT_COMMIT: commit,
+        names.MLFLOW_GIT_REPO_URL: mlflow_projects.get_git_repo_url(folder),
+        names.MLFLOW_GIT_BRANCH: version if branch else None,
+        names.MLFLOW_PARENT_RUN_ID: parent.info.run_id if parent else None,
+    }
+    return {key: value for key, value in tags.items() if value is not None}
+
+
+def without_credentials(uri: str) -> str:
+    """Return a URI without the user name and password in it."""
+    parts = urlsplit(uri)
+    if "@" not in parts.netloc or not parts.scheme.startswith("http"):
+        return uri
+    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
