@@ -50,6 +50,23 @@ class Report:
 
 
 @dataclass(frozen=True)
+class Finding:
+    """One thing that ``mlflow-exec doctor`` looked at.
+
+    Attributes:
+        ok: Whether it is as it should be.
+        subject: What was looked at.
+        detail: What was found.
+        way_on: What to do about it, where it is not.
+    """
+
+    ok: bool
+    subject: str
+    detail: str
+    way_on: str = ""
+
+
+@dataclass(frozen=True)
 class Delivery:
     """How a scheduler wants the project delivered.
 
@@ -122,6 +139,10 @@ class Scheduler(ABC):
     @abstractmethod
     def retire(self, handle: JobHandle) -> None:
         """Let the cluster forget a finished job, now that all that matters of it was kept."""
+
+    @abstractmethod
+    def diagnose(self) -> Iterator[Finding]:
+        """Yield which cluster is reached, as whom, and what is missing; changes nothing."""
 
     def status(self, handle: JobHandle) -> JobStatus:
         """Return the job's status now.

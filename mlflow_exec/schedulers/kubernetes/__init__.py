@@ -31,7 +31,8 @@ from mlflow_exec.errors import (
     UnreachableError,
 )
 from mlflow_exec.jobs import JobHandle, JobSpec, JobStatus
-from mlflow_exec.schedulers.base import Delivery, Plan, Report, Scheduler
+from mlflow_exec.schedulers.base import Delivery, Finding, Plan, Report, Scheduler
+from mlflow_exec.schedulers.kubernetes.doctor import findings
 from mlflow_exec.schedulers.kubernetes.logs import PodLog, has_log
 from mlflow_exec.schedulers.kubernetes.plan import CONFIGMAP_BUNDLE_BYTES, LABEL_RUN, make_plan
 from mlflow_exec.schedulers.kubernetes.status import job_status, true_conditions
@@ -120,6 +121,15 @@ class KubernetesScheduler(Scheduler):
                     reason=error.reason,
                 ) from error
         return Report()
+
+    def diagnose(self) -> Iterator[Finding]:
+        """See :meth:`~.Scheduler.diagnose`."""
+        try:
+            client, namespace = self._connect(), self._namespace()
+        except ConfigError as error:
+            yield Finding(False, "kubeconfig", str(error), "Point KUBECONFIG at a kubeconfig.")
+            return
+        yield from findings(client, namespace, self._settings.cluster_name)
 
     # -- acting -----------------------------------------------------------------------------
 

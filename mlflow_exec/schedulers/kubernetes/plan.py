@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Mapping
@@ -62,10 +63,11 @@ def make_plan(spec: JobSpec, settings: KubernetesSettings, namespace: str) -> Pl
         ConfigError: A template, a patch or a combination of settings cannot be honoured.
     """
     secrets = {**spec.secrets, **_from_environment(settings)}
-    data = {"source.zip": spec.bundle.path.read_bytes()} if spec.bundle else {}
-    files = {name: runtime.read(name) for name in runtime.RUNTIME_FILES}
-    files["order.json"] = json.dumps(_order(spec, settings), ensure_ascii=False, indent=1)
-    size = sum(map(len, data.values())) + sum(len(text.encode()) for text in files.values())
+    order = json.dumps(_order(spec, settings), ensure_ascii=False, indent=1)
+    data = {name: runtime.read(name).encode() for name in runtime.RUNTIME_FILES}
+    if spec.bundle:
+        data["source.zip"] = spec.bundle.path.read_bytes()
+    size = sum(map(len, data.values())) + len(order.encode())
     if size > CONFIGMAP_BYTES:
         raise ConfigError(
             f"source: configmap: the project and the job's order are {size} bytes, a ConfigMap "
@@ -76,14 +78,14 @@ def make_plan(spec: JobSpec, settings: KubernetesSettings, namespace: str) -> Pl
     if secrets:
         shown = {name: f"<{secret.source}>" for name, secret in sorted(secrets.items())}
         objects += render("kubernetes/credentials.yaml.j2", {**values, "data": shown})
-    printable = {
-        name: f"<{len(content)} bytes, sha256 {spec.bundle.sha256 if spec.bundle else ''}>"
-        for name, content in data.items()
-    }
-    objects += render(
-        "kubernetes/files.yaml.j2", {**values, "data": files, "binary_data": printable}
-    )
+    shown = {name: _in_brief(content) for name, content in sorted(data.items())}
+    files = {"order": order, "files": shown}
+    objects += render("kubernetes/files.yaml.j2", {**values, **files})
     return Plan(spec, tuple(objects), data, secrets)
+
+
+def _in_brief(content: bytes) -> str:
+    return f"<{len(content)} bytes, sha256 {hashlib.sha256(content).hexdigest()}>"
 
 
 def _from_environment(settings: KubernetesSettings) -> dict[str, Secret]:

@@ -1,0 +1,300 @@
+"""``mlflow-exec``: look at, follow and stop jobs by their run, from any machine."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from typing import Any, TypeVar
+
+import click
+
+from mlflow_exec import __version__, registry
+from mlflow_exec.errors import ConfigError, MlflowExecError
+from mlflow_exec.settings import json_schema, load_config
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+_output = click.option(
+    "--output", "-o", type=click.Choice(["text", "json"]), default="text", show_default=True,
+    help="How to print the result.",
+)  # fmt: skip
+_config = click.option(
+    "--backend-config", "-c", "config", metavar="FILE|JSON", default=None,
+    help="Backend settings: a JSON or YAML file, or a JSON string.",
+)  # fmt: skip
+_run_id = click.argument("run_id")
+_backend = click.argument("backend", type=click.Choice([b.name for b in registry.BACKENDS]))
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="mlflow-exec")
+def cli() -> None:
+    """Run MLflow projects on the clusters you already have.
+
+    Jobs are found by their run on the tracking server of MLFLOW_TRACKING_URI.
+    """
+
+
+def main() -> None:
+    """Run the command line; errors are one sentence on stderr and exit code 1."""
+    # MLflow prints links to stdout when it ends a run; stdout is for the result.
+    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
+    with _errors():
+        cli()
+
+
+@contextmanager
+def _errors() -> Iterator[None]:
+    try:
+        yield
+    except MlflowExecError as error:
+        click.echo(f"mlflow-exec: {error}", err=True)
+    except Exception as error:
+        # MLflow's own errors are sentences too; importing MLflow for their class costs seconds.
+        if not type(error).__module__.startswith("mlflow."):
+            raise
+        click.echo(f"mlflow-exec: {error}", err=True)
+    else:
+        return
+    sys.exit(1)
+
+
+def parse_config(text: str | None) -> dict[str, Any]:
+    """Read the value of ``--backend-config``: a file's path, or JSON.
+
+    Raises:
+        ConfigError: It is neither.
+    """
+    if not text:
+        return {}
+    if text.lstrip().startswith("{"):
+        try:
+            data = json.loads(text)
+        except ValueError as error:
+            raise ConfigError(f"--backend-config: not valid JSON: {error}") from error
+        return dict(data)
+    return load_config(text)
+
+
+def _emit(data: Any, output: str, text: str) -> None:
+    if output == "json":
+        click.echo(json.dumps(data, indent=2, default=str, ensure_ascii=False))
+    else:
+        click.echo(text)
+
+
+def _attached(run_id: str, config: str | None) -> Any:
+    from mlflow_exec.runs.attach import attach
+
+    return attach(run_id, config=parse_config(config))
+
+
+def _status_data(submitted: Any) -> dict[str, Any]:
+    status = submitted.status()
+    failure = submitted.failure if status.state.is_final else status.failure
+    return {
+        "run_id": submitted.run_id,
+        "handle": str(submitted.handle),
+        "state": status.state.value,
+        "message": status.message,
+        "failure": asdict(failure) if failure else None,
+    }
+
+
+def _status_text(data: dict[str, Any]) -> str:
+    lines = [f"run     {data['run_id']}", f"job     {data['handle']}", f"state   {data['state']}"]
+    if data["message"]:
+        lines.append(f"        {data['message']}")
+    failure = data["failure"]
+    if failure:
+        lines += [f"reason  {failure['category'].value}: {failure['message']}"]
+        lines += [f"        {failure['hint']}"] if failure["hint"] else []
+    return "\n".join(lines)
+
+
+@cli.command()
+@_run_id
+@_config
+@_output
+def status(run_id: str, config: str | None, output: str) -> None:
+    """Show where a run's job is, and why it failed."""
+    data = _status_data(_attached(run_id, config))
+    _emit(data, output, _status_text(data))
+
+
+@cli.command()
+@_run_id
+@click.option("--follow", "-f", is_flag=True, help="Go on until the job ends.")
+@_config
+@_output
+def logs(run_id: str, follow: bool, config: str | None, output: str) -> None:
+    """Print a job's output: from the run where it is kept, else from the cluster.
+
+    With --output json each piece is one line: {"log": "…"}.
+    """
+    for piece in _attached(run_id, config).logs(follow=follow):
+        if output == "json":
+            click.echo(json.dumps({"log": piece}, ensure_ascii=False))
+        else:
+            click.echo(piece, nl=False)
+
+
+@cli.command()
+@_run_id
+@_config
+@_output
+def attach(run_id: str, config: str | None, output: str) -> None:
+    """Follow a job to its end, as `mlflow run` does; exit with 0 if it succeeded, else 1.
+
+    Ctrl-C leaves the job running.
+    """
+    from mlflow_exec.plugins.project_backend import follow
+    from mlflow_exec.runs.progress import Progress
+
+    submitted = _attached(run_id, config)
+    if output == "json":
+        submitted.wait()
+        data = _status_data(submitted)
+        _emit(data, output, "")
+        sys.exit(0 if data["state"] == "SUCCEEDED" else 1)
+    follow(submitted, Progress())
+
+
+@cli.command()
+@_run_id
+@_config
+@_output
+def cancel(run_id: str, config: str | None, output: str) -> None:
+    """Stop a job, leave nothing of it running, and end its run as KILLED.
+
+    A finished job keeps its result.
+    """
+    submitted = _attached(run_id, config)
+    submitted.cancel()
+    data = _status_data(submitted)
+    _emit(data, output, _status_text(data))
+
+
+@cli.command("list")
+@click.option("--experiment-name", metavar="NAME", help="Only this experiment's runs.")
+@click.option("--experiment-id", metavar="ID", help="Only this experiment's runs.")
+@click.option("--open", "only_open", is_flag=True, help="Only runs that have not ended.")
+@click.option("--limit", default=50, show_default=True, help="At most this many, newest first.")
+@_output
+def list_(
+    experiment_name: str | None,
+    experiment_id: str | None,
+    only_open: bool,
+    limit: int,
+    output: str,
+) -> None:
+    """List submitted runs with their state and reason, as the runs themselves say."""
+    from mlflow_exec.runs.listing import submitted_runs
+
+    rows = submitted_runs(experiment_name, experiment_id, only_open=only_open, limit=limit)
+    widths = (32, 8, 10)
+    lines = [f"{'RUN':<32}  {'BACKEND':<8}  {'STATE':<10}  REASON"]
+    for row in rows:
+        cells = (row["run_id"], row["backend"], row["state"])
+        left = "  ".join(f"{cell:<{width}}" for cell, width in zip(cells, widths, strict=True))
+        lines.append(f"{left}  {(row['failure'] or '')[:100]}".rstrip())
+    _emit(rows, output, "\n".join(lines))
+
+
+@cli.command()
+@click.argument("uri")
+@click.option("--backend", "-b", required=True, help="k8s or ray.")
+@_config
+@click.option("--entry-point", "-e", default="main", show_default=True)
+@click.option("--version", "-v", "version", default=None, help="Of a git project.")
+@click.option("--param-list", "-P", "parameters", multiple=True, metavar="NAME=VALUE")
+@click.option(
+    "--env-manager", type=click.Choice(["local", "virtualenv", "uv", "conda"]), default=None
+)
+@_output
+def render(
+    uri: str,
+    backend: str,
+    config: str | None,
+    entry_point: str,
+    version: str | None,
+    parameters: tuple[str, ...],
+    env_manager: str | None,
+    output: str,
+) -> None:
+    """Print what `mlflow run` with the same arguments would create; nothing is created."""
+    from mlflow_exec.runs.rendering import rendered
+
+    pairs = [item.partition("=") for item in parameters]
+    for name, equals, _ in pairs:
+        if not equals:
+            raise ConfigError(f"-P: NAME=VALUE is needed; given {name!r}")
+    given = {name: value for name, _, value in pairs}
+    settings = {**parse_config(config), "ENV_MANAGER": env_manager}
+    plan, origins = rendered(backend, uri, entry_point, version, given, settings)
+    comments = "".join(f"# {key}: from {origin}\n" for key, origin in sorted(origins.items()))
+    _emit(
+        {"objects": list(plan.objects), "origins": dict(origins)},
+        output,
+        comments + plan.to_yaml().rstrip(),
+    )
+
+
+@cli.command()
+@_backend
+def schema(backend: str) -> None:
+    """Print the JSON Schema of a backend's configuration."""
+    settings = registry.load(registry.backend(backend).settings)
+    click.echo(json.dumps(json_schema(settings), indent=2))
+
+
+@cli.command()
+@click.argument(
+    "backend", required=False, type=click.Choice([b.name for b in registry.BACKENDS])
+)
+@_config
+@_output
+def doctor(backend: str | None, config: str | None, output: str) -> None:
+    """Say what is installed, which cluster is reached as whom, and what is missing.
+
+    Exits with 1 if something is missing.
+    """
+    from mlflow_exec.runs.diagnosis import diagnose
+
+    findings = list(diagnose(backend, parse_config(config)))
+    lines = []
+    for item in findings:
+        lines.append(f"{'ok     ' if item.ok else 'MISSING'} {item.subject}: {item.detail}")
+        lines += [f"        {item.way_on}"] if item.way_on else []
+    _emit([asdict(item) for item in findings], output, "\n".join(lines))
+    sys.exit(0 if all(item.ok for item in findings) else 1)
+
+
+@cli.group()
+def ray() -> None:
+    """Look at or stop the Ray that was started on this machine."""
+
+
+@ray.command("stop")
+@_output
+def ray_stop(output: str) -> None:
+    """Stop the Ray that `mlflow run --backend ray` started, and no other."""
+    from mlflow_exec.clients import ray_embedded
+
+    stopped = ray_embedded.stop()
+    _emit({"stopped": stopped}, output, "stopped" if stopped else "no Ray of ours is running")
+
+
+@ray.command("status")
+@_output
+def ray_status(output: str) -> None:
+    """Show the Ray that was started on this machine."""
+    from mlflow_exec.clients import ray_embedded
+
+    found = ray_embedded.status()
+    data = asdict(found) if found else None
+    _emit(data, output, f"{found.address} (pid {found.pid})" if found else "none is running")

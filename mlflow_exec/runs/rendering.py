@@ -1,0 +1,35 @@
+"""What a call of ``mlflow run`` would create, without creating it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import mlflow
+
+from mlflow_exec.runs.progress import Progress
+from mlflow_exec.runs.submit import Call, make_spec, prepare
+from mlflow_exec.schedulers.base import Plan
+
+
+def rendered(
+    backend: str,
+    uri: str,
+    entry_point: str,
+    version: str | None,
+    parameters: Mapping[str, str],
+    config: Mapping[str, Any],
+) -> tuple[Plan, Mapping[str, str]]:
+    """Return the plan of a call, for a run that does not exist, and where its settings are from.
+
+    Raises:
+        MlflowExecError: The call would be refused.
+    """
+    call = Call(backend, uri, entry_point, parameters, version, config,
+                mlflow.get_tracking_uri(), "0")  # fmt: skip
+    prepared = prepare(call, Progress())
+    try:
+        plan = prepared.scheduler.plan(make_spec(prepared))
+        return plan, prepared.origins
+    finally:
+        prepared.close()
