@@ -1,0 +1,139 @@
+"""Take a picture of a run's page in MLflow's UI, for the documentation.
+
+    python docs/screenshot.py --tracking-uri http://localhost:5000 --run-id 1f… --output run.png
+
+Needs ``pip install selenium``, Chromium and its driver (Debian: ``chromium chromium-driver``), and
+a tracking server that asks for no sign-in. The page is MLflow's own with two changes: tags are
+shown in full (MLflow cuts long ones and shows the rest when the mouse is over them), and the button
+of its assistant is hidden.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+from urllib.error import URLError
+from urllib.parse import quote
+from urllib.request import urlopen
+
+from selenium import webdriver
+from selenium.common.exceptions import TimeoutException
+from selenium.webdriver.support.ui import WebDriverWait
+
+LOAD_TIMEOUT_S = 60
+
+# What a visitor has chosen before: the pages for training, and no assistant beside them.
+CHOICES = {
+    "mlflow.workflowType_v1": '"machine_learning"',
+    "mlflow.assistant.fab.autoOpenedOnFirstLoad_v1": "true",
+    "mlflow.assistant.panelOpen_v1": "false",
+}
+STYLE = """
+[data-component-type="tag"], [data-component-type="tag"] * {
+    max-width: none !important; white-space: normal !important; overflow: visible !important;
+    height: auto !important; overflow-wrap: anywhere;
+}
+[data-component-type="tag"] span { display: inline !important; }
+[data-assistant-ui] { display: none !important; }
+"""
+SHOWN = "return [...document.querySelectorAll('[title]')].map(element => element.title)"
+
+
+def main() -> int:
+    """Take the picture that the command line asks for."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--tracking-uri", required=True, help="where the tracking server answers")
+    parser.add_argument("--run-id", required=True)
+    parser.add_argument("--output", type=Path, required=True, help="the PNG file to write")
+    parser.add_argument("--width", type=int, default=1400, help="of the page, in CSS pixels")
+    parser.add_argument("--height", type=int, default=1000, help="of the page, in CSS pixels")
+    parser.add_argument("--scale", type=float, default=2, help="pixels of the PNG per CSS pixel")
+    options = parser.parse_args()
+    server = options.tracking_uri.rstrip("/")
+    try:
+        run = fetch_run(server, options.run_id)
+    except URLError as error:
+        print(f"{server}: cannot read run {options.run_id!r}: {error}", file=sys.stderr)
+        return 1
+    options.output.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as profile:
+        browser = start_browser(Path(profile), options.width, options.height, options.scale)
+        try:
+            open_run(browser, server, run)
+            options.output.write_bytes(browser.get_screenshot_as_png())
+        except TimeoutException as error:
+            print(f"{server}: {error.msg}", file=sys.stderr)
+            return 1
+        finally:
+            browser.quit()
+    return 0
+
+
+def fetch_run(server: str, run_id: str) -> dict[str, Any]:
+    """The run as MLflow's REST API describes it."""
+    with urlopen(f"{server}/api/2.0/mlflow/runs/get?run_id={quote(run_id)}", timeout=30) as answer:
+        run: dict[str, Any] = json.load(answer)["run"]
+    return run
+
+
+def start_browser(profile: Path, width: int, height: int, scale: float) -> webdriver.Chrome:
+    """A Chromium without a window, a history or a connection to its maker."""
+    options = webdriver.ChromeOptions()
+    options.binary_location = shutil.which("chromium") or shutil.which("google-chrome") or ""
+    for argument in (
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--no-first-run",
+        "--disable-background-networking",
+        "--disable-component-update",
+        "--disable-sync",
+        "--hide-scrollbars",
+        f"--user-data-dir={profile}",
+    ):
+        options.add_argument(argument)
+    service = webdriver.ChromeService(shutil.which("chromedriver"))
+    browser = webdriver.Chrome(options=options, service=service)
+    size = {"width": width, "height": height, "deviceScaleFactor": scale, "mobile": False}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    return browser
+
+
+def open_run(browser: webdriver.Chrome, server: str, run: dict[str, Any]) -> None:
+    """Open the page of ``run`` and return when it shows all that there is to show."""
+    choose = (
+        f"for (const [k, v] of Object.entries({json.dumps(CHOICES)})) localStorage.setItem(k, v)"
+    )
+    browser.execute_cdp_cmd("Page.addScriptToEvaluateOnNewDocument", {"source": choose})
+    info, tags = run["info"], run["data"].get("tags", [])
+    browser.get(f"{server}/#/experiments/{info['experiment_id']}/runs/{info['run_id']}")
+    # MLflow shows no tag of its own among the tags.
+    expected = {tag["key"] for tag in tags if not tag["key"].startswith("mlflow.")}
+    before = ""
+
+    def complete(_: webdriver.Chrome) -> bool:
+        # Parts of the page come one by one: it is complete when nothing came since the last look.
+        nonlocal before
+        last, before = before, browser.execute_script("return document.body.innerText")
+        shown = set(browser.execute_script(SHOWN))
+        return before == last and info["run_id"] in before and expected <= shown
+
+    WebDriverWait(browser, LOAD_TIMEOUT_S, poll_frequency=1).until(
+        complete,
+        f"the page of run {info['run_id']} does not show the run with its tags {sorted(expected)}",
+    )
+    style = f"document.head.appendChild(document.createElement('style')).textContent = {STYLE!r}"
+    browser.execute_script(style)
+    # Two frames later the browser has drawn what the style has changed.
+    browser.execute_async_script(
+        "const done = arguments[0]; requestAnimationFrame(() => requestAnimationFrame(done))"
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())
