@@ -8,6 +8,7 @@ import json
 import os
 import select
 import socket
+import ssl
 import subprocess
 import sys
 import threading
@@ -128,7 +129,7 @@ def mlflow_server(
         with contextlib.suppress(ProcessLookupError):
             os.killpg(server.pid, 15)
         try:
-            server.wait(20)
+            server.wait(3)
         except subprocess.TimeoutExpired:
             os.killpg(server.pid, 9)
             server.wait()
@@ -202,8 +203,8 @@ class FileServer:
 
 
 @contextlib.contextmanager
-def file_server() -> Iterator[FileServer]:
-    """Run a server of plain files on loopback."""
+def file_server(certificate: Path | None = None, key: Path | None = None) -> Iterator[FileServer]:
+    """Run a server of plain files on loopback; with a certificate, over https."""
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -219,6 +220,14 @@ def file_server() -> Iterator[FileServer]:
 
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         served = FileServer(f"http://127.0.0.1:{server.server_port}")
+        if certificate is not None:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            context.load_cert_chain(certificate, key)
+            # The handshake belongs to the request's thread, which may see it fail.
+            server.socket = context.wrap_socket(
+                server.socket, server_side=True, do_handshake_on_connect=False
+            )
+            served.url = served.url.replace("http:", "https:")
         thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
         thread.start()
         yield served

@@ -22,7 +22,8 @@ LOG_ARTIFACT = "mlflow-exec/log.txt"
 PARTS_FOLDER = "mlflow-exec/log"
 
 _PART_PATIENCE_S = 5.0
-_WHOLE_PATIENCE_S = 30.0
+# The whole log is retried for this many intervals.
+_WHOLE_PATIENCE_INTERVALS = 3
 _DELETE_BUDGET_S = 60.0
 _STOP_PATIENCE_S = 60.0
 # A job that prints all day would leave thousands of parts: every 100 parts the pace slows down.
@@ -177,7 +178,8 @@ class LogUpload:
                 self._append_to_earlier()
                 whole, size_bytes = self._earlier, self._earlier.seek(0, os.SEEK_END)
             whole.seek(0)
-            self._artifacts.put(LOG_ARTIFACT, whole, size_bytes, _WHOLE_PATIENCE_S)
+            patience_s = max(_WHOLE_PATIENCE_INTERVALS * self._interval_s, _PART_PATIENCE_S)
+            self._artifacts.put(LOG_ARTIFACT, whole, size_bytes, patience_s)
 
     def _append_to_earlier(self) -> None:
         if self._earlier is None or self._log.path is None:

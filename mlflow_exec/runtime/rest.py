@@ -236,12 +236,17 @@ class RestRunStore:
 
 
 class ArtifactRoot:
-    """A run's artifacts behind the tracking server's proxy."""
+    """A run's artifacts behind the tracking server's proxy.
+
+    Args:
+        server: Whose credentials are used.
+        url: The root's URL in the proxy.
+    """
 
     def __init__(self, server: TrackingServer, url: str) -> None:
         self._server = server
-        self._url = url.rstrip("/")
-        base, _, within = self._url.partition(_ARTIFACTS)
+        self.url = url.rstrip("/")
+        base, _, within = self.url.partition(_ARTIFACTS)
         self._list_url = base + _ARTIFACTS
         self._within = urllib.parse.unquote(within.strip("/"))
 
@@ -263,7 +268,7 @@ class ArtifactRoot:
         return None
 
     def _path_url(self, path: str) -> str:
-        return f"{self._url}/{urllib.parse.quote(path)}"
+        return f"{self.url}/{urllib.parse.quote(path)}"
 
     def put(self, path: str, body: IO[bytes], size_bytes: int, patience_s: float) -> None:
         """Store the file's next ``size_bytes`` bytes at the path, streaming.

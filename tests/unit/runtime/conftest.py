@@ -21,4 +21,5 @@ def tracking_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mlflow
 def cluster(tmp_path: Path, tracking_server: MlflowServer) -> Iterator[Cluster]:
     cluster = Cluster(tmp_path, tracking_server)
     yield cluster
+    cluster.end()
     assert list(cluster.tmp.iterdir()) == [] or cluster.killed, "temporary files are left behind"

@@ -32,7 +32,7 @@ class Finished:
 
     @property
     def text(self) -> str:
-        return self.output.decode("utf-8")
+        return self.output.decode("utf-8", "replace")
 
     @property
     def last_line(self) -> str:
@@ -77,6 +77,7 @@ class Cluster:
         for name in RUNTIME_FILES:
             shutil.copy(Path(runtime.__file__).parent / name, self.injected / name)
         self.killed = False
+        self._containers: list[Container] = []
         self._count = 0
 
     def order(self, code: str = "", **changes: Any) -> dict[str, Any]:
@@ -125,7 +126,16 @@ class Cluster:
                 stdout=output,
                 stderr=output,
             )
-        return Container(process, log)
+        self._containers.append(Container(process, log))
+        return self._containers[-1]
+
+    def end(self) -> None:
+        """End the containers that a test left behind."""
+        for container in self._containers:
+            if container.process.poll() is None:
+                container.process.kill()
+                container.process.wait()
+                self.killed = True
 
     def run(self, order: Mapping[str, Any], **how: Any) -> Finished:
         """Run a container to its end."""
