@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.server
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,18 +15,35 @@ from typing import Any
 import pytest
 from kubernetes import client
 
-from tests.clusters.kubernetes import claims, prerequisites
+from tests.clusters.kubernetes import claims, prerequisites, remains
 from tests.clusters.kubernetes.components import COMPONENTS
+from tests.clusters.kubernetes.slots import Slot
 from tests.clusters.processes import Process, appears
 from tests.clusters.pytest_kubernetes import KubernetesCluster, unavailable
 
 _POD_S = 60.0
-_START = """
-import os, sys
-from tests.clusters.kubernetes.cluster import Cluster
-cluster = Cluster.start(loaded=())
-print(cluster.slot.folder, flush=True)
-sys.stdin.read()
+# A session with a running pod that ends without a word.
+_KILLED_SESSION = """if True:
+    import os, signal
+    from kubernetes import client, config
+    from tests.clusters.kubernetes import images
+    from tests.clusters.kubernetes.cluster import Cluster
+    from tests.clusters.processes import appears
+
+    cluster = Cluster.start(loaded=())
+    print(cluster.slot.folder, flush=True)
+    config.load_kube_config(str(cluster.kubeconfig))
+    core = client.CoreV1Api()
+    def accounts():
+        return core.list_namespaced_service_account("default").items
+    assert appears(accounts, timeout_s=30)
+    job = {"name": "job", "image": images.PAUSE, "imagePullPolicy": "Never"}
+    pod = {"metadata": {"name": "p"}, "spec": {"containers": [job]}}
+    core.create_namespaced_pod("default", pod)
+    def running():
+        return core.read_namespaced_pod("p", "default").status.phase == "Running"
+    assert appears(running, timeout_s=60)
+    os.kill(os.getpid(), signal.SIGKILL)
 """
 
 
@@ -151,30 +169,69 @@ def test_a_restarted_api_server_still_knows_its_pods(
 
 
 @pytest.fixture
-def abandoned() -> Iterator[Path]:
-    """The folder of a cluster whose starting process was killed without warning."""
+def abandoned() -> Iterator[Slot]:
+    """A cluster with a running pod, whose session was killed."""
     if lacking := prerequisites.missing():
         unavailable(" ".join(lacking))
-    starter = subprocess.Popen(
-        [sys.executable, "-c", _START], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    killed = subprocess.run(
+        [sys.executable, "-c", _KILLED_SESSION], capture_output=True, text=True, check=False
     )
-    with starter:
-        assert starter.stdout is not None
-        folder = Path(starter.stdout.readline().strip())
-        starter.send_signal(signal.SIGKILL)
-    yield folder
-    for slot in claims.claimed():
-        if slot.folder == folder:
-            claims.clean_dead()
-
-
-def test_what_a_killed_session_leaves_is_removed_by_the_next_start(abandoned: Path) -> None:
-    slot = claims.at(abandoned)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    slot = claims.at(Path(killed.stdout.strip()))
     assert slot is not None
-    left = [Process.read(slot.pid_file(name)) for name in COMPONENTS]
+    yield slot
+    claims.clean_dead()
+
+
+def test_what_a_killed_session_leaves_is_removed_by_the_next_start(abandoned: Slot) -> None:
+    left = [Process.read(abandoned.pid_file(name)) for name in COMPONENTS]
     assert None not in left
+    assert list(remains.mounts(abandoned.run))
+    files_of_pods = list(Path("/var/lib/cni/results").glob(f"{abandoned.name}-*"))
+    assert files_of_pods
+    assert _shims(abandoned)
     claims.clean_dead()
     assert not any(process and process.alive() for process in left)
-    assert not abandoned.exists()
-    assert not Path(f"/sys/class/net/{slot.bridge}").exists()
-    assert claims.at(abandoned) is None
+    assert not list(remains.mounts(abandoned.run, abandoned.folder))
+    assert not _shims(abandoned)
+    assert not abandoned.folder.exists()
+    assert not any(file.exists() for file in files_of_pods)
+    assert not Path(f"/sys/class/net/{abandoned.bridge}").exists()
+    assert abandoned.name not in _rules()
+    assert claims.at(abandoned.folder) is None
+
+
+def test_a_living_cluster_outlives_the_start_of_another(
+    kubernetes_cluster: KubernetesCluster,
+) -> None:
+    ours = kubernetes_cluster.processes()
+    claims.clean_dead()
+    assert all(ours.process(name) for name in COMPONENTS)
+
+
+def test_a_pid_used_again_is_not_taken_for_the_process(tmp_path: Path) -> None:
+    me = Process.current()
+    record = tmp_path / "me.json"
+    me.write(record)
+    assert Process.read(record) == me
+    Process(me.pid, me.start_ticks - 1).write(record)
+    assert Process.read(record) is None
+
+
+def test_what_is_missing_is_named_with_its_package(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shutil, "which", lambda program, path=None: None)
+    named = "\n".join(prerequisites.missing())
+    for package in ("etcd-server", "containerd", "runc", "debootstrap", "iptables", "iproute2"):
+        assert f"apt-get install {package}\n" in named + "\n"
+
+
+def _shims(slot: Slot) -> list[Path]:
+    lines = [folder / "cmdline" for folder in Path("/proc").glob("[0-9]*")]
+    return [path for path in lines if path.exists() and b"shim" in path.read_bytes()
+            and bytes(slot.socket) in path.read_bytes()]  # fmt: skip
+
+
+def _rules() -> str:
+    asked = [["iptables", "-w", "-t", table, "-S"] for table in ("nat", "filter")]
+    answers = [subprocess.run(a, capture_output=True, text=True, check=True) for a in asked]
+    return "".join(answer.stdout for answer in answers)

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import subprocess
-import tempfile
-from collections.abc import Sequence
+from collections.abc import Collection
 from pathlib import Path
 
-from tests.clusters.cache import cache_folder
 from tests.clusters.kubernetes import (
     build,
     certificates,
@@ -17,6 +15,7 @@ from tests.clusters.kubernetes import (
     images,
     network,
     remains,
+    seeds,
 )
 from tests.clusters.kubernetes.components import (
     COMPONENTS,
@@ -41,8 +40,13 @@ class Cluster:
         self.slot = slot
 
     @classmethod
-    def start(cls, folder: Path | None = None, *, loaded: Sequence[str] = images.NAMES) -> Cluster:
-        """Start one and return it with its node ready and its images loaded; takes about 30 s.
+    def start(
+        cls, folder: Path | None = None, *, loaded: Collection[str] = images.NAMES
+    ) -> Cluster:
+        """Start one and return it with its node ready and its images loaded.
+
+        Takes 10 to 20 s; a minute more when images are to be loaded for the first time, and ten
+        when Kubernetes is still to be built.
 
         It is removed by the next start after this process's end, unless `detach` is called.
 
@@ -55,7 +59,7 @@ class Cluster:
         """
         for name in build.COMPONENTS:
             build.binary(name)
-        slot = claims.claim(_prepared(folder))
+        slot = claims.claim(folder)
         cluster = cls(slot)
         try:
             cluster._start(loaded)
@@ -135,7 +139,7 @@ class Cluster:
         """Return the file of a component's output."""
         return self.slot.folder / f"{component}.log"
 
-    def _start(self, loaded: Sequence[str]) -> None:
+    def _start(self, loaded: Collection[str]) -> None:
         slot = self.slot
         certificates.make(
             slot.certificates, certificates.identities(NODE, slot.node_ip, slot.service_ip)
@@ -143,20 +147,27 @@ class Cluster:
         configuration.write(slot)
         network.up(slot)
         cgroups.make(slot.name)
-        for name in ("etcd", "containerd", "kube-apiserver"):
+        for name in ("etcd", "kube-apiserver"):
             self._spawn(name)
-        self._await("containerd")
-        self.load(images.PAUSE)
-        self._await("etcd")
+        self._start_containerd({images.PAUSE, *loaded})
         self._await("kube-apiserver")
         for name in ("kube-controller-manager", "kube-scheduler", "kubelet"):
             self._spawn(name)
-        for image in set(loaded) - {images.PAUSE}:
-            self.load(image)
         for name in COMPONENTS:
             self._await(name)
         if not appears(lambda: node_ready(slot), timeout_s=_READY_S):
             raise RuntimeError(f"the node is not ready after {_READY_S} s; {self._tail('kubelet')}")
+
+    def _start_containerd(self, loaded: Collection[str]) -> None:
+        folder = self.slot.folder / "containerd"
+        if not seeds.restore(loaded, folder):
+            self.launch("containerd")
+            for image in loaded:
+                self.load(image)
+            if process := self.process("containerd"):
+                process.end(grace_s=30)
+            seeds.keep(loaded, folder)
+        self.launch("containerd")
 
     def _spawn(self, component: str) -> None:
         start(
@@ -180,13 +191,3 @@ class Cluster:
     def _tail(self, component: str) -> str:
         lines = self.log(component).read_text(errors="replace").splitlines()[-15:]
         return "the end of its log:\n" + "\n".join(lines)
-
-
-def _prepared(folder: Path | None) -> Path:
-    if folder is None:
-        (cache_folder() / "run").mkdir(parents=True, exist_ok=True)
-        return Path(tempfile.mkdtemp(prefix="kubernetes-", dir=cache_folder() / "run"))
-    folder.mkdir(parents=True, exist_ok=True)
-    if any(folder.iterdir()):
-        raise RuntimeError(f"{folder}: not empty; name another folder or remove what is in it")
-    return folder.absolute()

@@ -63,17 +63,18 @@ def _end_shims(slot: Slot) -> None:
 
 
 def _unmount(slot: Slot) -> None:
-    for point in reversed(list(_mounts(slot))):
+    for point in reversed(list(mounts(slot.folder, slot.run))):
         subprocess.run(["umount", "--lazy", str(point)], capture_output=True, check=False)
     # A folder of the host can be mounted there: deleting through the mount would empty it.
-    if left := list(_mounts(slot)):
+    if left := list(mounts(slot.folder, slot.run)):
         raise RuntimeError(f"{slot.folder}: still mounted below it: {', '.join(map(str, left))}")
 
 
-def _mounts(slot: Slot) -> Iterator[Path]:
+def mounts(*folders: Path) -> Iterator[Path]:
+    """Yield every place below some folders on which something is mounted, outermost first."""
     for line in Path("/proc/self/mountinfo").read_text().splitlines():
         point = Path(line.split()[4].encode().decode("unicode_escape"))
-        if point.is_relative_to(slot.folder) or point.is_relative_to(slot.run):
+        if any(point.is_relative_to(folder.absolute()) for folder in folders):
             yield point
 
 
@@ -82,8 +83,10 @@ def _remove_files(slot: Slot) -> None:
         for link in _CONTAINER_LOGS.iterdir():
             if link.is_symlink() and link.readlink().is_relative_to(slot.folder):
                 link.unlink()
-    for result in _CNI_RESULTS.glob(f"{slot.name}-*"):
-        result.unlink()
+    for result in _CNI_RESULTS.glob(f"{slot.name}-*-eth0"):
+        pod = result.name.removeprefix(f"{slot.name}-").removesuffix("-eth0")
+        for file in _CNI_RESULTS.glob(f"*-{pod}-*"):  # its loopback has one too
+            file.unlink()
     discard(slot.folder)
     for path in slot.run.iterdir():
         if path != slot.record:

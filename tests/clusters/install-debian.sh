@@ -1,0 +1,18 @@
+#!/bin/sh
+# Installs what the tests' real systems need and a bare Debian 12 lacks. Run it as root.
+# Kubernetes is built from source besides, for which Go 1.24 or newer has to be on PATH (Debian's is
+# older): https://go.dev/doc/install
+set -eu
+export DEBIAN_FRONTEND=noninteractive
+# Debian would start etcd and containerd as services of the machine: the tests start their own.
+policy=/usr/sbin/policy-rc.d
+if [ ! -e "$policy" ]; then
+    printf '#!/bin/sh\nexit 101\n' >"$policy"
+    chmod +x "$policy"
+    trap 'rm -f "$policy"' EXIT
+fi
+apt-get update -q
+apt-get install -y -q --no-install-recommends \
+    etcd-server containerd runc containernetworking-plugins debootstrap iptables iproute2 mount \
+    openssl ca-certificates git \
+    chromium chromium-driver fonts-dejavu
