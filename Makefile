@@ -1,0 +1,65 @@
+# Everything works from a fresh checkout: each target makes the virtual environment it needs.
+#   make demo      trains on an embedded Ray, shows the run, its log and its status
+#   make test      runs the tests; Kubernetes by KUBECONFIG, else started here, else skipped
+PYTHON ?=
+VENV ?= .venv
+DEMO ?= .demo
+PYTEST_ARGS ?=
+BIN := $(VENV)/bin
+INSTALL := PYTHON="$(PYTHON)" scripts/install.sh "$(VENV)"
+REQUIREMENTS := pyproject.toml constraints.txt scripts/install.sh
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test test-large check docs constraints cluster-up cluster-down clean
+
+help: ## Show this list.
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+$(VENV)/.for-demo: $(REQUIREMENTS)
+	@$(INSTALL) ray
+	@touch $@
+
+$(VENV)/.for-development: $(REQUIREMENTS)
+	@$(INSTALL) k8s,ray dev
+	@touch $@ $(VENV)/.for-demo
+
+setup: $(VENV)/.for-development ## Make the virtual environment for development.
+
+demo: $(VENV)/.for-demo ## Train on an embedded Ray; show the run, its log and its status.
+	@scripts/demo.sh "$(VENV)" "$(DEMO)"
+
+test: setup ## Run the tests.
+	$(BIN)/python -m pytest -m "not large" $(PYTEST_ARGS)
+
+test-large: setup ## Run the tests that need minutes or gigabytes each.
+	$(BIN)/python -m pytest -m large $(PYTEST_ARGS)
+
+# Quick things first. The code in the cluster has rules of its own: Python 3.8, standard library.
+check: setup ## Check style, types, layers, sizes, and that generated docs are fresh.
+	$(BIN)/ruff check .
+	$(BIN)/ruff check --isolated --select E9,F,FA --target-version py38 mlflow_exec/runtime
+	$(BIN)/python scripts/check_sizes.py
+	$(BIN)/python scripts/check_runtime.py
+	$(BIN)/python docs/generate.py --check
+	$(BIN)/lint-imports --no-cache
+	$(BIN)/mypy
+
+docs: setup ## Write the generated parts of the docs anew.
+	$(BIN)/python docs/generate.py
+
+constraints: setup ## Take the newest versions of all dependencies into constraints.txt.
+	$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.10 \
+	    --all-extras --group dev --no-annotate --no-header --no-emit-package mlflow-exec \
+	    --output-file constraints.txt pyproject.toml
+
+cluster-up: setup ## Start a one-node Kubernetes for tests on this machine (Linux, root).
+	@$(BIN)/python -m tests.clusters.kubernetes up
+
+cluster-down: setup ## Stop it.
+	@$(BIN)/python -m tests.clusters.kubernetes down
+
+clean: ## Remove what the targets made here; caches outside of the checkout stay.
+	@if [ -x $(BIN)/mlflow-exec ]; then $(BIN)/mlflow-exec ray stop >/dev/null 2>&1 || true; fi
+	rm -rf $(VENV) $(DEMO) dist build .mypy_cache .ruff_cache .pytest_cache .import_linter_cache \
+	    .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,48 @@
+#!/bin/sh
+# install.sh VENV EXTRAS [GROUP]: makes the virtual environment where it is missing and installs
+# this checkout into it, by uv where there is one, else by pip. $PYTHON names the interpreter.
+set -eu
+venv=$1 extras=$2 group=${3:-}
+
+say() { printf '%s\n' "$*" >&2; }
+
+new_enough() { "$1" -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null; }
+
+find_python() {
+    if [ -n "${PYTHON:-}" ]; then
+        if new_enough "$PYTHON"; then command -v "$PYTHON"; return; fi
+        say "setup: PYTHON=$PYTHON is not a Python of 3.10 or newer."
+        return 1
+    fi
+    for name in python3 python3.12 python3.11 python3.13 python3.10; do
+        if new_enough "$name"; then command -v "$name"; return; fi
+    done
+    say "setup: Python 3.10 or newer is missing; found: $(python3 --version 2>&1 || true)."
+    say "Install it (Debian, Ubuntu: apt-get install python3 python3-venv), or name one:" \
+        "make PYTHON=/path/to/python3.12"
+    return 1
+}
+
+if [ ! -x "$venv/bin/python" ] || ! new_enough "$venv/bin/python"; then
+    python=$(find_python)
+    say "setup: making $venv with $python"
+    if command -v uv >/dev/null; then
+        uv venv --quiet --allow-existing --python "$python" "$venv"
+    elif ! "$python" -c 'import ensurepip, venv' 2>/dev/null; then
+        say "setup: $python has no venv module." \
+            "Install it (Debian, Ubuntu: apt-get install python3-venv), or install uv."
+        exit 1
+    else
+        "$python" -m venv "$venv"
+    fi
+fi
+
+say "setup: installing mlflow-exec[$extras]${group:+ and what its $group group needs} (minutes at first)"
+set -- --quiet --constraint constraints.txt --editable ".[$extras]"
+if [ -n "$group" ]; then set -- "$@" --group "$group"; fi
+if command -v uv >/dev/null; then
+    exec uv pip install --python "$venv/bin/python" "$@"
+fi
+# Dependency groups came with pip 25.1.
+"$venv/bin/python" -m pip install --quiet --disable-pip-version-check 'pip>=25.1'
+exec "$venv/bin/python" -m pip install --disable-pip-version-check "$@"
