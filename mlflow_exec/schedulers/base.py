@@ -39,7 +39,24 @@ class Plan:
 
     def to_yaml(self) -> str:
         """Return the objects as YAML documents, secrets and data as references."""
-        return yaml.safe_dump_all(self.objects, sort_keys=False, allow_unicode=True, width=100)
+        return yaml.dump_all(
+            self.objects, Dumper=_Readable, sort_keys=False, allow_unicode=True, width=100
+        )
+
+
+class _Readable(yaml.SafeDumper):
+    """Writes texts of several lines as blocks, and repeated objects in full."""
+
+    def ignore_aliases(self, data: object) -> bool:
+        return True
+
+
+def _block(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
+    style = "|" if "\n" in text else None
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
+
+
+_Readable.add_representer(str, _block)
 
 
 @dataclass(frozen=True)

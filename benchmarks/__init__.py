@@ -1,0 +1,1 @@
+"""Each module prints its figures and the command that repeats them."""
