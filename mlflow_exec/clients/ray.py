@@ -124,7 +124,9 @@ def read_token(path: Path, where: str) -> str:
     try:
         token = path.read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{where}: the token file {str(path)!r} cannot be read: {error}") from error
+        raise ConfigError(
+            f"{where}: the token file {str(path)!r} cannot be read: {error}"
+        ) from error
     if not token:
         raise ConfigError(f"{where}: the token file {str(path)!r} is empty")
     return token
@@ -188,6 +190,7 @@ class RayClient:
             verify_tls: Whether the certificate is checked.
         """
         self.address = address
+        self.has_token = token is not None
         self._session = requests.Session()
         self._session.auth = _TokenAuth(token)
         self._session.headers["User-Agent"] = "mlflow-exec"
@@ -332,7 +335,9 @@ def _refused(where: str, response: requests.Response) -> ClusterError:
     message = f"{where}: {status}: {lines[-1].strip()[:2000] if lines else response.reason}"
     if 300 <= status < 400:
         target = response.headers.get("Location", "")
-        return RejectedError(f"{where}: redirects to {target!r}; set 'address' to it", status=status)
+        return RejectedError(
+            f"{where}: redirects to {target!r}; set 'address' to it", status=status
+        )
     if status in (401, 403):
         return AccessDeniedError(
             f"{message}; give the cluster's token by 'token_file' or RAY_AUTH_TOKEN", status=status

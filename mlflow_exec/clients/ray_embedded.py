@@ -23,8 +23,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from mlflow_exec.clients import ray_processes
-from mlflow_exec.clients.ray import RayClient
-from mlflow_exec.errors import ClusterError, MissingExtraError, UnreachableError
+from mlflow_exec.clients.ray import RayClient, read_token
+from mlflow_exec.errors import ClusterError, MissingExtraError, MlflowExecError, UnreachableError
 
 _LOG = logging.getLogger(__name__)
 
@@ -70,13 +70,14 @@ class EmbeddedRay:
 
     def client(self) -> RayClient:
         """Return a client with its token."""
-        return RayClient(self.address, token=Path(self.token_file).read_text(encoding="utf-8"))
+        token = read_token(Path(self.token_file), f"ray: {self.address}")
+        return RayClient(self.address, token=token)
 
     def is_alive(self) -> bool:
         """Whether it answers, and is the one that was started and no later one on its port."""
         try:
             return bool(self.client().version().get("session_name") == self.session_name)
-        except (ClusterError, OSError):
+        except MlflowExecError:
             return False
 
 

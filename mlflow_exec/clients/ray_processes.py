@@ -46,8 +46,8 @@ def of_mark(name: str, value: str) -> list[int]:
     """Return the living processes that have this variable with this value in their environment."""
     wanted = f"{name}={value}"
     if not (_PROC / "self" / "environ").exists():
-        lines = [line.split(None, 1) for line in _ps("-A", "-E", "-ww", "-o", "pid=,command=").splitlines()]
-        return [int(line[0]) for line in lines if len(line) == 2 and wanted in line[1].split()]
+        listed = _ps("-A", "-E", "-ww", "-o", "pid=,command=").splitlines()
+        return sorted(int(line.split()[0]) for line in listed if wanted in line.split()[1:])
     found = []
     for entry in _PROC.iterdir():
         if not entry.name.isdigit():

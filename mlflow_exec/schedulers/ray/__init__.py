@@ -1,0 +1,292 @@
+"""Jobs on Ray, as submissions to its Jobs API.
+
+| capability | how |
+| --- | --- |
+| status | the job's record, asked for again and again: the API has no watch |
+| logs | the driver's log file through the dashboard, live and afterwards |
+| cancel | Ray's stop; a job that waits for resources is taken out of the queue |
+| retries | the user's by the job's first step; Ray itself starts a job once |
+
+Without ``resources`` a job asks for one CPU, so that Ray places it on any node and queues what does
+not fit; tasks that the job starts in Ray take further ones. ``resources: {cpu: 0}`` is Ray's own
+default: the entry point on the head node, beside all others.
+
+Ray shows a job's environment variables to everybody who can list jobs, so secrets are not sent:
+the Ray of this machine passes on the environment that it was started with, another cluster must
+have them in the environment of its nodes.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+from urllib.parse import urlsplit
+
+from mlflow_exec.clients import ray_embedded
+from mlflow_exec.clients.ray import (
+    PACKAGE_LIMIT_BYTES,
+    RayClient,
+    check_address,
+    find_token,
+    resolve_address,
+)
+from mlflow_exec.errors import (
+    CancelError,
+    ConfigError,
+    ConflictError,
+    NotFoundError,
+    RejectedError,
+    UnreachableError,
+)
+from mlflow_exec.jobs import JobHandle, JobSpec, JobStatus
+from mlflow_exec.schedulers.base import Delivery, Finding, Plan, Report, Scheduler
+from mlflow_exec.schedulers.ray.cancel import take_out_of_queue
+from mlflow_exec.schedulers.ray.doctor import findings
+from mlflow_exec.schedulers.ray.logs import DriverLog
+from mlflow_exec.schedulers.ray.plan import MANAGED_BY, META_MANAGED, META_RUN, make_plan
+from mlflow_exec.schedulers.ray.preflight import unfit, unsent_secrets
+from mlflow_exec.schedulers.ray.status import job_status
+from mlflow_exec.schedulers.ray.watch import JobsWatch
+from mlflow_exec.settings import BackendSettings, RaySettings
+
+_TRIES = 4
+_BACK_OFF_S = 0.5
+_POLL_S = 0.25
+# A job that has its resources starts within this time, and then reads that it is to stop.
+_STARTING_S = 3.0
+# Room in the package for our own files and the zip's directory.
+_OWN_FILES_BYTES = 1024 * 1024
+BUNDLE_LIMIT_BYTES = PACKAGE_LIMIT_BYTES - _OWN_FILES_BYTES
+
+
+class RayScheduler(Scheduler):
+    """Runs jobs on one Ray cluster."""
+
+    def __init__(self, settings: BackendSettings) -> None:
+        """Keep the settings; nothing is read, asked or started yet."""
+        if not isinstance(settings, RaySettings):
+            raise TypeError(f"RaySettings are needed, not {type(settings).__name__}")
+        self._settings = settings
+        self._clients: dict[str, RayClient] = {}
+
+    # -- planning ---------------------------------------------------------------------------
+
+    def delivery(self, size_bytes: int) -> Delivery:
+        """See :meth:`~.Scheduler.delivery`."""
+        asked = self._settings.source
+        fits = size_bytes <= BUNDLE_LIMIT_BYTES
+        if asked == "package" and not fits:
+            raise ConfigError(
+                f"source: package: the packed project has {size_bytes} bytes, "
+                f"{BUNDLE_LIMIT_BYTES} fit into Ray's package store; use source 'artifact'"
+            )
+        if asked == "package" or (asked == "auto" and fits):
+            return Delivery("scheduler", "it fits into Ray's package store")
+        if asked == "auto":
+            return Delivery("artifact", "it does not fit into Ray's package store")
+        return Delivery(asked, "the setting 'source' says so")
+
+    def plan(self, spec: JobSpec) -> Plan:
+        """See :meth:`~.Scheduler.plan`."""
+        return make_plan(spec, self._settings)
+
+    def check(self, plan: Plan) -> Report:
+        """Ask the cluster whether it answers and could ever hold the job.
+
+        Where no address is configured, this starts the Ray of this machine.
+        """
+        client = self._connect()
+        client.version()
+        embedded = ray_embedded.recorded()
+        own = embedded if embedded and embedded.address == client.address else None
+        warnings = unsent_secrets(plan.spec.secrets, own)
+        lacking = unfit(plan.objects[0], client)
+        if lacking and own:
+            raise ConfigError(f"resources: {lacking}; ask for less")
+        if lacking:
+            warnings.append(f"resources: {lacking}; the job waits unless a larger node is added")
+        return Report(tuple(warnings))
+
+    def diagnose(self) -> Iterator[Finding]:
+        """See :meth:`~.Scheduler.diagnose`; starts no Ray on this machine."""
+        address, where_from = resolve_address(self._settings)
+        if address is None:
+            embedded = ray_embedded.status()
+            if embedded is None:
+                text = "no address is configured; the first job starts a Ray on this machine"
+                yield Finding(True, "cluster", text)
+                return
+            address = embedded.address
+        yield from findings(self._client(address), where_from)
+
+    def _connect(self) -> RayClient:
+        """Return the client of the configured cluster; starts one here if none is configured."""
+        client = self._clients.get("")
+        if client is None:
+            address, _ = resolve_address(self._settings)
+            if address is None:
+                client = ray_embedded.start_or_reuse().client()
+            else:
+                client = self._client(address)
+            self._clients[""] = client
+        return client
+
+    def _client(self, address: str) -> RayClient:
+        settings = self._settings
+        embedded = ray_embedded.recorded()
+        if embedded and embedded.address == address and not settings.token_file:
+            return embedded.client()
+        return RayClient(
+            address,
+            token=find_token(settings.token_file),
+            ca_cert=settings.ca_cert,
+            verify_tls=settings.verify_tls,
+        )
+
+    def _client_of(self, handle: JobHandle) -> RayClient:
+        """Return the client for a handle: where it was submitted, or where that is reached now."""
+        address = address_of(handle)
+        client = self._clients.get(address)
+        if client is None:
+            client = self._client(address)
+            configured, _ = resolve_address(self._settings)
+            if configured not in (None, address) and handle.uid:
+                other = self._connect()
+                try:
+                    if other.version().get("session_name") == handle.uid:
+                        client = other
+                except UnreachableError:
+                    pass
+            self._clients[address] = client
+        return client
+
+    # -- acting -----------------------------------------------------------------------------
+
+    def submit(self, plan: Plan) -> JobHandle:
+        """See :meth:`~.Scheduler.submit`."""
+        client = self._connect()
+        job = plan.objects[0]
+        session = str(_repeated(client.version).get("session_name") or "")
+        for name, content in plan.data.items():
+            if not _repeated(lambda name=name: client.has_package(name)):
+                _repeated(lambda name=name, content=content: client.put_package(name, content))
+        self._submit_once(client, job, plan.spec.run_id)
+        handle = handle_of(client.address, str(job["submission_id"]), session)
+        self._clients[address_of(handle)] = client
+        return handle
+
+    @staticmethod
+    def _submit_once(client: RayClient, job: Mapping[str, Any], run_id: str) -> None:
+        """Submit, or find what an earlier try has submitted."""
+        name = str(job["submission_id"])
+        for attempt in range(1, _TRIES + 1):
+            try:
+                client.submit(job)
+                return
+            except RejectedError as error:
+                if error.reason != "AlreadyExists":
+                    raise
+                found = client.job(name) or {}
+                if (found.get("metadata") or {}).get(META_RUN) != run_id:
+                    raise ConflictError(
+                        f"Ray {client.address}: a job {name!r} exists and is not of this run",
+                        status=409,
+                    ) from error
+                return
+            except UnreachableError:
+                # Whether Ray has taken it is told by the next try, which finds it then.
+                if attempt == _TRIES:
+                    raise
+                time.sleep(_BACK_OFF_S * attempt)
+
+    def cancel(self, handle: JobHandle, *, timeout_s: float = 120) -> None:
+        """See :meth:`~.Scheduler.cancel`."""
+        client = self._client_of(handle)
+        end_s = time.monotonic() + timeout_s
+        asked_s: float | None = None
+        while True:
+            try:
+                record = client.job(handle.name)
+                if record is None or job_status(record).state.is_final:
+                    return
+                if asked_s is None:
+                    client.stop(handle.name)
+                    asked_s = time.monotonic()
+                elif record["status"] == "PENDING" and time.monotonic() - asked_s > _STARTING_S:
+                    take_out_of_queue(client, handle.name, end_s)
+            except NotFoundError:
+                return
+            except UnreachableError as error:
+                if time.monotonic() > end_s:
+                    raise CancelError(f"cancel: {handle}: {error}") from error
+            if time.monotonic() > end_s:
+                raise CancelError(
+                    f"cancel: {handle}: still {record['status'] if record else 'unknown'} after "
+                    f"{timeout_s:g} s; 'ray job stop {handle.name}' was sent, see the dashboard"
+                )
+            time.sleep(_POLL_S)
+
+    def retire(self, handle: JobHandle) -> None:
+        """Do nothing: Ray keeps the records of finished jobs, small as they are, by itself.
+
+        Deleting one would let its id be taken again, and ids are never to be used twice.
+        """
+
+    # -- reading ----------------------------------------------------------------------------
+
+    def snapshot(self, *, run_id: str | None = None) -> Iterator[tuple[JobHandle, JobStatus]]:
+        """See :meth:`~.Scheduler.snapshot`; starts no Ray on this machine."""
+        address, _ = resolve_address(self._settings)
+        if address is None:
+            embedded = ray_embedded.status()
+            if embedded is None:
+                return
+            address = embedded.address
+        client = self._client(address)
+        session = str(client.version().get("session_name") or "")
+        for record in client.jobs():
+            metadata = record.get("metadata") or {}
+            ours = metadata.get(META_MANAGED) == MANAGED_BY
+            if ours and run_id in (None, metadata.get(META_RUN)):
+                yield handle_of(address, record["submission_id"], session), job_status(record)
+
+    def watch(self, handles: Iterable[JobHandle]) -> Iterator[tuple[JobHandle, JobStatus | None]]:
+        """See :meth:`~.Scheduler.watch`."""
+        clients: dict[int, RayClient] = {}
+        groups: dict[int, list[JobHandle]] = {}
+        for handle in handles:
+            client = self._client_of(handle)
+            clients[id(client)] = client
+            groups.setdefault(id(client), []).append(handle)
+        yield from JobsWatch([(clients[key], group) for key, group in groups.items()]).statuses()
+
+    def logs(self, handle: JobHandle, *, follow: bool = False) -> Iterator[str]:
+        """See :meth:`~.Scheduler.logs`."""
+        return DriverLog(self._client_of(handle), handle.name).pieces(follow=follow)
+
+
+def handle_of(address: str, submission_id: str, session: str) -> JobHandle:
+    """Return the handle of a job on the dashboard at an address."""
+    parts = urlsplit(address)
+    prefix = tuple(part for part in parts.path.split("/") if part)
+    return JobHandle(f"ray-job+{parts.scheme}", parts.netloc, (*prefix, submission_id), session)
+
+
+def address_of(handle: JobHandle) -> str:
+    """Return the address of the dashboard that a handle names."""
+    scheme = handle.scheme.removeprefix("ray-job+")
+    address = "/".join((f"{scheme}://{handle.cluster}", *handle.path[:-1]))
+    return check_address(address, f"job handle {handle}")
+
+
+def _repeated(action: Any) -> Any:
+    """Do what is safe to repeat until an answer comes."""
+    for attempt in range(1, _TRIES):
+        try:
+            return action()
+        except UnreachableError:
+            time.sleep(_BACK_OFF_S * attempt)
+    return action()
+
+

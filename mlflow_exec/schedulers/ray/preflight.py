@@ -1,0 +1,61 @@
+"""What can be said of a Ray job before it is submitted."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from mlflow_exec.clients import ray_embedded
+from mlflow_exec.clients.ray import RayClient
+from mlflow_exec.credentials import Secret
+from mlflow_exec.errors import ClusterError
+
+
+def unsent_secrets(
+    secrets: Mapping[str, Secret], embedded: ray_embedded.EmbeddedRay | None
+) -> list[str]:
+    """Return a warning for secrets that the job will not find, or find with another value.
+
+    Args:
+        secrets: What the job needs; none of it is sent, because Ray shows variables to everybody.
+        embedded: The Ray of this machine, if the job goes there.
+    """
+    if not secrets:
+        return []
+    if embedded is None:
+        names = ", ".join(sorted(secrets))
+        return [
+            f"{names}: not sent, because Ray shows a job's variables to everybody who can list "
+            f"jobs; the environment of the cluster's nodes must have them"
+        ]
+    there = ray_embedded.environment_of(embedded)
+    if there is None:
+        return []
+    differing = sorted(n for n, secret in secrets.items() if there.get(n) != secret.reveal())
+    if not differing:
+        return []
+    return [
+        f"{', '.join(differing)}: the Ray of this machine was started without this value, and its "
+        f"jobs inherit that environment; stop it with 'mlflow-exec ray stop' to start it anew"
+    ]
+
+
+def unfit(submission: Mapping[str, Any], client: RayClient) -> str:
+    """Say what the job asks for that no node of the cluster has; empty if one could hold it.
+
+    A cluster that grows by itself may get a larger node, which is why this is not always an error.
+    """
+    asked = {str(k): float(v) for k, v in (submission.get("entrypoint_resources") or {}).items()}
+    for name, key in (("CPU", "num_cpus"), ("GPU", "num_gpus"), ("memory", "memory")):
+        asked[name] = float(submission.get(f"entrypoint_{key}") or 0)
+    try:
+        nodes = client.node_resources()
+    except (ClusterError, KeyError, TypeError, ValueError):
+        return ""  # an answer of another version of Ray; the job itself will tell
+    if not nodes or any(all(n.get(k, 0) >= v for k, v in asked.items()) for n in nodes):
+        return ""
+    wanted = ", ".join(f"{value:g} {name}" for name, value in asked.items() if value)
+    largest = ", ".join(
+        f"{max(node.get(name, 0) for node in nodes):g} {name}" for name, v in asked.items() if v
+    )
+    return f"no node can hold a job of {wanted}; the largest have {largest}"

@@ -1,0 +1,128 @@
+"""What Ray's record of a job means."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from mlflow_exec.jobs import Failure, FailureCategory, JobState, JobStatus
+from mlflow_exec.schedulers.ending import parse_ending, user_error
+
+# https://github.com/ray-project/ray/blob/ray-2.60.0/python/ray/dashboard/modules/job/common.py#L40
+# PENDING covers waiting for resources and setting up the runtime environment; the record does not
+# tell which.
+STATES = {
+    "PENDING": JobState.QUEUED,
+    "RUNNING": JobState.RUNNING,
+    "SUCCEEDED": JobState.SUCCEEDED,
+    "FAILED": JobState.FAILED,
+    "STOPPED": JobState.CANCELLED,
+}
+
+# JobErrorType in the same file. JOB_ENTRYPOINT_COMMAND_ERROR is told by the exit code.
+ERROR_TYPES = {
+    "RUNTIME_ENV_SETUP_FAILURE": FailureCategory.ENVIRONMENT_SETUP,
+    "JOB_SUPERVISOR_ACTOR_START_TIMEOUT": FailureCategory.UNSCHEDULABLE,
+    "JOB_SUPERVISOR_ACTOR_START_FAILURE": FailureCategory.INFRASTRUCTURE,
+    "JOB_SUPERVISOR_ACTOR_UNSCHEDULABLE": FailureCategory.UNSCHEDULABLE,
+    "JOB_SUPERVISOR_ACTOR_UNKNOWN_FAILURE": FailureCategory.INFRASTRUCTURE,
+    "JOB_SUPERVISOR_ACTOR_DIED": FailureCategory.INFRASTRUCTURE,
+    "JOB_ENTRYPOINT_COMMAND_START_ERROR": FailureCategory.INFRASTRUCTURE,
+}
+
+# Exit codes of runtime/entry.py that are not the user's (RESERVED_EXIT_CODES in runtime/end.py),
+# for where its last line was lost.
+RESERVED_EXIT_CODES = {
+    81: FailureCategory.SOURCE_FETCH,
+    82: FailureCategory.ENVIRONMENT_SETUP,
+    83: FailureCategory.INVALID_CONFIG,
+    84: FailureCategory.INFRASTRUCTURE,
+    85: FailureCategory.DEADLINE,
+}
+
+_HINTS = {
+    FailureCategory.ENVIRONMENT_SETUP: "Check runtime_env and the project's requirements.",
+    FailureCategory.UNSCHEDULABLE: "Ask for less in resources, or give the cluster more; Ray gives "
+    "up after RAY_JOB_START_TIMEOUT_SECONDS of its head node (900).",
+    FailureCategory.NODE_LOST: "Submit it again; Ray does not start it on another node by itself.",
+    FailureCategory.OUT_OF_MEMORY: "Use less memory, or ask for a larger node by resources.memory.",
+    FailureCategory.DEADLINE: "Raise deadline_s, or make the job shorter.",
+}
+
+# How Ray words these, in python/ray/_private and src/ray/gcs/actor/gcs_actor_manager.cc of 2.60.
+_NEVER_RAN = "was cancelled before it started running"
+_NODE_GONE = ("node was terminated", "node has died", "node died", "node was dead")
+_MEMORY = ("running low on memory", "OutOfMemory", "OOM")
+
+Json = Mapping[str, Any]
+
+
+def job_status(record: Json, log_tail: str = "") -> JobStatus:
+    """Return the status of a job.
+
+    Args:
+        record: The job as the Jobs API returns it.
+        log_tail: The last lines of its log, where they were read beside the record.
+    """
+    state = STATES.get(str(record.get("status")), JobState.UNKNOWN)
+    native = {"job": {key: value for key, value in record.items() if key != "runtime_env"}}
+    message = str(record.get("message") or "")
+    exit_code = _exit_code(record)
+    if state is JobState.FAILED:
+        if record.get("driver_node_id") is None and _NEVER_RAN in message:
+            text = "The job was cancelled before it started."
+            return JobStatus(JobState.CANCELLED, text, native=native)
+        why, exit_code = _why_failed(record, message, exit_code, log_tail)
+        return JobStatus(state, why.message, why, exit_code, native=native)
+    if state is JobState.SUCCEEDED:
+        return JobStatus(state, "", None, 0, native=native)
+    if state is JobState.CANCELLED:
+        message = "The job was stopped."
+    return JobStatus(state, message if state is not JobState.RUNNING else "", native=native)
+
+
+def has_ending(record: Json) -> bool:
+    """Whether Ray's record of a failed job tells by itself how its entry point ended."""
+    return parse_ending(str(record.get("message") or "")) is not None
+
+
+def _exit_code(record: Json) -> int | None:
+    code = record.get("driver_exit_code")
+    if code is None:
+        return None
+    return int(code) if int(code) >= 0 else 128 - int(code)
+
+
+def _why_failed(
+    record: Json, message: str, exit_code: int | None, log_tail: str
+) -> tuple[Failure, int | None]:
+    told = parse_ending(message) or parse_ending(log_tail)
+    if told is not None and told[0] is not None:
+        return told[0], told[1]
+    if exit_code is not None and exit_code > 128:
+        return _killed(exit_code), exit_code
+    if exit_code in RESERVED_EXIT_CODES:
+        text = f"The job's first step ended with code {exit_code}; the log says why."
+        return _failure(RESERVED_EXIT_CODES[exit_code], text), exit_code
+    if exit_code:
+        return user_error(exit_code), exit_code
+    category = ERROR_TYPES.get(str(record.get("error_type")), FailureCategory.INFRASTRUCTURE)
+    if record.get("error_type") == "JOB_SUPERVISOR_ACTOR_DIED":
+        if any(words in message for words in _NODE_GONE):
+            category = FailureCategory.NODE_LOST
+        elif any(words in message for words in _MEMORY):
+            category = FailureCategory.OUT_OF_MEMORY
+    return _failure(category, message or "Ray says that the job failed, and not why."), None
+
+
+def _killed(exit_code: int) -> Failure:
+    """The first step itself was ended from outside: it tells of every end that it sees."""
+    return Failure(
+        FailureCategory.INFRASTRUCTURE,
+        f"The job was ended from outside by signal {exit_code - 128}.",
+        "If its node ran out of memory, use less, or ask for resources.memory.",
+    )
+
+
+def _failure(category: FailureCategory, message: str) -> Failure:
+    return Failure(category, message, _HINTS.get(category, ""))
