@@ -39,7 +39,7 @@ _bundling = threading.local()
 
 def time_bundling() -> None:
     """Add up, for each thread, the time spent on bundling: the project's size, not us."""
-    bundle = submission.bundle
+    bundle = submission.sources.bundle
 
     def timed(*args: Any, **kwargs: Any) -> Any:
         start_s = time.perf_counter()
@@ -48,7 +48,7 @@ def time_bundling() -> None:
         finally:
             _bundling.spent_s = time.perf_counter() - start_s
 
-    submission.bundle = timed
+    submission.sources.bundle = timed  # type: ignore[assignment]
 
 
 def kubernetes_ends(namespace: str | None, config: dict[str, Any]) -> dict[str, float]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable
 
@@ -28,6 +29,11 @@ class Secret:
     def of(cls, value: str, source: str) -> Secret:
         """Wrap a value that is already known."""
         return cls(source, lambda: value)
+
+    @classmethod
+    def from_environment(cls, variable: str) -> Secret:
+        """Refer to a variable of this process's environment."""
+        return cls(f"environment variable {variable}", lambda: os.environ[variable])
 
     def reveal(self) -> str:
         """Return the value; only for the request that needs it."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from mlflow_exec.jobs import Failure, FailureCategory, JobState, JobStatus
@@ -40,9 +41,9 @@ class Clocks:
         waited_s = now_s - self._since_s
         if status is None:
             return None
-        grace_s = getattr(settings, "image_pull_grace_s", None)
+        grace_s: float = getattr(settings, "image_pull_grace_s", math.inf)
         pulling_s = 0.0 if self._pull_since_s is None else now_s - self._pull_since_s
-        pulling = self._pull_since_s is not None and grace_s is not None and not status.held
+        pulling = self._pull_since_s is not None and not status.held
         if pulling and pulling_s >= grace_s:
             return status.failure
         queue_s = settings.queue_timeout_s

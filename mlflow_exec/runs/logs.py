@@ -71,7 +71,7 @@ class LogKeeper:
     def is_complete(self) -> bool:
         """Whether the run already holds the whole log."""
         tags = self._client.get_run(self._run_id).data.tags
-        return tags.get(TAG_LOG_COMPLETE) == "true"
+        return bool(tags.get(TAG_LOG_COMPLETE) == "true")
 
     def capture(self, scheduler: Scheduler, handle: JobHandle) -> None:
         """Read what there is now, before a cancellation takes it away."""

@@ -11,6 +11,7 @@ from typing import Any
 from mlflow import MlflowClient
 
 from mlflow_exec import registry
+from mlflow_exec import source as sources
 from mlflow_exec.credentials import Secret, looks_secret
 from mlflow_exec.errors import ConfigError
 from mlflow_exec.jobs import JOB_NAME, Failure, FailureCategory, JobHandle, JobSpec, JobState
@@ -33,7 +34,7 @@ from mlflow_exec.runtime.end import (
 )
 from mlflow_exec.schedulers.base import Plan, Scheduler
 from mlflow_exec.settings import BackendSettings, parse_settings
-from mlflow_exec.source import Bundle, bundle
+from mlflow_exec.source import Bundle
 
 # What MLflow puts into the configuration of every backend; taken out before keys are checked.
 _INJECTED = (
@@ -179,7 +180,7 @@ def _deliverable(
         return Prepared(call, settings, scheduler, project, None,
                         scheduler.delivery(0).kind, uri, origins)  # fmt: skip
     with progress.working("bundling the project"):
-        packed = bundle(
+        packed = sources.bundle(
             project.root,
             limit_bytes=settings.source_limit,
             extra={
@@ -272,7 +273,8 @@ def submit(prepared: Prepared, progress: Progress) -> Job:
     store = MlflowRunStore(client)
     try:
         submission = _next_submission(run.data.tags.get(TAG_HANDLE))
-        source, secrets = None, {}
+        source: Mapping[str, Any] | None = None
+        secrets: Mapping[str, Secret] = {}
         if prepared.bundle is not None and prepared.way in ("proxied", "presigned", "mlflow"):
             with progress.working("uploading the project"):
                 source, secrets = delivery.upload(

@@ -219,7 +219,7 @@ def describe(status: JobStatus) -> str:
     if status.state is JobState.FAILED and status.failure is not None:
         return f"FAILED: {status.failure}"
     if status.state is JobState.SUCCEEDED:
-        return status.state.value
+        return "SUCCEEDED"
     return f"{status.state.value}{': ' + status.message if status.message else ''}"
 
 

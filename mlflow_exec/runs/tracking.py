@@ -66,9 +66,7 @@ def job_tracking_uri(settings: BackendSettings, uri: str, *, same_machine: bool)
 def credentials() -> dict[str, Secret]:
     """Return the tracking server's credentials that this process has in its environment."""
     return {
-        name: Secret(f"environment variable {name}", lambda name=name: os.environ[name])  # type: ignore[misc]
-        for name in CREDENTIALS
-        if os.environ.get(name)
+        name: Secret.from_environment(name) for name in CREDENTIALS if os.environ.get(name)
     }
 
 

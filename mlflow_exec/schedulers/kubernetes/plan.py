@@ -98,9 +98,7 @@ def _from_environment(settings: KubernetesSettings) -> dict[str, Secret]:
             raise ConfigError(
                 f"secrets.{name}: the environment variable {variable!r} is not set here"
             )
-        result[name] = Secret(
-            f"environment variable {variable}", lambda variable=variable: os.environ[variable]
-        )
+        result[name] = Secret.from_environment(variable)
     return result
 
 

@@ -1,0 +1,67 @@
+"""What ``mlflow-exec doctor`` finds out about a Kubernetes cluster."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from mlflow_exec.clients.kubernetes import KubernetesClient
+from mlflow_exec.errors import ClusterError, ConfigError
+from mlflow_exec.schedulers.base import Finding
+
+# Every verb that the backend uses; the Role in the docs is this list.
+RIGHTS = (
+    ("batch", "jobs", "", ("create", "get", "list", "watch", "patch", "delete")),
+    ("", "pods", "", ("get", "list", "watch")),
+    ("", "pods", "log", ("get",)),
+    ("", "events", "", ("list",)),
+    ("", "configmaps", "", ("create", "get")),
+    ("", "secrets", "", ("create", "get")),
+)
+
+
+def findings(
+    client: KubernetesClient, namespace: str, cluster_name: str | None
+) -> Iterator[Finding]:
+    """Yield what is right and what is missing, the most basic first."""
+    try:
+        version = client.request("GET", "/version")["gitVersion"]
+        yield Finding(True, "cluster", f"{client.host} ({client.name}), Kubernetes {version}")
+        who = _user(client)
+        yield Finding(True, "user", who)
+        yield Finding(True, "identity", client.identity(cluster_name))
+    except (ClusterError, ConfigError) as error:
+        yield Finding(False, "cluster", str(error), "Check the kubeconfig and its context.")
+        return
+    missing = list(_missing_rights(client, namespace))
+    if missing:
+        way = "Ask for the Role in docs/kubernetes.md."
+        yield Finding(False, "rights", f"in {namespace!r} missing: {', '.join(missing)}", way)
+    else:
+        yield Finding(True, "rights", f"all that is needed in namespace {namespace!r}")
+
+
+def _user(client: KubernetesClient) -> str:
+    body = {"apiVersion": "authentication.k8s.io/v1", "kind": "SelfSubjectReview"}
+    try:
+        path = "/apis/authentication.k8s.io/v1/selfsubjectreviews"
+        answer = client.request("POST", path, body=body)
+        return str(answer["status"]["userInfo"]["username"])
+    except ClusterError as error:
+        return f"not told: {error}"
+
+
+def _missing_rights(client: KubernetesClient, namespace: str) -> Iterator[str]:
+    for group, resource, sub, verbs in RIGHTS:
+        for verb in verbs:
+            attributes = {
+                "namespace": namespace, "verb": verb, "group": group,
+                "resource": resource, "subresource": sub,
+            }  # fmt: skip
+            body = {
+                "apiVersion": "authorization.k8s.io/v1",
+                "kind": "SelfSubjectAccessReview",
+                "spec": {"resourceAttributes": attributes},
+            }
+            path = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews"
+            if not client.request("POST", path, body=body)["status"]["allowed"]:
+                yield f"{verb} {resource}{'/' + sub if sub else ''}"
