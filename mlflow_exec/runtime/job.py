@@ -13,6 +13,7 @@ import shutil
 import signal
 import tempfile
 import time
+import traceback
 from dataclasses import replace
 from typing import Dict, List, Mapping, Optional
 
@@ -23,7 +24,7 @@ from .job_log import JobLog
 from .job_order import JobOrder, SetupError, invalid
 from .log_upload import LogUpload
 from .processes import DeadlineOver, Outcome, Runner, Stopped, StopSignal, oom_kills
-from .rest import ArtifactRoot, RequestError, TrackingServer, is_http
+from .rest import ArtifactRoot, RequestError, TrackingServer, is_http, redact
 from .run_record import AlreadyEnded, RunRecorder
 from .source_fetch import Project, SourceFetcher
 
@@ -55,10 +56,11 @@ def main(argv: List[str]) -> int:
             order = read_order(argv, environ)
             if scratch_dir is None:
                 raise invalid("there is no writable folder for temporary files; set TMPDIR")
+            job = Job(order, environ, log, scratch_dir, stop, started)
         except SetupError as error:
             _announce(log, error.end)
             return error.end.exit_code or 1
-        return Job(order, environ, log, scratch_dir, stop, started).run()
+        return job.run()
     except Stopped:
         return EXIT_STOPPED
     finally:
@@ -98,6 +100,9 @@ class Job:
         scratch_dir: An existing private folder; the caller removes it.
         stop: The signals that end the job.
         started: The ``time.monotonic()`` from which the deadline counts.
+
+    Raises:
+        SetupError: invalid_config, where the tracking server cannot be addressed as told.
     """
 
     def __init__(
@@ -120,7 +125,10 @@ class Job:
         self._artifacts: Optional[ArtifactRoot] = None
         server: Optional[TrackingServer] = None
         if is_http(order.tracking_uri):
-            server = TrackingServer(str(order.tracking_uri), self._environ)
+            try:
+                server = TrackingServer(str(order.tracking_uri), self._environ)
+            except ValueError as error:
+                raise invalid(f"tracking_uri {redact(str(order.tracking_uri))}: {error}") from error
             self._artifacts = ArtifactRoot.of(server, order.artifact_uri)
         self._record = RunRecorder(server, order.run_id, log)
         self._upload: Optional[LogUpload] = None
@@ -184,6 +192,13 @@ class Job:
         except DeadlineOver:
             message = f"The job was ended after its deadline of {self._order.deadline_s:g} s."
             return SetupError("deadline", message, "Raise deadline_s if it needs longer.").end
+        except AlreadyEnded:
+            raise
+        except Exception as error:
+            # Whatever it is, the run must not stay without an end.
+            self._log.say(traceback.format_exc())
+            message = f"The job's first step failed itself: {type(error).__name__}: {error}"
+            return SetupError("infrastructure", message, "The log has the traceback.").end
 
     def _prepare_command(self, project: Project) -> str:
         if self._environment is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import threading
 from typing import Callable, List, Optional
 
@@ -14,12 +15,16 @@ _PREFIX = b"mlflow-exec: "
 class JobLog:
     """Writes every byte of the job's output to a file descriptor and to a file.
 
-    Neither of the two can fail the job: one that does not take bytes any more is left out, which
-    :attr:`trouble` names.
+    Neither of the two can fail the job: one that does not take bytes any more is left out.
 
     Args:
         path: The file; None where the job has no disk to write to.
         out_fd: The file descriptor of the container's output.
+
+    Attributes:
+        size_bytes: How much of the log is in the file.
+        trouble: Why the file is not complete; None while it is.
+        on_growth: Called with the size after each growth, by the writing thread.
     """
 
     def __init__(self, path: Optional[str], out_fd: int = 1) -> None:
@@ -41,10 +46,15 @@ class JobLog:
             return
         with self._lock:
             self._at_line_start = data.endswith(b"\n")
-            self._file_fd = self._put(self._file_fd, data, "the log file")
             if self._file_fd is not None:
-                self.size_bytes += len(data)
-            self._out_fd = self._put(self._out_fd, data, "the container's output")
+                trouble = _put(self._file_fd, data)
+                if trouble is None:
+                    self.size_bytes += len(data)
+                else:
+                    self.trouble = cut(f"the log file takes no more bytes: {trouble}", 300)
+                    self._file_fd = None
+            if self._out_fd is not None and _put(self._out_fd, data) is not None:
+                self._out_fd = None
         for tell in self.on_growth:
             tell(self.size_bytes)
 
@@ -59,15 +69,16 @@ class JobLog:
         lines = text.encode("utf-8", "replace").splitlines() or [b""]
         self.write(start + b"".join(_PREFIX + line + b"\n" for line in lines))
 
-    def _put(self, fd: Optional[int], data: bytes, what: str) -> Optional[int]:
-        """Write all of it; return the descriptor, or None once it does not take bytes any more."""
-        if fd is None:
-            return None
-        view = memoryview(data)
+
+def _put(fd: int, data: bytes) -> Optional[OSError]:
+    """Write all of it; return the error of a descriptor that does not take it."""
+    view = memoryview(data)
+    while view:
         try:
-            while view:
-                view = view[os.write(fd, view) :]
+            view = view[os.write(fd, view) :]
+        except BlockingIOError:
+            # Whoever shares the descriptor may have made it non-blocking.
+            select.select([], [fd], [])
         except OSError as error:
-            self.trouble = cut(f"{what} takes no more bytes: {error}", 300)
-            return None
-        return fd
+            return error
+    return None

@@ -27,6 +27,7 @@ _TRANSIENT_STATUS = (408, 425, 429, 500, 502, 503, 504)
 _SOCKET_TIMEOUT_S = 30.0
 _BACKOFF_S = (0.2, 5.0)
 _COPY_BYTES = 1024 * 1024
+_NOT_JSON = (json.JSONDecodeError, UnicodeDecodeError)
 
 
 class RequestError(Exception):
@@ -82,6 +83,10 @@ def with_retries(act: Callable[[], _T], what: str, patience_s: float) -> _T:
         except (OSError, http.client.HTTPException) as error:
             reason = getattr(error, "reason", None) or error
             failure = RequestError(f"{what}: {type(error).__name__}: {reason}")
+        except ValueError as error:
+            # The text of other ValueErrors may hold a header's value, thus a credential.
+            why = f"the answer is not JSON: {error}" if isinstance(error, _NOT_JSON) else "invalid"
+            raise RequestError(f"{what}: {why}") from None
         wait_s = max(pause_s * random.uniform(0.5, 1.5), min(retry_after_s, longest_s))
         if time.monotonic() + wait_s > give_up_at:
             raise failure
@@ -102,6 +107,13 @@ class TrackingServer:
     Args:
         url: The tracking URI, http or https; it may hold user and password.
         environ: Where the credentials are read from.
+
+    Attributes:
+        url: The tracking URI without user, password, query and a slash at its end.
+        patience_s: How long each request is retried.
+
+    Raises:
+        ValueError: The URL, or a certificate that the environment names, cannot be used.
     """
 
     def __init__(self, url: str, environ: Mapping[str, str]) -> None:
@@ -112,7 +124,12 @@ class TrackingServer:
         self._headers = _auth_headers(environ, parts.username, parts.password)
         handlers: List[urllib.request.BaseHandler] = []
         if parts.scheme == "https":
-            handlers.append(urllib.request.HTTPSHandler(context=_tls_context(environ)))
+            try:
+                context = _tls_context(environ)
+            except OSError as error:
+                names = "MLFLOW_TRACKING_SERVER_CERT_PATH or MLFLOW_TRACKING_CLIENT_CERT_PATH"
+                raise ValueError(f"{names} cannot be used: {error}") from error
+            handlers.append(urllib.request.HTTPSHandler(context=context))
         self._opener = urllib.request.build_opener(*handlers)
 
     @contextlib.contextmanager
@@ -208,10 +225,13 @@ class RestRunStore:
 
     def read(self, run_id: str) -> RunRecord:
         """Return the run's status and tags."""
-        run = self._server.api("GET", "runs/get?" + urllib.parse.urlencode({"run_id": run_id}))
-        run = run["run"]
-        tags = {tag["key"]: tag.get("value", "") for tag in run["data"].get("tags", [])}
-        return RunRecord(run["info"]["status"], tags)
+        answer = self._server.api("GET", "runs/get?" + urllib.parse.urlencode({"run_id": run_id}))
+        try:
+            run = answer["run"]
+            tags = {tag["key"]: tag.get("value", "") for tag in run["data"].get("tags", [])}
+            return RunRecord(run["info"]["status"], tags)
+        except (KeyError, TypeError, AttributeError) as error:
+            raise RequestError(f"GET {self._server.url}: the answer is not a run") from error
 
     def set_tags(self, run_id: str, tags: Mapping[str, str]) -> None:
         """Set all the tags in one request."""
@@ -332,8 +352,11 @@ class ArtifactRoot:
                 return json.loads(answer.read() or b"{}")
 
         found = with_retries(act, f"GET {redact(url)}", patience_s)
-        files = [item for item in found.get("files", []) if not item.get("is_dir")]
-        return sorted(str(item["path"]).rsplit("/", 1)[-1] for item in files)
+        try:
+            files = [item["path"] for item in found.get("files", []) if not item.get("is_dir")]
+        except (KeyError, TypeError, AttributeError) as error:
+            raise RequestError(f"GET {redact(url)}: the answer is not a list of files") from error
+        return sorted(str(path).rsplit("/", 1)[-1] for path in files)
 
 
 class _Window:

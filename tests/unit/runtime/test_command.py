@@ -73,8 +73,9 @@ print(*[os.environ[name] for name in names])
 
 @pytest.mark.parametrize("command", ["python {missing}", "python {", "python {0}", "awk {print}"])
 def test_a_command_that_does_not_fit_is_refused(command: str) -> None:
+    entry_point = EntryPoint(command, {"x": {"value": "1", "type": "string"}})
     with pytest.raises(SetupError, match="does not fit") as error:
-        command_line(EntryPoint(command, {"x": {"value": "1", "type": "string"}}), str)
+        command_line(entry_point, lambda _, value: str(value))
     assert error.value.end.category == "invalid_config"
 
 

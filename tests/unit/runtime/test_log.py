@@ -162,3 +162,24 @@ def test_output_that_is_not_text_is_kept_byte_for_byte(cluster: Cluster) -> None
     assert bytes(range(256)) in finished.output
     assert finished.end.state == "SUCCEEDED"
     assert cluster.log_artifact(order["run_id"]) == finished.output
+
+
+def test_a_reader_of_the_output_that_went_away_fails_nothing(cluster: Cluster) -> None:
+    order = cluster.order("for n in range(10_000): print(n)")
+    deaf = ["bash", "-c", 'set -o pipefail; "$@" | head -c 1; exit ${PIPESTATUS[0]}', "deaf"]
+    assert cluster.run(order, wrapper=deaf).code == 0
+    kept = cluster.log_artifact(order["run_id"])
+    assert b"\n9999\n" in kept
+    assert cluster.server.tags(order["run_id"])[COMPLETE] == "true"
+
+
+def test_a_disk_that_is_full_fails_nothing_and_is_told(cluster: Cluster) -> None:
+    order = cluster.order("for n in range(50_000): print(n)")
+    limited = ["bash", "-c", '(ulimit -f 100; exec "$@") | cat; exit ${PIPESTATUS[0]}', "limited"]
+    finished = cluster.run(order, wrapper=limited)
+    assert finished.code == 0
+    assert b"\n49999\n" in finished.output
+    assert "the log file takes no more bytes" in finished.text
+    assert finished.output.startswith(cluster.log_artifact(order["run_id"]))
+    assert COMPLETE not in cluster.server.tags(order["run_id"])
+    assert cluster.server.tags(order["run_id"])["mlflow_exec.state"] == "SUCCEEDED"

@@ -9,7 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from mlflow_exec.runtime.rest import ArtifactRoot, RequestError, TrackingServer, redact
+from mlflow_exec.runtime.rest import (
+    ArtifactRoot,
+    RequestError,
+    RestRunStore,
+    TrackingServer,
+    redact,
+)
 from tests.servers import MlflowServer, file_server, free_port
 
 EMPTY = {"/api/2.0/mlflow/runs/get": (200, b"{}")}
@@ -126,3 +132,26 @@ def test_https_is_verified_unless_told_otherwise(tmp_path: Path) -> None:
         server = TrackingServer(files.url, {})
         with server.patience(0), pytest.raises(RequestError, match="CERTIFICATE_VERIFY_FAILED"):
             server.api("GET", "runs/get?run_id=1")
+
+
+def test_a_token_that_is_no_header_is_not_shown() -> None:
+    server = TrackingServer("http://127.0.0.1:9", {"MLFLOW_TRACKING_TOKEN": "s3cret\nx"})
+    with pytest.raises(RequestError) as error:
+        server.api("GET", "runs/get?run_id=1")
+    assert "s3cret" not in str(error.value)
+
+
+def test_an_answer_of_something_else_than_mlflow_is_an_error() -> None:
+    with file_server() as files:
+        files.files["/api/2.0/mlflow/runs/get"] = (200, b"<html>Sign in</html>")
+        server = TrackingServer(files.url, {})
+        with pytest.raises(RequestError, match="not JSON"):
+            server.api("GET", "runs/get?run_id=1")
+        files.files.update(EMPTY)
+        with pytest.raises(RequestError, match="not a run"):
+            RestRunStore(server).read("1")
+
+
+def test_a_certificate_that_is_not_there_is_named() -> None:
+    with pytest.raises(ValueError, match="MLFLOW_TRACKING_SERVER_CERT_PATH"):
+        TrackingServer("https://t", {"MLFLOW_TRACKING_SERVER_CERT_PATH": "/not/there.pem"})
