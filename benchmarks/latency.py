@@ -54,9 +54,10 @@ def time_bundling() -> None:
 def kubernetes_ends(namespace: str | None, config: dict[str, Any]) -> dict[str, float]:
     """Watch the API server on our own and note when each Job's terminal condition arrives."""
     from mlflow_exec.clients import kubernetes as api
+    from mlflow_exec.clients import kubernetes_config
     from mlflow_exec.clients.kubernetes_watch import ListWatch
 
-    client = api.connect(config.get("context"), config.get("kubeconfig"))
+    client = kubernetes_config.connect(config.get("context"), config.get("kubeconfig"))
     path = api.object_path("jobs", namespace or client.namespace, group="batch/v1")
     ends: dict[str, float] = {}
 

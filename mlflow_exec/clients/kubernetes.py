@@ -10,10 +10,10 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-import os
+import re
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlencode
@@ -31,14 +31,12 @@ from mlflow_exec.registry import missing_extra
 
 try:
     import urllib3
-    from kubernetes import config as kubeconfig
-    from kubernetes.client import ApiClient, Configuration
-    from kubernetes.config.config_exception import ConfigException
+    from kubernetes.client import ApiClient
 except ModuleNotFoundError as error:
     raise missing_extra("k8s", error) from error
 
-_NAMESPACE_FILE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 CONNECT_TIMEOUT_S = 10.0
+_UID = re.compile(r"^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$")
 READ_TIMEOUT_S = 30.0
 
 # https://github.com/kubernetes/community/blob/master/contributors/devel/sig-architecture/
@@ -86,7 +84,7 @@ class KubernetesClient:
     """One cluster, reached with one set of credentials. Thread-safe."""
 
     def __init__(self, name: str, namespace: str, load: Callable[[], ApiClient]) -> None:
-        """Use :meth:`from_kubeconfig` or :meth:`in_cluster`.
+        """Use ``kubernetes_config.connect`` or ``find``.
 
         Args:
             name: What messages call this way to the cluster.
@@ -99,59 +97,6 @@ class KubernetesClient:
         self._lock = threading.Lock()
         self._api = load()
         self._identity = ""
-
-    @classmethod
-    def from_kubeconfig(cls, context: str | None, path: str | None = None) -> KubernetesClient:
-        """Return a client for a context of a kubeconfig; the current one if None.
-
-        Raises:
-            ConfigError: There is no such file or context. Nothing else is tried in its place.
-        """
-        file = kubeconfig_path(path)
-        known = contexts(path)
-        name = context or next((n for n, _, current in known if current), None)
-        if name is None:
-            raise ConfigError(
-                f"kubeconfig {file!r}: no context is current; known: {_names(known)}; "
-                f"name one by 'context'"
-            )
-        namespace = next((ns for n, ns, _ in known if n == name), None)
-        if namespace is None:
-            raise ConfigError(
-                f"context: {name!r} is not in kubeconfig {file!r}; known: {_names(known)}"
-            )
-
-        def load() -> ApiClient:
-            configuration = Configuration()
-            configuration.connection_pool_maxsize = 16
-            with _readable(file):
-                return kubeconfig.new_client_from_config(
-                    file, name, persist_config=False, client_configuration=configuration
-                )
-
-        return cls(f"context {name!r}", namespace, load)
-
-    @classmethod
-    def in_cluster(cls) -> KubernetesClient:
-        """Return a client for the cluster that this process runs in, as its service account.
-
-        Raises:
-            ConfigError: This process does not run in a pod.
-        """
-
-        def load() -> ApiClient:
-            configuration = Configuration()
-            configuration.connection_pool_maxsize = 16
-            try:
-                kubeconfig.load_incluster_config(client_configuration=configuration)
-            except ConfigException as error:
-                raise ConfigError(f"in-cluster configuration: {error}") from error
-            return ApiClient(configuration)
-
-        client = cls("the pod's service account", "default", load)
-        if _NAMESPACE_FILE.exists():
-            client.namespace = _NAMESPACE_FILE.read_text().strip()
-        return client
 
     # -- requests ---------------------------------------------------------------------------
 
@@ -270,6 +215,15 @@ class KubernetesClient:
                 self._identity = self._ca_identity()
         return self._identity
 
+    def is_same(self, identity: str, holds: Callable[[KubernetesClient], bool]) -> bool:
+        """Whether an identity that was read by other means is this cluster's."""
+        if not self._identity or not _UID.match(identity) or not _UID.match(self._identity):
+            try:
+                return self._ca_identity() == identity or holds(self)
+            except ConfigError:
+                return holds(self)
+        return False
+
     def _ca_identity(self) -> str:
         ca_file = self._api.configuration.ssl_ca_cert
         if not ca_file:
@@ -290,97 +244,3 @@ def object_path(
     parts = [f"{prefix}/namespaces/{quote(namespace, safe='')}/{resource}"]
     parts += [quote(part, safe="") for part in (name, sub) if part]
     return "/".join(parts)
-
-
-def kubeconfig_path(path: str | None = None) -> str:
-    """Return the kubeconfig file that applies: the given one, KUBECONFIG, or the default."""
-    return os.path.expanduser(path or os.environ.get("KUBECONFIG") or "~/.kube/config")
-
-
-def contexts(path: str | None = None) -> list[tuple[str, str, bool]]:
-    """Return the contexts of a kubeconfig: name, namespace, whether it is current.
-
-    Raises:
-        ConfigError: The file is not there or is not a kubeconfig.
-    """
-    file = kubeconfig_path(path)
-    with _readable(file):
-        merger = kubeconfig.kube_config.KubeConfigMerger(file)
-        if merger.config is None:
-            raise ConfigError(f"kubeconfig {file!r}: there is no such file")
-        data = merger.config.value
-        current = data.get("current-context")
-        # Files merged from several paths come with their entries wrapped.
-        items = [getattr(item, "value", item) for item in data.get("contexts") or []]
-        result = []
-        for item in items:
-            namespace = (item.get("context") or {}).get("namespace") or "default"
-            result.append((item["name"], namespace, item["name"] == current))
-    return result
-
-
-@contextmanager
-def _readable(file: str) -> Iterator[None]:
-    try:
-        yield
-    except ConfigException as error:
-        raise ConfigError(f"kubeconfig {file!r}: {error}") from error
-    except (OSError, KeyError, TypeError, ValueError) as error:
-        raise ConfigError(f"kubeconfig {file!r}: cannot be used: {error}") from error
-
-
-def _names(known: list[tuple[str, str, bool]]) -> str:
-    return ", ".join(name for name, _, _ in known) or "none"
-
-
-def connect(context: str | None, path: str | None) -> KubernetesClient:
-    """Return the client that settings ask for.
-
-    A named context is used or is an error: never another cluster in its place. Without one, the
-    current context where there is a kubeconfig, else the pod's own cluster.
-
-    Raises:
-        ConfigError: There is no way to a cluster.
-    """
-    files = kubeconfig_path(path).split(os.pathsep)
-    if context or path or any(Path(file).exists() for file in files if file):
-        return KubernetesClient.from_kubeconfig(context, path)
-    if os.environ.get("KUBERNETES_SERVICE_HOST"):
-        return KubernetesClient.in_cluster()
-    raise ConfigError(
-        f"kubernetes: no kubeconfig at {kubeconfig_path(path)!r} and this process is not in a "
-        f"pod; set KUBECONFIG or 'kubeconfig'"
-    )
-
-
-def find(identity: str, cluster_name: str | None, path: str | None = None) -> KubernetesClient:
-    """Return a client for the cluster of that identity, whatever its context is called here.
-
-    Raises:
-        ConfigError: No configured cluster is the one; the message lists what was tried.
-    """
-    ways: list[Callable[[], KubernetesClient]] = []
-    tried: list[str] = []
-    try:
-        known = contexts(path)
-    except ConfigError as error:
-        known = []
-        tried.append(str(error))
-    for name, _, _ in sorted(known, key=lambda item: not item[2]):
-        ways.append(lambda name=name: KubernetesClient.from_kubeconfig(name, path))  # type: ignore[misc]
-    if os.environ.get("KUBERNETES_SERVICE_HOST"):
-        ways.append(KubernetesClient.in_cluster)
-    for way in ways:
-        try:
-            client = way()
-            seen = client.identity(cluster_name)
-        except (ConfigError, ClusterError) as error:
-            tried.append(str(error))
-            continue
-        if identity in (seen, client._ca_identity() if len(identity) == 16 else seen):
-            return client
-        tried.append(f"{client.name} is cluster {seen}")
-    raise ConfigError(
-        f"job handle: no configured cluster is {identity}. Tried: {'; '.join(tried) or 'nothing'}."
-        f" Point KUBECONFIG at one that is"
-    )

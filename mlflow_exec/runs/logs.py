@@ -10,10 +10,12 @@ from __future__ import annotations
 import re
 import tempfile
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
+from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
 from mlflow_exec.errors import MlflowExecError
 from mlflow_exec.jobs import JobHandle
@@ -72,6 +74,12 @@ class LogKeeper:
         """Whether the run already holds the whole log."""
         tags = self._client.get_run(self._run_id).data.tags
         return bool(tags.get(TAG_LOG_COMPLETE) == "true")
+
+    def forget(self) -> None:
+        """Remove what an earlier submission of the run left, so that two logs are not mixed."""
+        uri = self._client.get_run(self._run_id).info.artifact_uri
+        with suppress(MlflowException, OSError, NotImplementedError):
+            get_artifact_repository(uri).delete_artifacts(PARTS)
 
     def capture(self, scheduler: Scheduler, handle: JobHandle) -> None:
         """Read what there is now, before a cancellation takes it away."""

@@ -85,7 +85,7 @@ def read_project(
     root = work_dir if local else _without(work_dir, subdirectory)
     project = mlflow_projects.load_project(str(work_dir))
     point = _entry_point(project, entry_point)
-    values, files = _values(point, given, work_dir)
+    values, files = _values(point, given, root)
     text = {name: str(value) for name, value in _given_or_default(point, given).items()}
     return Project(
         name=project.name or "",
@@ -142,7 +142,7 @@ def _given_or_default(point: Any, given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _values(
-    point: Any, given: Mapping[str, Any], work_dir: Path
+    point: Any, given: Mapping[str, Any], root: Path
 ) -> tuple[dict[str, dict[str, Any]], dict[str, Path]]:
     values: dict[str, dict[str, Any]] = {}
     files: dict[str, Path] = {}
@@ -155,7 +155,7 @@ def _values(
         elif kind == "uri":
             point.parameters[name].compute_value(text, None, 0)
         elif kind == "path":
-            values[name]["value"] = _path_value(name, text, work_dir, files)
+            values[name]["value"] = _path_value(name, text, root, files)
     return values, files
 
 
@@ -169,7 +169,7 @@ def _check_number(name: str, text: str) -> None:
 
 
 def _path_value(
-    name: str, text: str, work_dir: Path, files: dict[str, Path]
+    name: str, text: str, root: Path, files: dict[str, Path]
 ) -> str | dict[str, str]:
     """Return how the job finds a local file: inside of the bundle; other URIs stay as they are."""
     local = get_local_path_or_none(text)
@@ -178,8 +178,8 @@ def _path_value(
     path = Path(os.path.abspath(local))
     if not path.exists():
         raise ConfigError(f"parameter {name!r}: there is no such file or folder; given {text!r}")
-    if path.is_relative_to(work_dir):
-        return {"bundled": path.relative_to(work_dir).as_posix()}
+    if path.is_relative_to(root):
+        return {"bundled": path.relative_to(root).as_posix()}
     inside = f"{_FOLDER_OF_PARAMETERS}/{name}/{path.name}"
     files[inside] = path
     return {"bundled": inside}

@@ -16,7 +16,7 @@ from mlflow_exec.credentials import Secret, looks_secret
 from mlflow_exec.errors import ConfigError
 from mlflow_exec.jobs import JOB_NAME, Failure, FailureCategory, JobHandle, JobSpec, JobState
 from mlflow_exec.runs import delivery, tracking
-from mlflow_exec.runs.logs import FOLDER
+from mlflow_exec.runs.logs import FOLDER, LogKeeper
 from mlflow_exec.runs.progress import Progress
 from mlflow_exec.runs.project import Project, read_project
 from mlflow_exec.runs.store import MlflowRunStore
@@ -177,16 +177,19 @@ def _deliverable(
         settings, call.tracking_uri, same_machine=scheduler.shares_this_machine()
     )
     if getattr(settings, "source", "auto") in ("git", "image"):
+        if project.files:
+            raise ConfigError(
+                f"source: the parameter file {next(iter(project.files.values()))} lies outside of "
+                f"the project, and only a bundle can carry it; put it into the project, or use "
+                f"another 'source'"
+            )
         return Prepared(call, settings, scheduler, project, None,
                         scheduler.delivery(0).kind, uri, origins)  # fmt: skip
     with progress.working("bundling the project"):
         packed = sources.bundle(
             project.root,
             limit_bytes=settings.source_limit,
-            extra={
-                f"{project.subdirectory}/{name}".lstrip("/"): path
-                for name, path in project.files.items()
-            },
+            extra=project.files,
         )
     try:
         way = scheduler.delivery(packed.size_bytes).kind
@@ -273,6 +276,8 @@ def submit(prepared: Prepared, progress: Progress) -> Job:
     store = MlflowRunStore(client)
     try:
         submission = _next_submission(run.data.tags.get(TAG_HANDLE))
+        if submission > 1:
+            LogKeeper(client, run_id).forget()
         source: Mapping[str, Any] | None = None
         secrets: Mapping[str, Secret] = {}
         if prepared.bundle is not None and prepared.way in ("proxied", "presigned", "mlflow"):

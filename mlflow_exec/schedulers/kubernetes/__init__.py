@@ -19,6 +19,7 @@ from copy import deepcopy
 from typing import Any
 
 from mlflow_exec.clients import kubernetes as api
+from mlflow_exec.clients import kubernetes_config as ways
 from mlflow_exec.clients.kubernetes_watch import list_pages
 from mlflow_exec.errors import (
     AccessDeniedError,
@@ -26,6 +27,7 @@ from mlflow_exec.errors import (
     ClusterError,
     ConfigError,
     ConflictError,
+    JobNotFoundError,
     NotFoundError,
     RejectedError,
     UnreachableError,
@@ -36,7 +38,13 @@ from mlflow_exec.schedulers.kubernetes.doctor import findings
 from mlflow_exec.schedulers.kubernetes.logs import PodLog, has_log
 from mlflow_exec.schedulers.kubernetes.plan import CONFIGMAP_BUNDLE_BYTES, LABEL_RUN, make_plan
 from mlflow_exec.schedulers.kubernetes.status import job_status, true_conditions
-from mlflow_exec.schedulers.kubernetes.watch import BATCH, JobsWatch, job_of, selector
+from mlflow_exec.schedulers.kubernetes.watch import (
+    BATCH,
+    JobsWatch,
+    job_events,
+    job_of,
+    selector,
+)
 from mlflow_exec.settings import BackendSettings, KubernetesSettings
 
 _MERGE_PATCH = "application/merge-patch+json"
@@ -85,7 +93,7 @@ class KubernetesScheduler(Scheduler):
         client = self._clients.get("")
         if client is None:
             settings = self._settings
-            client = api.connect(settings.context or settings.kube_context, settings.kubeconfig)
+            client = ways.connect(settings.context or settings.kube_context, settings.kubeconfig)
             self._clients[""] = client
         return client
 
@@ -96,13 +104,19 @@ class KubernetesScheduler(Scheduler):
             if settings.context or settings.kube_context:
                 client = self._connect()
                 seen = client.identity(settings.cluster_name)
-                if seen != handle.cluster:
+                same = client.is_same(handle.cluster, lambda cluster: _holds(cluster, handle))
+                if seen != handle.cluster and not same:
                     raise ConfigError(
                         f"job handle: {handle} is on cluster {handle.cluster}, but {client.name} "
                         f"is cluster {seen}; leave 'context' out to look through all contexts"
                     )
             else:
-                client = api.find(handle.cluster, settings.cluster_name, settings.kubeconfig)
+                client = ways.find(
+                    handle.cluster,
+                    settings.cluster_name,
+                    settings.kubeconfig,
+                    lambda candidate: _holds(candidate, handle),
+                )
             self._clients[handle.cluster] = client
         return client
 
@@ -270,6 +284,24 @@ class KubernetesScheduler(Scheduler):
                 handle = JobHandle("k8s", identity, (namespace, metadata["name"]), metadata["uid"])
                 yield handle, job_status(job, pods.get(metadata["name"], []))
 
+    def status(self, handle: JobHandle) -> JobStatus:
+        """See :meth:`~.Scheduler.status`; two requests, no watch."""
+        client = self._client_of(handle)
+        namespace, name = handle.path
+        try:
+            job = client.request("GET", api.object_path("jobs", namespace, name, group=BATCH))
+        except NotFoundError:
+            job = None
+        if job is None or handle.uid not in ("", job["metadata"]["uid"]):
+            raise JobNotFoundError(f"{handle}: the cluster does not know this job (any more)")
+        query = {"labelSelector": f"batch.kubernetes.io/job-name={name}"}
+        pods = client.request("GET", api.object_path("pods", namespace), query=query)["items"]
+        uids = [job["metadata"]["uid"], *[pod["metadata"]["uid"] for pod in pods[-1:]]]
+        status = job_status(job, pods)
+        if status.failure is None and pods:
+            return status
+        return job_status(job, pods, job_events(client, namespace, uids))
+
     def watch(self, handles: Iterable[JobHandle]) -> Iterator[tuple[JobHandle, JobStatus | None]]:
         """See :meth:`~.Scheduler.watch`."""
         groups: dict[tuple[str, str], list[JobHandle]] = {}
@@ -302,6 +334,13 @@ class KubernetesScheduler(Scheduler):
                     done.add(pod["metadata"]["uid"])
             if not follow or status is None:
                 return
+
+
+def _holds(client: api.KubernetesClient, handle: JobHandle) -> bool:
+    """Whether a cluster has the handle's very job, by its uid."""
+    namespace, name = handle.path
+    job = client.request("GET", api.object_path("jobs", namespace, name, group=BATCH))
+    return bool(handle.uid) and job["metadata"]["uid"] == handle.uid
 
 
 def _together(watches: list[JobsWatch]) -> Iterator[tuple[JobHandle, JobStatus | None]]:

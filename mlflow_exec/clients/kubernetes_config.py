@@ -1,0 +1,177 @@
+"""The ways to a Kubernetes cluster: kubeconfig contexts, and the cluster around this process."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from kubernetes import config as kubeconfig
+from kubernetes.client import ApiClient, Configuration
+from kubernetes.config.config_exception import ConfigException
+
+from mlflow_exec.clients.kubernetes import KubernetesClient
+from mlflow_exec.errors import ClusterError, ConfigError
+
+_NAMESPACE_FILE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
+_CONNECTIONS = 16
+
+
+def from_kubeconfig(context: str | None, path: str | None = None) -> KubernetesClient:
+    """Return a client for a context of a kubeconfig; the current one if None.
+
+    Raises:
+        ConfigError: There is no such file or context. Nothing else is tried in its place.
+    """
+    file = kubeconfig_path(path)
+    known = contexts(path)
+    name = context or next((n for n, _, current in known if current), None)
+    if name is None:
+        raise ConfigError(
+            f"kubeconfig {file!r}: no context is current; known: {_names(known)}; "
+            f"name one by 'context'"
+        )
+    namespace = next((ns for n, ns, _ in known if n == name), None)
+    if namespace is None:
+        raise ConfigError(
+            f"context: {name!r} is not in kubeconfig {file!r}; known: {_names(known)}"
+        )
+
+    def load() -> ApiClient:
+        configuration = Configuration()
+        configuration.connection_pool_maxsize = _CONNECTIONS
+        with _readable(file):
+            return kubeconfig.new_client_from_config(
+                file, name, persist_config=False, client_configuration=configuration
+            )
+
+    return KubernetesClient(f"context {name!r}", namespace, load)
+
+
+def in_cluster() -> KubernetesClient:
+    """Return a client for the cluster that this process runs in, as its service account.
+
+    Raises:
+        ConfigError: This process does not run in a pod.
+    """
+
+    def load() -> ApiClient:
+        configuration = Configuration()
+        configuration.connection_pool_maxsize = _CONNECTIONS
+        try:
+            kubeconfig.load_incluster_config(client_configuration=configuration)
+        except ConfigException as error:
+            raise ConfigError(f"in-cluster configuration: {error}") from error
+        return ApiClient(configuration)
+
+    client = KubernetesClient("the pod's service account", "default", load)
+    if _NAMESPACE_FILE.exists():
+        client.namespace = _NAMESPACE_FILE.read_text().strip()
+    return client
+
+
+def kubeconfig_path(path: str | None = None) -> str:
+    """Return the kubeconfig file that applies: the given one, KUBECONFIG, or the default."""
+    return os.path.expanduser(path or os.environ.get("KUBECONFIG") or "~/.kube/config")
+
+
+def contexts(path: str | None = None) -> list[tuple[str, str, bool]]:
+    """Return the contexts of a kubeconfig: name, namespace, whether it is current.
+
+    Raises:
+        ConfigError: The file is not there or is not a kubeconfig.
+    """
+    file = kubeconfig_path(path)
+    with _readable(file):
+        merger = kubeconfig.kube_config.KubeConfigMerger(file)
+        if merger.config is None:
+            raise ConfigError(f"kubeconfig {file!r}: there is no such file")
+        data = merger.config.value
+        current = data.get("current-context")
+        # Files merged from several paths come with their entries wrapped.
+        items = [getattr(item, "value", item) for item in data.get("contexts") or []]
+        result = []
+        for item in items:
+            namespace = (item.get("context") or {}).get("namespace") or "default"
+            result.append((item["name"], namespace, item["name"] == current))
+    return result
+
+
+@contextmanager
+def _readable(file: str) -> Iterator[None]:
+    try:
+        yield
+    except ConfigException as error:
+        raise ConfigError(f"kubeconfig {file!r}: {error}") from error
+    except (OSError, KeyError, TypeError, ValueError) as error:
+        raise ConfigError(f"kubeconfig {file!r}: cannot be used: {error}") from error
+
+
+def _names(known: list[tuple[str, str, bool]]) -> str:
+    return ", ".join(name for name, _, _ in known) or "none"
+
+
+def connect(context: str | None, path: str | None) -> KubernetesClient:
+    """Return the client that settings ask for.
+
+    A named context is used or is an error: never another cluster in its place. Without one, the
+    current context where there is a kubeconfig, else the pod's own cluster.
+
+    Raises:
+        ConfigError: There is no way to a cluster.
+    """
+    files = kubeconfig_path(path).split(os.pathsep)
+    if context or path or any(Path(file).exists() for file in files if file):
+        return from_kubeconfig(context, path)
+    if os.environ.get("KUBERNETES_SERVICE_HOST"):
+        return in_cluster()
+    raise ConfigError(
+        f"kubernetes: no kubeconfig at {kubeconfig_path(path)!r} and this process is not in a "
+        f"pod; set KUBECONFIG or 'kubeconfig'"
+    )
+
+
+def find(
+    identity: str,
+    cluster_name: str | None,
+    path: str | None,
+    holds: Callable[[KubernetesClient], bool],
+) -> KubernetesClient:
+    """Return a client for the cluster of that identity, whatever its context is called here.
+
+    Args:
+        identity: Of the cluster that is looked for.
+        cluster_name: The setting; it names the identity of every context.
+        path: A kubeconfig file; the usual ones if None.
+        holds: Whether a cluster has the very object that is looked for. It decides where the
+            credentials may not read the identity, as those of a pod usually may not.
+
+    Raises:
+        ConfigError: No configured cluster is the one; the message lists what was tried.
+    """
+    ways: list[Callable[[], KubernetesClient]] = []
+    tried: list[str] = []
+    try:
+        known = contexts(path)
+    except ConfigError as error:
+        known = []
+        tried.append(str(error))
+    for name, _, _ in sorted(known, key=lambda item: not item[2]):
+        ways.append(lambda name=name: from_kubeconfig(name, path))  # type: ignore[misc]
+    if os.environ.get("KUBERNETES_SERVICE_HOST"):
+        ways.append(in_cluster)
+    for way in ways:
+        try:
+            client = way()
+            seen = client.identity(cluster_name)
+            if seen == identity or client.is_same(identity, holds):
+                return client
+        except (ConfigError, ClusterError) as error:
+            tried.append(str(error))
+            continue
+        tried.append(f"{client.name} is cluster {seen}")
+    raise ConfigError(
+        f"job handle: no configured cluster is {identity}. Tried: {'; '.join(tried) or 'nothing'}."
+        f" Point KUBECONFIG at one that is"
+    )
