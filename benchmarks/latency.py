@@ -22,9 +22,9 @@ import mlflow
 import mlflow.projects
 
 from benchmarks.figures import show
+from mlflow_exec import source
 from mlflow_exec.cli import parse_config
 from mlflow_exec.jobs import JobHandle, JobState
-from mlflow_exec.runs import submit as submission
 from mlflow_exec.runs.submitted import ExecSubmittedRun
 
 LIMITS = {
@@ -39,7 +39,7 @@ _bundling = threading.local()
 
 def time_bundling() -> None:
     """Add up, for each thread, the time spent on bundling: the project's size, not us."""
-    bundle = submission.sources.bundle
+    bundle = source.bundle
 
     def timed(*args: Any, **kwargs: Any) -> Any:
         start_s = time.perf_counter()
@@ -48,7 +48,7 @@ def time_bundling() -> None:
         finally:
             _bundling.spent_s = time.perf_counter() - start_s
 
-    submission.sources.bundle = timed  # type: ignore[assignment]
+    source.bundle = timed
 
 
 def kubernetes_ends(namespace: str | None, config: dict[str, Any]) -> dict[str, float]:

@@ -48,6 +48,7 @@ class Source:
         url: Archive: an http(s) URL.
         url_env: Archive: the environment variable that holds a presigned URL.
         artifact_path: Archive: a path below the run's artifact root.
+        mlflow_uri: Archive: any URI that the image's own MLflow can download.
         sha256: Archive: its digest, 64 hex digits.
         subdirectory: The project's folder inside, ``""`` for the root.
         copy: Directory: whether to work on a private copy.
@@ -59,13 +60,14 @@ class Source:
     url: Optional[str] = None
     url_env: Optional[str] = None
     artifact_path: Optional[str] = None
+    mlflow_uri: Optional[str] = None
     sha256: Optional[str] = None
     subdirectory: str = ""
     copy: bool = False
     exclude: Tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        ways = ("path", "url", "url_env", "artifact_path")
+        ways = ("path", "url", "url_env", "artifact_path", "mlflow_uri")
         given = [way for way in ways if getattr(self, way) is not None]
         if self.kind not in ("archive", "directory"):
             raise invalid(f"source.kind must be 'archive' or 'directory'; {self.kind!r}")

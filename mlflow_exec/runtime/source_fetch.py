@@ -6,6 +6,7 @@ import hashlib
 import os
 import shutil
 import stat
+import subprocess
 import urllib.request
 import zipfile
 import zlib
@@ -132,6 +133,8 @@ class SourceFetcher:
             return source.path
         if source.artifact_path is not None:
             return self._fetch_artifact(source.artifact_path)
+        if source.mlflow_uri is not None:
+            return self._fetch_by_mlflow(source.mlflow_uri)
         url = source.url if source.url_env is None else self._environ.get(source.url_env)
         if not url:
             raise failed(f"the environment variable {source.url_env} with the URL is not set")
@@ -151,6 +154,29 @@ class SourceFetcher:
         except RequestError as error:
             raise failed(str(error), "Can the job reach the tracking server?") from error
         return self._archive
+
+    def _fetch_by_mlflow(self, uri: str) -> str:
+        python = shutil.which("python3", path=self._environ.get("PATH")) or "python3"
+        program = (
+            "import sys, mlflow.artifacts\n"
+            "print(mlflow.artifacts.download_artifacts(artifact_uri=sys.argv[1],"
+            " dst_path=sys.argv[2]))"
+        )
+        folder = os.path.dirname(self._archive)
+        done = subprocess.run(
+            [python, "-c", program, uri, folder],
+            env=self._environ,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            universal_newlines=True,
+        )
+        if done.returncode != 0:
+            last = (done.stderr.strip().splitlines() or [""])[-1]
+            raise failed(
+                f"{uri} cannot be fetched by the image's MLflow: {last}",
+                "The image needs mlflow, the store's library, and credentials for it.",
+            )
+        return done.stdout.strip().splitlines()[-1]
 
 
 def download(url: str, out: IO[bytes]) -> None:
