@@ -101,11 +101,13 @@ def _given(kubeconfig: Path) -> KubernetesCluster:
     if cluster is not None:
         return _started(cluster)
     image = os.environ.get("MLFLOW_EXEC_TEST_IMAGE", "python:3.11-slim")
+    patch = os.environ.get("MLFLOW_EXEC_TEST_POD_PATCH")
     return KubernetesCluster(
         kubeconfig=kubeconfig,
         context=yaml.safe_load(kubeconfig.read_text())["current-context"],
         image=image,
         image_mlflow=os.environ.get("MLFLOW_EXEC_TEST_IMAGE_MLFLOW", image),
+        pod_patch=yaml.safe_load(Path(patch).read_text()) if patch else {},
     )
 
 

@@ -28,7 +28,11 @@ def main() -> int:
         print(*lacking, sep="\n", file=sys.stderr)
         return 1
     actions = {"up": _up, "down": _down, "build": _build, "status": _status}
-    return actions[given.command](given.dir)
+    try:
+        return actions[given.command](given.dir)
+    except RuntimeError as error:
+        print(error, file=sys.stderr)
+        return 1
 
 
 def _up(folder: Path) -> int:

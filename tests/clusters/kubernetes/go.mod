@@ -1,4 +1,4 @@
-// Builds the Kubernetes that the tests start: only used by cluster.py, never shipped.
+// Builds the Kubernetes that the tests start: only used by build.py, never shipped.
 module mlflow-exec/tests/kubernetes
 
 go 1.24.0
