@@ -7,6 +7,8 @@ nothing of MLflow, and schedulers know nothing of each other. The conformance su
 
 from __future__ import annotations
 
+import queue
+import threading
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -179,14 +181,42 @@ class Scheduler(ABC):
         Raises:
             JobNotFoundError: The cluster does not know the job.
         """
-        end = None if timeout_s is None else time.monotonic() + timeout_s
+        if timeout_s is None:
+            return self._last(self.watch([handle]), handle)
+        seen: queue.SimpleQueue[JobStatus | Exception] = queue.SimpleQueue()
+
+        def watch() -> None:  # a watch says nothing for as long as nothing changes
+            try:
+                seen.put(self._last(self.watch([handle]), handle, seen.put))
+            except Exception as error:
+                seen.put(error)
+
+        threading.Thread(target=watch, name="mlflow-exec-wait", daemon=True).start()
+        end_s = time.monotonic() + timeout_s
         status = JobStatus(JobState.UNKNOWN)
-        for _, seen in self.watch([handle]):
+        while not status.state.is_final:
+            try:
+                item = seen.get(timeout=max(0.0, end_s - time.monotonic()))
+            except queue.Empty:
+                break
+            if isinstance(item, Exception):
+                raise item
+            status = item
+        return status
+
+    @staticmethod
+    def _last(
+        statuses: Iterator[tuple[JobHandle, JobStatus | None]],
+        handle: JobHandle,
+        tell: Callable[[JobStatus], None] = lambda _: None,
+    ) -> JobStatus:
+        """Return the last of a job's statuses, having told the others."""
+        status = JobStatus(JobState.UNKNOWN)
+        for _, seen in statuses:
             if seen is None:
                 raise JobNotFoundError(f"{handle}: the cluster does not know this job (any more)")
+            tell(seen)
             status = seen
-            if status.state.is_final or (end is not None and time.monotonic() > end):
-                break
         return status
 
 

@@ -23,7 +23,6 @@ from mlflow_exec.clients import kubernetes_config as ways
 from mlflow_exec.clients.kubernetes_watch import list_pages
 from mlflow_exec.errors import (
     AccessDeniedError,
-    CancelError,
     ClusterError,
     ConfigError,
     ConflictError,
@@ -34,10 +33,11 @@ from mlflow_exec.errors import (
 )
 from mlflow_exec.jobs import JobHandle, JobSpec, JobStatus
 from mlflow_exec.schedulers.base import Delivery, Finding, Plan, Report, Scheduler
+from mlflow_exec.schedulers.kubernetes.cancel import cancel, delete_job, find_pods
 from mlflow_exec.schedulers.kubernetes.doctor import findings
 from mlflow_exec.schedulers.kubernetes.logs import PodLog, has_log
 from mlflow_exec.schedulers.kubernetes.plan import CONFIGMAP_BUNDLE_BYTES, LABEL_RUN, make_plan
-from mlflow_exec.schedulers.kubernetes.status import job_status, true_conditions
+from mlflow_exec.schedulers.kubernetes.status import job_status
 from mlflow_exec.schedulers.kubernetes.watch import (
     BATCH,
     JobsWatch,
@@ -164,9 +164,9 @@ class KubernetesScheduler(Scheduler):
                 self._create(client, item, plan, owner)
             if not self._settings.queue and job["spec"].get("suspend"):
                 self._start(client, job)
-        except ClusterError:
+        except BaseException:
             if created:
-                self._delete(client, _path(job))
+                delete_job(client, _path(job), {"uid": job["metadata"]["uid"]})
             raise
         namespace = job["metadata"]["namespace"]
         identity = client.identity(self._settings.cluster_name)
@@ -215,44 +215,9 @@ class KubernetesScheduler(Scheduler):
             if fresh["spec"].get("suspend") and not fresh["metadata"].get("deletionTimestamp"):
                 self._start(client, fresh)
 
-    @staticmethod
-    def _delete(client: api.KubernetesClient, path: str) -> None:
-        body = {"propagationPolicy": "Foreground"}
-        try:
-            client.request("DELETE", path, body=body)
-        except NotFoundError:
-            return
-
     def cancel(self, handle: JobHandle, *, timeout_s: float = 120) -> None:
         """See :meth:`~.Scheduler.cancel`."""
-        client = self._client_of(handle)
-        namespace, name = handle.path
-        path = api.object_path("jobs", namespace, name, group=BATCH)
-        try:
-            job = client.request("GET", path)
-        except NotFoundError:
-            job = None
-        ours = job is not None and handle.uid in ("", job["metadata"]["uid"])
-        if job is not None and ours:
-            if {"Complete", "Failed"} & set(true_conditions(job)):
-                return
-            self._delete(client, path)
-        end_s = time.monotonic() + timeout_s
-        query = {"labelSelector": f"batch.kubernetes.io/job-name={name}"}
-        for round_ in range(10**6):
-            pods = client.request("GET", api.object_path("pods", namespace), query=query)["items"]
-            left = [pod for pod in pods if _may_run(pod)]
-            if not left:
-                return
-            if time.monotonic() > end_s:
-                names = ", ".join(
-                    f"{p['metadata']['name']} on node {p['spec'].get('nodeName')}" for p in left
-                )
-                raise CancelError(
-                    f"cancel: {handle}: still running after {timeout_s:g} s: {names}; if the node "
-                    f"is gone, delete it or the pod by force with kubectl"
-                )
-            time.sleep(_POLL_S[min(round_, len(_POLL_S) - 1)])
+        cancel(self._client_of(handle), handle, timeout_s)
 
     def retire(self, handle: JobHandle) -> None:
         """Let the Job be deleted ``ttl_s`` after its end; see :meth:`~.Scheduler.retire`."""
@@ -319,16 +284,9 @@ class KubernetesScheduler(Scheduler):
     def logs(self, handle: JobHandle, *, follow: bool = False) -> Iterator[str]:
         """See :meth:`~.Scheduler.logs`."""
         client = self._client_of(handle)
-        namespace, name = handle.path
-        query = {"labelSelector": f"batch.kubernetes.io/job-name={name}"}
         done: set[str] = set()
-
-        def pods() -> list[Any]:
-            items = client.request("GET", api.object_path("pods", namespace), query=query)["items"]
-            return sorted(items, key=lambda pod: str(pod["metadata"]["creationTimestamp"]))
-
         for _, status in self.watch([handle]):
-            for pod in pods():
+            for pod in find_pods(client, handle):
                 if pod["metadata"]["uid"] not in done and has_log(pod):
                     yield from PodLog(client, pod).pieces(follow=follow)
                     done.add(pod["metadata"]["uid"])
@@ -391,7 +349,3 @@ def _bodied(item: Mapping[str, Any], plan: Plan, *, dry: bool = False) -> dict[s
     if body["kind"] == "ConfigMap" and plan.data:
         body["binaryData"] = {k: base64.b64encode(v).decode() for k, v in plan.data.items()}
     return body
-
-
-def _may_run(pod: Mapping[str, Any]) -> bool:
-    return pod["status"].get("phase") not in ("Succeeded", "Failed")

@@ -1,0 +1,111 @@
+"""Finds a handle's Job and pods, and removes them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from mlflow_exec.clients import kubernetes as api
+from mlflow_exec.errors import CancelError, ConflictError, NotFoundError
+from mlflow_exec.jobs import JobHandle
+from mlflow_exec.schedulers.kubernetes.status import true_conditions
+from mlflow_exec.schedulers.kubernetes.watch import BATCH
+
+_POLL_S = (0.1, 0.2, 0.5, 1.0)
+
+
+def find_job(client: api.KubernetesClient, handle: JobHandle) -> dict[str, Any] | None:
+    """Return the handle's Job; None if there is none, or only a namesake.
+
+    Raises:
+        ClusterError: The cluster cannot be asked.
+    """
+    try:
+        job = client.request("GET", _path(handle))
+    except NotFoundError:
+        return None
+    return job if handle.uid in ("", job["metadata"]["uid"]) else None
+
+
+def find_pods(client: api.KubernetesClient, handle: JobHandle) -> list[dict[str, Any]]:
+    """Return the pods of the handle's Job, not those of a namesake, the oldest first.
+
+    Raises:
+        ClusterError: The cluster cannot be asked.
+    """
+    namespace, name = handle.path
+    owner = f"controller-uid={handle.uid}" if handle.uid else f"job-name={name}"
+    query = {"labelSelector": f"batch.kubernetes.io/{owner}"}
+    items = client.request("GET", api.object_path("pods", namespace), query=query)["items"]
+    return sorted(items, key=lambda pod: str(pod["metadata"]["creationTimestamp"]))
+
+
+def delete_job(client: api.KubernetesClient, path: str, expected: Mapping[str, str]) -> None:
+    """Delete a Job and what belongs to it, if it is still as expected; gone already is fine.
+
+    Args:
+        client: The cluster.
+        path: The Job.
+        expected: Its ``uid``, and ``resourceVersion`` if a change forbids the deletion.
+
+    Raises:
+        ConflictError: It is not as expected.
+        ClusterError: The cluster refuses, or cannot be asked.
+    """
+    body = {"propagationPolicy": "Foreground", "preconditions": dict(expected)}
+    try:
+        client.request("DELETE", path, body=body)
+    except NotFoundError:
+        return
+
+
+def cancel(client: api.KubernetesClient, handle: JobHandle, timeout_s: float) -> None:
+    """Delete the Job unless it has ended, and wait until its pods are gone.
+
+    Raises:
+        CancelError: A pod may still run after ``timeout_s``.
+        ClusterError: The cluster refuses, or cannot be asked.
+    """
+    if not _delete_unfinished(client, handle):
+        return
+    end_s = time.monotonic() + timeout_s
+    for round_ in range(10**6):
+        left = [pod for pod in find_pods(client, handle) if _may_run(pod)]
+        if not left and find_job(client, handle) is None:
+            return
+        if time.monotonic() > end_s:
+            if not left:
+                return  # only the record is there, kept by somebody's finalizer
+            names = ", ".join(
+                f"{p['metadata']['name']} on node {p['spec'].get('nodeName')}" for p in left
+            )
+            raise CancelError(
+                f"cancel: {handle}: still running after {timeout_s:g} s: {names}; if the node "
+                f"is gone, delete it or the pod by force with kubectl"
+            )
+        time.sleep(_POLL_S[min(round_, len(_POLL_S) - 1)])
+
+
+def _delete_unfinished(client: api.KubernetesClient, handle: JobHandle) -> bool:
+    """Delete the Job unless it has ended, be it at this very moment; False if it had."""
+    while (job := find_job(client, handle)) is not None:
+        if {"Complete", "Failed"} & set(true_conditions(job)):
+            return False
+        metadata = job["metadata"]
+        seen = {"uid": metadata["uid"], "resourceVersion": metadata["resourceVersion"]}
+        try:
+            delete_job(client, _path(handle), seen)
+            break
+        except ConflictError:
+            continue  # it changed since it was read
+    return True
+
+
+def _path(handle: JobHandle) -> str:
+    namespace, name = handle.path
+    return api.object_path("jobs", namespace, name, group=BATCH)
+
+
+def _may_run(pod: Mapping[str, Any]) -> bool:
+    return pod["status"].get("phase") not in ("Succeeded", "Failed")
