@@ -16,6 +16,7 @@ RUNTIME_FILES = (
     "job_order.py",
     "rest.py",
     "run_record.py",
+    "tracking_server.py",
     "job_log.py",
     "log_upload.py",
     "processes.py",

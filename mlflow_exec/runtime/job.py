@@ -24,9 +24,10 @@ from .job_log import JobLog
 from .job_order import JobOrder, SetupError, invalid
 from .log_upload import LogUpload
 from .processes import DeadlineOver, Outcome, Runner, Stopped, StopSignal, oom_kills
-from .rest import ArtifactRoot, RequestError, TrackingServer, is_http, redact
+from .rest import ArtifactRoot
 from .run_record import AlreadyEnded, RunRecorder
 from .source_fetch import Project, SourceFetcher
+from .tracking_server import RequestError, TrackingServer, is_http, redact
 
 _START_PATIENCE_S = 30.0
 _MARK_PATIENCE_S = 10.0

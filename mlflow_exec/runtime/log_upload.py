@@ -16,7 +16,8 @@ import time
 from typing import IO, List, Optional
 
 from .job_log import JobLog
-from .rest import ArtifactRoot, RequestError
+from .rest import ArtifactRoot
+from .tracking_server import RequestError
 
 LOG_ARTIFACT = "mlflow-exec/log.txt"
 PARTS_FOLDER = "mlflow-exec/log"

@@ -1,220 +1,24 @@
-"""MLflow's tracking server over HTTP, with the standard library alone.
-
-Credentials come from the variables that MLflow's own client reads:
-https://mlflow.org/docs/latest/self-hosting/security/basic-http-auth/
-"""
+"""A run and its artifacts behind MLflow's tracking server, over its REST API."""
 
 from __future__ import annotations
 
-import base64
-import contextlib
-import http.client
 import json
-import os
-import random
-import ssl
-import time
-import urllib.error
 import urllib.parse
-import urllib.request
-from typing import IO, Any, Callable, Dict, Iterator, List, Mapping, Optional, Sequence, TypeVar
+from typing import IO, Any, Dict, List, Mapping, Optional, Sequence
 
 from .end import RunRecord
+from .tracking_server import (
+    RequestError,
+    TrackingServer,
+    copy_answer,
+    is_http,
+    redact,
+    with_retries,
+)
 
-_T = TypeVar("_T")
 _ARTIFACTS = "/api/2.0/mlflow-artifacts/artifacts"
-_TRANSIENT_STATUS = (408, 425, 429, 500, 502, 503, 504)
-_SOCKET_TIMEOUT_S = 30.0
-_BACKOFF_S = (0.2, 5.0)
-_COPY_BYTES = 1024 * 1024
-_NOT_JSON = (json.JSONDecodeError, UnicodeDecodeError)
-
-
-class RequestError(Exception):
-    """A request failed for good, or for longer than its patience.
-
-    Attributes:
-        status: The HTTP status, None where there was no answer.
-    """
-
-    def __init__(self, message: str, status: Optional[int] = None) -> None:
-        super().__init__(message)
-        self.status = status
-
-
-def is_http(url: Optional[str]) -> bool:
-    """Whether the URL is http or https."""
-    return (url or "").split(":", 1)[0].lower() in ("http", "https")
-
-
-def redact(url: str) -> str:
-    """Return the URL without user, password, query and fragment: those may hold secrets."""
-    parts = urllib.parse.urlsplit(url)
-    return urllib.parse.urlunsplit((parts.scheme, parts.netloc.split("@")[-1], parts.path, "", ""))
-
-
-def with_retries(act: Callable[[], _T], what: str, patience_s: float) -> _T:
-    """Call ``act`` until it succeeds, fails for good, or the patience is over.
-
-    Connection errors, 408, 425, 429 and 5xx are tried again, with a growing pause.
-
-    Args:
-        act: The request; called again after a failure.
-        what: What was asked, for the message.
-        patience_s: No new try is started after this time.
-
-    Raises:
-        RequestError: With the status of the last answer.
-    """
-    give_up_at = time.monotonic() + patience_s
-    pause_s, longest_s = _BACKOFF_S
-    while True:
-        retry_after_s = 0.0
-        try:
-            return act()
-        except urllib.error.HTTPError as error:
-            with error:
-                text = error.read(2000).decode("utf-8", "replace").strip()
-            failure = RequestError(f"{what}: HTTP {error.code} {_server_message(text)}", error.code)
-            if error.code not in _TRANSIENT_STATUS:
-                raise failure from None
-            with contextlib.suppress(TypeError, ValueError):
-                retry_after_s = float(error.headers.get("Retry-After") or 0)
-        except (OSError, http.client.HTTPException) as error:
-            reason = getattr(error, "reason", None) or error
-            failure = RequestError(f"{what}: {type(error).__name__}: {reason}")
-        except ValueError as error:
-            # The text of other ValueErrors may hold a header's value, thus a credential.
-            why = f"the answer is not JSON: {error}" if isinstance(error, _NOT_JSON) else "invalid"
-            raise RequestError(f"{what}: {why}") from None
-        wait_s = max(pause_s * random.uniform(0.5, 1.5), min(retry_after_s, longest_s))
-        if time.monotonic() + wait_s > give_up_at:
-            raise failure
-        time.sleep(wait_s)
-        pause_s = min(pause_s * 2, longest_s)
-
-
-def _server_message(text: str) -> str:
-    """Return MLflow's own message of an error answer, or the start of the answer."""
-    with contextlib.suppress(ValueError, AttributeError):
-        text = str(json.loads(text).get("message") or text)
-    return " ".join(text.split())[:300]
-
-
-class TrackingServer:
-    """A connection to an MLflow tracking server.
-
-    Args:
-        url: The tracking URI, http or https; it may hold user and password.
-        environ: Where the credentials are read from.
-
-    Attributes:
-        url: The tracking URI without user, password, query and a slash at its end.
-        patience_s: How long each request is retried.
-
-    Raises:
-        ValueError: The URL, or a certificate that the environment names, cannot be used.
-    """
-
-    def __init__(self, url: str, environ: Mapping[str, str]) -> None:
-        parts = urllib.parse.urlsplit(url)
-        netloc = parts.netloc.split("@")[-1]
-        self.url = urllib.parse.urlunsplit((parts.scheme, netloc, parts.path.rstrip("/"), "", ""))
-        self.patience_s = 30.0
-        self._headers = _auth_headers(environ, parts.username, parts.password)
-        handlers: List[urllib.request.BaseHandler] = []
-        if parts.scheme == "https":
-            try:
-                context = _tls_context(environ)
-            except OSError as error:
-                names = "MLFLOW_TRACKING_SERVER_CERT_PATH or MLFLOW_TRACKING_CLIENT_CERT_PATH"
-                raise ValueError(f"{names} cannot be used: {error}") from error
-            handlers.append(urllib.request.HTTPSHandler(context=context))
-        self._opener = urllib.request.build_opener(*handlers)
-
-    @contextlib.contextmanager
-    def patience(self, seconds: float) -> Iterator[None]:
-        """Retry each request of the block for this long."""
-        before, self.patience_s = self.patience_s, seconds
-        try:
-            yield
-        finally:
-            self.patience_s = before
-
-    def open(
-        self, method: str, url: str, body: Any = None, headers: Optional[Mapping[str, str]] = None
-    ) -> http.client.HTTPResponse:
-        """Send one request, without retries, and return the open answer.
-
-        Args:
-            method: The HTTP method.
-            url: The whole URL.
-            body: Bytes, or an open file that is streamed.
-            headers: More headers; ``Content-Length`` is needed for a file.
-        """
-        request = urllib.request.Request(url, data=body, method=method)
-        for name, value in {**self._headers, **(headers or {})}.items():
-            request.add_header(name, value)
-        answer: http.client.HTTPResponse = self._opener.open(request, timeout=_SOCKET_TIMEOUT_S)
-        return answer
-
-    def api(self, method: str, path: str, body: Optional[Mapping[str, Any]] = None) -> Any:
-        """Call an API of MLflow and return its JSON.
-
-        Args:
-            method: The HTTP method.
-            path: Below ``/api/2.0/mlflow/``, with its query.
-            body: The request's JSON.
-
-        Raises:
-            RequestError: The server refused, or could not be reached in time.
-        """
-        url = f"{self.url}/api/2.0/mlflow/{path}"
-        data = None if body is None else json.dumps(body).encode("utf-8")
-
-        def act() -> Any:
-            with self.open(method, url, data, {"Content-Type": "application/json"}) as answer:
-                return json.loads(answer.read() or b"{}")
-
-        try:
-            return with_retries(act, f"{method} {redact(url)}", self.patience_s)
-        except ValueError as error:
-            raise RequestError(
-                f"{method} {redact(url)}: the answer is not JSON: {error}"
-            ) from error
-
-
-def _auth_headers(
-    environ: Mapping[str, str], user: Optional[str], password: Optional[str]
-) -> Dict[str, str]:
-    headers = {"User-Agent": "mlflow-exec"}
-    user = environ.get("MLFLOW_TRACKING_USERNAME") or urllib.parse.unquote(user or "")
-    password = environ.get("MLFLOW_TRACKING_PASSWORD") or urllib.parse.unquote(password or "")
-    token = environ.get("MLFLOW_TRACKING_TOKEN")
-    if user and password:
-        pair = base64.b64encode(f"{user}:{password}".encode()).decode("ascii")
-        headers["Authorization"] = f"Basic {pair}"
-    elif token:
-        headers["Authorization"] = f"Bearer {token}"
-    if environ.get("MLFLOW_WORKSPACE"):
-        headers["X-MLFLOW-WORKSPACE"] = environ["MLFLOW_WORKSPACE"]
-    return headers
-
-
-def _tls_context(environ: Mapping[str, str]) -> ssl.SSLContext:
-    names = ("MLFLOW_TRACKING_SERVER_CERT_PATH", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
-    bundle = next((environ[name] for name in names if environ.get(name)), None)
-    if bundle and os.path.isdir(bundle):
-        context = ssl.create_default_context(capath=bundle)
-    else:
-        context = ssl.create_default_context(cafile=bundle)
-    if environ.get("MLFLOW_TRACKING_INSECURE_TLS", "").lower() in ("true", "1"):
-        context.check_hostname = False
-        context.verify_mode = ssl.CERT_NONE
-    client = environ.get("MLFLOW_TRACKING_CLIENT_CERT_PATH")
-    if client:
-        context.load_cert_chain(client)
-    return context
+# The server passes what it got on to its store before it answers.
+_STORE_TIMEOUT_S = 300.0
 
 
 class RestRunStore:
@@ -302,7 +106,8 @@ class ArtifactRoot:
 
         def act() -> None:
             body.seek(start)
-            with self._server.open("PUT", url, _Window(body, size_bytes), headers) as answer:
+            window = _Window(body, size_bytes)
+            with self._server.open("PUT", url, window, headers, _STORE_TIMEOUT_S) as answer:
                 answer.read()
 
         with_retries(act, f"PUT {redact(url)}", patience_s)
@@ -371,22 +176,3 @@ class _Window:
         data = self._file.read(limit)
         self._left -= len(data)
         return data
-
-
-def copy_answer(answer: http.client.HTTPResponse, out: IO[bytes]) -> None:
-    """Copy the body of an answer to a file, refusing one that broke off.
-
-    Raises:
-        http.client.IncompleteRead: Fewer bytes came than were announced.
-    """
-    announced = answer.headers.get("Content-Length")
-    done = 0
-    while True:
-        chunk = answer.read(_COPY_BYTES)
-        if not chunk:
-            break
-        out.write(chunk)
-        done += len(chunk)
-    # With a size argument HTTPResponse.read returns short bodies without an error.
-    if announced is not None and done < int(announced):
-        raise http.client.IncompleteRead(b"", int(announced) - done)

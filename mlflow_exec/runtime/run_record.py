@@ -13,7 +13,8 @@ from .end import (
     write_end,
 )
 from .job_log import JobLog
-from .rest import RequestError, RestRunStore, TrackingServer
+from .rest import RestRunStore
+from .tracking_server import RequestError, TrackingServer
 
 
 class AlreadyEnded(Exception):

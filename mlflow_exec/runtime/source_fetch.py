@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from typing import IO, Callable, Dict, List, Optional, Set
 
 from .job_order import SetupError, Source
-from .rest import ArtifactRoot, RequestError, copy_answer, is_http, redact, with_retries
+from .rest import ArtifactRoot
+from .tracking_server import RequestError, copy_answer, is_http, redact, with_retries
 
 _FETCH_PATIENCE_S = 60.0
 _SOCKET_TIMEOUT_S = 60.0

@@ -22,7 +22,8 @@ from mlflow_exec.runtime.end import (
     end_from_log,
     write_end,
 )
-from mlflow_exec.runtime.rest import RestRunStore, TrackingServer
+from mlflow_exec.runtime.rest import RestRunStore
+from mlflow_exec.runtime.tracking_server import TrackingServer
 from tests.servers import MlflowServer
 
 SUCCEEDED = End("SUCCEEDED", exit_code=0)

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
+import socket
 import subprocess
 import time
 from pathlib import Path
 
 import pytest
 
-from mlflow_exec.runtime.rest import (
-    ArtifactRoot,
-    RequestError,
-    RestRunStore,
-    TrackingServer,
-    redact,
-)
+from mlflow_exec.runtime.rest import ArtifactRoot, RestRunStore
+from mlflow_exec.runtime.tracking_server import RequestError, TrackingServer, redact
 from tests.servers import MlflowServer, file_server, free_port
 
 EMPTY = {"/api/2.0/mlflow/runs/get": (200, b"{}")}
@@ -42,7 +39,7 @@ def test_credentials_are_those_of_mlflows_client(
     assert headers.get("Authorization") == expected
 
 
-def test_the_workspace_is_sent(tracking_server: MlflowServer) -> None:
+def test_the_workspace_is_sent() -> None:
     with file_server() as files:
         files.files.update(EMPTY)
         TrackingServer(files.url, {"MLFLOW_WORKSPACE": "team-a"}).api("GET", "runs/get?run_id=1")
@@ -155,3 +152,18 @@ def test_an_answer_of_something_else_than_mlflow_is_an_error() -> None:
 def test_a_certificate_that_is_not_there_is_named() -> None:
     with pytest.raises(ValueError, match="MLFLOW_TRACKING_SERVER_CERT_PATH"):
         TrackingServer("https://t", {"MLFLOW_TRACKING_SERVER_CERT_PATH": "/not/there.pem"})
+
+
+def test_a_host_that_swallows_connections_is_asked_again_soon() -> None:
+    """A listener whose queue is full answers no new connection, as behind a stale route."""
+    with contextlib.ExitStack() as stack:
+        full = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=0))
+        for _ in range(4):
+            waiting = stack.enter_context(socket.socket())
+            waiting.setblocking(False)
+            waiting.connect_ex(full.getsockname())
+        server = TrackingServer(f"http://127.0.0.1:{full.getsockname()[1]}", {})
+        started = time.monotonic()
+        with server.patience(1), pytest.raises(RequestError, match="timed out"):
+            server.api("GET", "runs/get?run_id=1")
+        assert 4 < time.monotonic() - started < 12
