@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from jinja2 import StrictUndefined, TemplateError as JinjaError, Undefined
+from jinja2 import StrictUndefined, Undefined
+from jinja2 import TemplateError as JinjaError
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from mlflow_exec.errors import TemplateError
