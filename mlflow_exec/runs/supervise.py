@@ -82,6 +82,8 @@ def supervise(
         status = _until_final(job, keeper, progress)
         flush()
         finish(job, status, keeper, progress)
+    if progress is not None:
+        progress.changed(describe(status))
     return status
 
 
@@ -90,15 +92,15 @@ def _until_final(job: Job, keeper: LogKeeper, progress: Progress | None) -> JobS
     for status in _statuses(job):
         now_s = time.monotonic()
         if status is not None:
+            if status.state.is_final:
+                return status
             if progress is not None:
                 progress.changed(describe(status))
             clocks.see(status, now_s)
-            if status.state.is_final:
-                return status
         why = clocks.expired(now_s)
         if why is not None:
             keeper.capture(job.scheduler, job.handle)
-            return _give_up(job, why, progress)
+            return _give_up(job, why)
     return _lost(job)
 
 
@@ -142,17 +144,14 @@ def _statuses(job: Job) -> Iterator[JobStatus | None]:
         yield item
 
 
-def _give_up(job: Job, why: Failure, progress: Progress | None) -> JobStatus:
+def _give_up(job: Job, why: Failure) -> JobStatus:
     """End a job whose clock ran out: the native job goes, the run says why."""
     message = why.message
     try:
         job.scheduler.cancel(job.handle, timeout_s=job.settings.cancel_timeout_s)
     except (CancelError, ClusterError) as error:
         message = f"{message} And the job could not be removed: {error}"
-    status = JobStatus(JobState.FAILED, message, Failure(why.category, message, why.hint))
-    if progress is not None:
-        progress.changed(describe(status))
-    return status
+    return JobStatus(JobState.FAILED, message, Failure(why.category, message, why.hint))
 
 
 def _lost(job: Job) -> JobStatus:
