@@ -50,6 +50,7 @@ from mlflow_exec.schedulers.ray.status import job_status
 from mlflow_exec.schedulers.ray.watch import JobsWatch
 from mlflow_exec.settings import BackendSettings, RaySettings
 
+_LOOPBACK = ("localhost", "127.0.0.1", "::1")
 _TRIES = 4
 _BACK_OFF_S = 0.5
 _POLL_S = 0.25
@@ -86,6 +87,11 @@ class RayScheduler(Scheduler):
         if asked == "auto":
             return Delivery("artifact", "it does not fit into Ray's package store")
         return Delivery(asked, "the setting 'source' says so")
+
+    def shares_this_machine(self) -> bool:
+        """See :meth:`~.Scheduler.shares_this_machine`."""
+        address, _ = resolve_address(self._settings)
+        return address is None or urlsplit(address).hostname in _LOOPBACK
 
     def plan(self, spec: JobSpec) -> Plan:
         """See :meth:`~.Scheduler.plan`."""
@@ -207,6 +213,8 @@ class RayScheduler(Scheduler):
         asked_s: float | None = None
         while True:
             try:
+                if handle.uid and client.version().get("session_name") != handle.uid:
+                    return  # what it ran on is over, and everything of it with it
                 record = client.job(handle.name)
                 if record is None or job_status(record).state.is_final:
                     return

@@ -17,6 +17,7 @@ from mlflow_exec.schedulers.ray.status import STATES
 _ASK_S = 1.0
 _RETRY_S = 0.5
 _QUEUED_PIECES = 256
+_RETRY_MARK = b"mlflow-exec-retry: "  # RETRY_LINE_PREFIX in runtime/end.py
 
 
 def log_tail(client: RayClient, record: Mapping[str, Any], lines: int) -> str:
@@ -30,6 +31,23 @@ def log_tail(client: RayClient, record: Mapping[str, Any], lines: int) -> str:
             return b"".join(stream).decode("utf-8", "replace")
     except ClusterError:
         return ""
+
+
+def count_retries(client: RayClient, record: Mapping[str, Any]) -> int:
+    """Return how often the first step started the entry point again, as its log tells."""
+    node_id = record.get("driver_node_id")
+    if not node_id:
+        return 0
+    count, line_start = 0, b"\n"
+    try:
+        with client.stream_log(node_id, _file(record), follow=False) as stream:
+            for piece in stream:
+                text = line_start + piece
+                count += text.count(b"\n" + _RETRY_MARK)
+                line_start = text[-len(_RETRY_MARK) :]
+    except ClusterError:
+        return 0  # the number of starts is told by the run's tags, too
+    return count
 
 
 def _file(record: Mapping[str, Any]) -> str:

@@ -22,6 +22,7 @@ from mlflow_exec.templates import load_patch, merge, render
 META_MANAGED = "managed-by"
 META_RUN = "mlflow-exec/run-id"
 META_EXPERIMENT = "mlflow-exec/experiment-id"
+META_RETRIES = "mlflow-exec/retries"
 MANAGED_BY = "mlflow-exec"
 
 RUNTIME_FOLDER = ".mlflow_exec"
@@ -115,6 +116,7 @@ def _values(
             META_MANAGED: MANAGED_BY,
             META_RUN: spec.run_id,
             META_EXPERIMENT: str(spec.experiment_id),
+            META_RETRIES: str(settings.retries),
         },
         "cpu": 1 if asked.cpu is None else asked.cpu,
         "gpu": asked.gpu,

@@ -7,6 +7,7 @@ from typing import Any
 
 from mlflow_exec.jobs import Failure, FailureCategory, JobState, JobStatus
 from mlflow_exec.schedulers.ending import parse_ending, user_error
+from mlflow_exec.schedulers.ray.plan import META_RETRIES
 
 # https://github.com/ray-project/ray/blob/ray-2.60.0/python/ray/dashboard/modules/job/common.py#L40
 # PENDING covers waiting for resources and setting up the runtime environment; the record does not
@@ -79,6 +80,11 @@ def job_status(record: Json, log_tail: str = "") -> JobStatus:
     if state is JobState.CANCELLED:
         message = "The job was stopped."
     return JobStatus(state, message if state is not JobState.RUNNING else "", native=native)
+
+
+def repeats(record: Json) -> bool:
+    """Whether the job's first step may have started the entry point more than once."""
+    return bool((record.get("metadata") or {}).get(META_RETRIES, "0") != "0")
 
 
 def has_ending(record: Json) -> bool:

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from mlflow_exec.clients import ray_embedded
 from mlflow_exec.clients.ray import RayClient
 from mlflow_exec.errors import UnreachableError
 from mlflow_exec.jobs import JobHandle, JobState, JobStatus
-from mlflow_exec.schedulers.ray.logs import log_tail
-from mlflow_exec.schedulers.ray.status import has_ending, job_status
+from mlflow_exec.schedulers.ray.logs import count_retries, log_tail
+from mlflow_exec.schedulers.ray.status import has_ending, job_status, repeats
 
 _TICK_S = 0.4
 # A job that has run for a minute is not worth being asked for more often than this.
@@ -21,6 +21,23 @@ _SLOW_AFTER_S = 60.0
 # Up to so many jobs are asked for one by one; above, one list of all jobs costs less.
 _ONE_BY_ONE = 8
 _TAIL_LINES = 50
+
+
+@dataclass
+class _Cluster:
+    client: RayClient
+    session: str | None = None
+
+    def is_another(self, handle: JobHandle) -> bool:
+        """Whether this is not the start of Ray that the job was submitted to.
+
+        With Ray's own fault tolerance a restarted head keeps its session, and its jobs.
+        """
+        if not handle.uid:
+            return False
+        if self.session is None:
+            self.session = str(self.client.version().get("session_name"))
+        return self.session != handle.uid
 
 
 @dataclass
@@ -34,7 +51,10 @@ class JobsWatch:
     """One iteration over the statuses of some jobs, on one cluster or more."""
 
     def __init__(self, groups: Sequence[tuple[RayClient, Sequence[JobHandle]]]) -> None:
-        self._groups = [(client, [_Tracked(h) for h in handles]) for client, handles in groups]
+        self._groups = [
+            (_Cluster(client), [_Tracked(handle) for handle in handles])
+            for client, handles in groups
+        ]
 
     def statuses(self) -> Iterator[tuple[JobHandle, JobStatus | None]]:
         """Yield as `Scheduler.watch` promises.
@@ -44,19 +64,23 @@ class JobsWatch:
         """
         begun_s = time.monotonic()
         while True:
-            for client, jobs in self._groups:
-                yield from self._ask(client, [item for item in jobs if not item.over])
+            for cluster, jobs in self._groups:
+                yield from self._ask(cluster, [item for item in jobs if not item.over])
             if all(item.over for _, jobs in self._groups for item in jobs):
                 return
             slow = time.monotonic() - begun_s > _SLOW_AFTER_S
             time.sleep(_SLOW_TICK_S if slow else _TICK_S)
 
     def _ask(
-        self, client: RayClient, jobs: Sequence[_Tracked]
+        self, cluster: _Cluster, jobs: Sequence[_Tracked]
     ) -> Iterator[tuple[JobHandle, JobStatus | None]]:
+        client = cluster.client
         listed: dict[str, Mapping[str, Any]] | None = None
         for item in jobs:
             try:
+                if cluster.is_another(item.handle):
+                    yield from self._say(item, None)
+                    continue
                 if len(jobs) > _ONE_BY_ONE and listed is None:
                     listed = {record["submission_id"]: record for record in client.jobs()}
                 if listed is not None:
@@ -64,10 +88,11 @@ class JobsWatch:
                 else:
                     record = client.job(item.handle.name)
             except UnreachableError as error:
+                cluster.session = None  # what answers next may be another
                 for other in jobs:
                     yield from self._say(other, _unreachable(other.handle, error))
                 return
-            yield from self._say(item, _status(client, record))
+            yield from self._say(item, known_status(client, record))
 
     @staticmethod
     def _say(
@@ -80,12 +105,17 @@ class JobsWatch:
         yield item.handle, status
 
 
-def _status(client: RayClient, record: Mapping[str, Any] | None) -> JobStatus | None:
+def known_status(client: RayClient, record: Mapping[str, Any] | None) -> JobStatus | None:
+    """Return the status of a job, with what its log tells beside Ray's record at its end."""
     if record is None:
         return None
     status = job_status(record)
+    if not status.state.is_final:
+        return status
     if status.state is JobState.FAILED and not has_ending(record):
-        return job_status(record, log_tail(client, record, _TAIL_LINES))
+        status = job_status(record, log_tail(client, record, _TAIL_LINES))
+    if repeats(record):
+        status = replace(status, attempt=1 + count_retries(client, record))
     return status
 
 
