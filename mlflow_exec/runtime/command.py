@@ -7,20 +7,14 @@ import re
 import shlex
 import shutil
 import urllib.parse
-from typing import Any, Callable, Dict, List
+from typing import Any, Callable, Dict
 
 from .environment import Environment
-from .job_order import EntryPoint, invalid
+from .job_order import EntryPoint, SetupError, invalid
 from .processes import Runner
-from .source_fetch import Project, download, failed
+from .source_fetch import Project, download, download_by_mlflow, failed
 
 _SCHEME = re.compile(r"^[A-Za-z][A-Za-z0-9+.-]*:")
-# Its result path goes to a file: the output of the download belongs to the log.
-_MLFLOW_DOWNLOAD = """\
-import sys, mlflow.artifacts
-path = mlflow.artifacts.download_artifacts(artifact_uri=sys.argv[1], dst_path=sys.argv[2])
-open(sys.argv[3], "w", encoding="utf-8").write(str(path))
-"""
 
 
 def command_line(entry_point: EntryPoint, path_of: Callable[[str, Any], str]) -> str:
@@ -115,22 +109,9 @@ class PathParameters:
             with open(path, "wb") as out:
                 download(uri, out)
             return path
-        return self._fetched_by_mlflow(name, uri, folder)
-
-    def _fetched_by_mlflow(self, name: str, uri: str, folder: str) -> str:
-        answer = folder + ".path"
-        argv: List[str] = ["python", "-c", _MLFLOW_DOWNLOAD, uri, folder, answer]
-        env = self._environment.apply(self._env)
-        argv[0] = shutil.which("python", path=env.get("PATH", os.defpath)) or "python"
         try:
-            outcome = self._runner.run(argv, self._scratch_dir, env)
-        except OSError as error:
-            raise failed(f"parameter {name!r}: python cannot be started: {error}") from error
-        if outcome.returncode != 0:
-            last = (outcome.tail.splitlines() or [""])[-1]
-            raise failed(
-                f"parameter {name!r}: {uri} cannot be fetched: {last}",
-                "The job's environment needs mlflow and the credentials for this store.",
-            )
-        with open(answer, encoding="utf-8") as file:
-            return file.read()
+            env = self._environment.apply(self._env)
+            return download_by_mlflow(uri, folder, self._runner, env)
+        except SetupError as error:
+            hint = "The job's environment needs mlflow and the credentials for this store."
+            raise failed(f"parameter {name!r}: {error}", hint) from error

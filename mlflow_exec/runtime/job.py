@@ -135,7 +135,9 @@ class Job:
         self._upload: Optional[LogUpload] = None
         self._log_gap = False
         self._environment: Optional[Environment] = None
-        self._fetcher = SourceFetcher(order.source, scratch_dir, self._environ, self._artifacts)
+        self._fetcher = SourceFetcher(
+            order.source, scratch_dir, self._environ, self._artifacts, self._runner, self._env
+        )
 
     def run(self) -> int:
         """Run the job to its end in this container and return the container's exit code."""

@@ -6,17 +6,23 @@ import hashlib
 import os
 import shutil
 import stat
-import subprocess
 import urllib.request
 import zipfile
 import zlib
 from dataclasses import dataclass
-from typing import IO, Callable, Dict, List, Optional, Set
+from typing import IO, Callable, Dict, List, Mapping, Optional, Set
 
 from .job_order import SetupError, Source
+from .processes import Runner
 from .rest import ArtifactRoot
 from .tracking_server import RequestError, copy_answer, is_http, redact, with_retries
 
+# Its result path goes to a file: the output of the download belongs to the log.
+_MLFLOW_DOWNLOAD = """\
+import sys, mlflow.artifacts
+path = mlflow.artifacts.download_artifacts(artifact_uri=sys.argv[1], dst_path=sys.argv[2])
+open(sys.argv[3], "w", encoding="utf-8").write(str(path))
+"""
 _FETCH_PATIENCE_S = 60.0
 _SOCKET_TIMEOUT_S = 60.0
 
@@ -47,6 +53,8 @@ class SourceFetcher:
         scratch_dir: An existing private folder.
         environ: Holds the presigned URL, if there is one.
         artifacts: The run's artifacts; None where they are not proxied by the tracking server.
+        runner: Runs the image's own MLflow, where nothing else can fetch the source.
+        env: The variables for it.
     """
 
     def __init__(
@@ -55,7 +63,11 @@ class SourceFetcher:
         scratch_dir: str,
         environ: Dict[str, str],
         artifacts: Optional[ArtifactRoot],
+        runner: Runner,
+        env: Mapping[str, str],
     ) -> None:
+        self._runner = runner
+        self._env = env
         self._source = source
         self._project_dir = os.path.join(scratch_dir, "project")
         self._archive = os.path.join(scratch_dir, "source.zip")
@@ -157,27 +169,39 @@ class SourceFetcher:
         return self._archive
 
     def _fetch_by_mlflow(self, uri: str) -> str:
-        python = shutil.which("python3", path=self._environ.get("PATH")) or "python3"
-        program = (
-            "import sys, mlflow.artifacts\n"
-            "print(mlflow.artifacts.download_artifacts(artifact_uri=sys.argv[1],"
-            " dst_path=sys.argv[2]))"
-        )
-        folder = os.path.dirname(self._archive)
-        done = subprocess.run(
-            [python, "-c", program, uri, folder],
-            env=self._environ,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            universal_newlines=True,
-        )
-        if done.returncode != 0:
-            last = (done.stderr.strip().splitlines() or [""])[-1]
-            raise failed(
-                f"{uri} cannot be fetched by the image's MLflow: {last}",
-                "The image needs mlflow, the store's library, and credentials for it.",
-            )
-        return done.stdout.strip().splitlines()[-1]
+        folder = os.path.join(os.path.dirname(self._archive), "by-mlflow")
+        os.makedirs(folder, exist_ok=True)
+        try:
+            return download_by_mlflow(uri, folder, self._runner, self._env)
+        except SetupError as error:
+            hint = "The image needs mlflow, the store's library, and credentials for it."
+            raise SetupError("source_fetch", error.end.message, hint) from error
+
+
+def download_by_mlflow(uri: str, folder: str, runner: Runner, env: Mapping[str, str]) -> str:
+    """Return the local path of what MLflow downloaded from the URI.
+
+    Args:
+        uri: Any artifact URI, such as ``runs:/<run_id>/<path>`` or ``s3://<bucket>/<path>``.
+        folder: An existing folder for it.
+        runner: Runs MLflow; what it says goes to the job's log.
+        env: The variables of an environment that has mlflow.
+
+    Raises:
+        SetupError: source_fetch.
+    """
+    path = env.get("PATH", os.defpath)
+    python = shutil.which("python", path=path) or shutil.which("python3", path=path) or "python3"
+    answer = folder + ".path"
+    try:
+        outcome = runner.run([python, "-c", _MLFLOW_DOWNLOAD, uri, folder, answer], folder, env)
+    except OSError as error:
+        raise failed(f"{python} cannot be started: {error}") from error
+    if outcome.returncode != 0:
+        last = (outcome.tail.splitlines() or [""])[-1]
+        raise failed(f"{redact(uri)} cannot be fetched by MLflow: {last}")
+    with open(answer, encoding="utf-8") as file:
+        return file.read()
 
 
 def download(url: str, out: IO[bytes]) -> None:

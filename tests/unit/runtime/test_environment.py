@@ -105,8 +105,10 @@ def test_conda_that_the_image_lacks_is_named(cluster: Cluster) -> None:
     assert "--env-manager" in finished.end.hint
 
 
-def test_a_password_in_an_index_url_stays_out_of_the_message(cluster: Cluster) -> None:
-    order = environment_order(cluster, dependencies=["https://me:s3cret@127.0.0.1:9/tiny.whl"])
-    finished = cluster.run(order, env={"PATH": image_path(cluster, uv=True)})
+def test_a_password_in_a_requirement_stays_out_of_the_message(cluster: Cluster) -> None:
+    # The installer repeats a line that it cannot read as it is.
+    order = environment_order(cluster, dependencies=["tiny == https://me:s3cret@127.0.0.1:9/x"])
+    finished = cluster.run(order, env={"PATH": image_path(cluster, uv=False)})
     assert finished.end.category == "environment_setup"
+    assert "https://***@127.0.0.1:9/x" in finished.end.message
     assert "s3cret" not in finished.end.message

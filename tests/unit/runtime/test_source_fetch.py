@@ -71,6 +71,22 @@ def test_an_archive_among_the_runs_artifacts_is_fetched_through_the_server(
     assert "\nfrom the archive\n" in finished.text
 
 
+def test_an_archive_elsewhere_is_fetched_by_the_images_own_mlflow(cluster: Cluster) -> None:
+    source = archive(cluster.folder / "source.zip", FILES, MODES)
+    content = Path(source.pop("path")).read_bytes()
+    order = source_order(cluster, {**source, "mlflow_uri": ""})
+    within = order["artifact_uri"].partition(":/")[2]
+    url = f"{cluster.server.url}/api/2.0/mlflow-artifacts/artifacts/{within}/source.zip"
+    request = urllib.request.Request(url, data=content, method="PUT")
+    urllib.request.urlopen(request, timeout=30).close()
+    order["source"]["mlflow_uri"] = f"runs:/{order['run_id']}/source.zip"
+    assert "\nfrom the archive\n" in cluster.run(order).text
+    order = source_order(cluster, {**source, "mlflow_uri": "runs:/" + "0" * 32 + "/source.zip"})
+    refused = cluster.run(order)
+    assert (refused.code, refused.end.category) == (81, "source_fetch")
+    assert "image needs mlflow" in refused.end.hint
+
+
 def test_a_directory_is_used_as_it_is_or_copied(cluster: Cluster) -> None:
     (cluster.project / ".mlflow_exec").mkdir()
     entry_point = {"command": "touch made-by-job; ls -a"}
