@@ -13,6 +13,11 @@ DIED = (
     "Job supervisor actor died: The actor died unexpectedly before finishing this task.\n"
     "\tclass_name: JobSupervisor\n\tnamespace: SUPERVISOR_ACTOR_RAY_NAMESPACE\n"
 )
+CRASHED = (
+    "The actor is dead because its worker process has died. Some common causes include: (1) the "
+    "process was killed by the OOM killer due to high memory usage, (2) ray stop --force was called"
+)
+KILLED_FOR_MEMORY = "1 worker(s) were killed due to the node running low on memory. Memory on"
 
 
 def record(status: str, **further: Any) -> dict[str, Any]:
@@ -74,8 +79,10 @@ def test_exit_codes(
         ("JOB_SUPERVISOR_ACTOR_UNSCHEDULABLE", "could not be scheduled", "unschedulable"),
         ("JOB_SUPERVISOR_ACTOR_START_FAILURE", "failed to get job supervisor", "infrastructure"),
         ("JOB_SUPERVISOR_ACTOR_DIED", DIED, "infrastructure"),
-        ("JOB_SUPERVISOR_ACTOR_DIED", DIED + "its node was terminated", "node_lost"),
-        ("JOB_SUPERVISOR_ACTOR_DIED", DIED + "the node running low on memory", "out_of_memory"),
+        ("JOB_SUPERVISOR_ACTOR_DIED", DIED + CRASHED, "infrastructure"),
+        ("JOB_SUPERVISOR_ACTOR_DIED", DIED + "because its node has died.", "node_lost"),
+        ("JOB_SUPERVISOR_ACTOR_DIED", DIED + "the actor's node was preempted: x", "preempted"),
+        ("JOB_SUPERVISOR_ACTOR_DIED", DIED + KILLED_FOR_MEMORY, "out_of_memory"),
         ("AN_ERROR_OF_A_LATER_RAY", "what it says", "infrastructure"),
         (None, None, "infrastructure"),
     ],

@@ -45,6 +45,7 @@ _HINTS = {
     FailureCategory.ENVIRONMENT_SETUP: "Check runtime_env and the project's requirements.",
     FailureCategory.UNSCHEDULABLE: "Ask for less in resources, or give the cluster more; Ray gives "
     "up after RAY_JOB_START_TIMEOUT_SECONDS of its head node (900).",
+    FailureCategory.PREEMPTED: "Submit it again; Ray does not start it again by itself.",
     FailureCategory.NODE_LOST: "Submit it again; Ray does not start it on another node by itself.",
     FailureCategory.OUT_OF_MEMORY: "Use less memory, or ask for a larger node by resources.memory.",
     FailureCategory.DEADLINE: "Raise deadline_s, or make the job shorter.",
@@ -52,8 +53,13 @@ _HINTS = {
 
 # How Ray words these, in python/ray/_private and src/ray/gcs/actor/gcs_actor_manager.cc of 2.60.
 _NEVER_RAN = "was cancelled before it started running"
-_NODE_GONE = ("node was terminated", "node has died", "node died", "node was dead")
-_MEMORY = ("running low on memory", "OutOfMemory", "OOM")
+_DEATHS = (
+    ("the actor's node was preempted", FailureCategory.PREEMPTED),
+    ("the actor's node was terminated", FailureCategory.NODE_LOST),
+    ("because its node has died", FailureCategory.NODE_LOST),
+    # Not "OOM" alone: Ray names it among the possible causes of every worker that is gone.
+    ("due to the node running low on memory", FailureCategory.OUT_OF_MEMORY),
+)
 
 Json = Mapping[str, Any]
 
@@ -114,10 +120,7 @@ def _why_failed(
         return user_error(exit_code), exit_code
     category = ERROR_TYPES.get(str(record.get("error_type")), FailureCategory.INFRASTRUCTURE)
     if record.get("error_type") == "JOB_SUPERVISOR_ACTOR_DIED":
-        if any(words in message for words in _NODE_GONE):
-            category = FailureCategory.NODE_LOST
-        elif any(words in message for words in _MEMORY):
-            category = FailureCategory.OUT_OF_MEMORY
+        category = next((c for words, c in _DEATHS if words in message), category)
     return _failure(category, message or "Ray says that the job failed, and not why."), None
 
 
