@@ -16,7 +16,7 @@ help: ## Show this list.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 $(VENV)/.for-demo: $(REQUIREMENTS)
-	@$(INSTALL) ray demo
+	@$(INSTALL) ray
 	@touch $@
 
 $(VENV)/.for-development: $(REQUIREMENTS)
