@@ -51,7 +51,7 @@ TAG_VALUE_LIMIT_CHARS = 500
 END_LINE_PREFIX = "mlflow-exec-end: "
 RETRY_LINE_PREFIX = "mlflow-exec-retry: "
 
-_SETTLE_ROUNDS = 5
+_SETTLE_ROUNDS = 20
 
 
 @dataclass(frozen=True)
@@ -188,7 +188,7 @@ def write_end(store: RunStore, run_id: str, end: End, by: str) -> bool:
         return _refine(store, run_id, end, by, record)
     _write_failure(store, run_id, end, record)
     _write_status(store, run_id, end.state, record)
-    store.set_tags(run_id, {TAG_STATE_BY: by, TAG_STATE: end.state})
+    _commit(store, run_id, end, by)
     _settle(store, run_id, end, by)
     return True
 
@@ -231,11 +231,16 @@ def _write_status(store: RunStore, run_id: str, state: str, record: RunRecord) -
         store.set_status(run_id, status, int(time.time() * 1000))
 
 
-def _settle(store: RunStore, run_id: str, end: End, by: str) -> None:
-    """Make status and tags agree after two writers committed at the same moment.
+def _commit(store: RunStore, run_id: str, end: End, by: str) -> None:
+    store.set_tags(run_id, {TAG_STATE_BY: by, TAG_STATE: end.state})
 
-    MLflow has no compare-and-set. Each writer reads back until what it sees agrees; so after the
-    last write of all of them, somebody has seen agreement.
+
+def _settle(store: RunStore, run_id: str, end: End, by: str) -> None:
+    """Make status and tags agree after several writers committed at the same moment.
+
+    MLflow has no compare-and-set. The last commit counts. Everybody can tell the status from it,
+    and reads back until the two agree. The failure tags are known to their writer only: so each
+    write of them is followed by a commit of the same writer, and nobody damages those of the last.
     """
     for _ in range(_SETTLE_ROUNDS):
         record = store.read(run_id)
@@ -243,11 +248,11 @@ def _settle(store: RunStore, run_id: str, end: End, by: str) -> None:
         if state not in FINAL_STATES:
             return
         mine = (state, record.tags.get(TAG_STATE_BY)) == (end.state, by)
-        wanted = _failure_tags(end)
         found = {key: record.tags[key] for key in FAILURE_TAGS if key in record.tags}
-        status_agrees = record.status == STATUS_OF_STATE[state]
-        if status_agrees and (found == wanted or not mine):
+        damaged = mine and found != _failure_tags(end)
+        if record.status == STATUS_OF_STATE[state] and not damaged:
             return
-        if mine:
+        if damaged:
             _write_failure(store, run_id, end, record)
+            _commit(store, run_id, end, by)
         _write_status(store, run_id, state, record)
