@@ -158,7 +158,8 @@ class JobHandle:
         parts = urlsplit(text)
         path = tuple(unquote(p) for p in parts.path.split("/")[1:])
         if not path or "@" in parts.netloc or parts.query or parts.fragment:
-            raise HandleError(f"job handle: {text!r} is not one; known: k8s://, ray-job+http://")
+            shown = re.sub(r"//[^/]*@", "//…@", text)  # a user name and a password
+            raise HandleError(f"job handle: {shown!r} is not one; known: k8s://, ray-job+http://")
         return cls(parts.scheme, parts.netloc, path, uid)
 
 

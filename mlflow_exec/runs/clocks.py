@@ -26,9 +26,11 @@ class Clocks:
         """Take note of a status."""
         if status.state is JobState.UNKNOWN:
             return
-        if status.state is not self._state:
+        # The time that a queue holds a job does not count: the clock starts anew after it.
+        freed = self._status is not None and self._status.held and not status.held
+        if status.state is not self._state or (freed and status.state is JobState.QUEUED):
             self._state, self._since_s = status.state, now_s
-        pulling = _is_image_problem(status)
+        pulling = _is_image_problem(status) and not status.held
         if not pulling:
             self._pull_since_s = None
         elif self._pull_since_s is None:
@@ -43,8 +45,7 @@ class Clocks:
             return None
         grace_s: float = getattr(settings, "image_pull_grace_s", math.inf)
         pulling_s = 0.0 if self._pull_since_s is None else now_s - self._pull_since_s
-        pulling = self._pull_since_s is not None and not status.held
-        if pulling and pulling_s >= grace_s:
+        if self._pull_since_s is not None and pulling_s >= grace_s:
             return status.failure
         queue_s = settings.queue_timeout_s
         queued = self._state is JobState.QUEUED and not status.held

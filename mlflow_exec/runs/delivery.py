@@ -112,7 +112,7 @@ def upload(
 
 def _presign_s3(uri: str) -> str:
     repository = get_artifact_repository(uri)
-    bucket, key = repository.parse_s3_uri(uri)
+    bucket, key = repository.parse_s3_compliant_uri(uri)
     client = repository._get_s3_client()
     return str(
         client.generate_presigned_url(

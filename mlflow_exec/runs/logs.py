@@ -44,14 +44,15 @@ def join(head: bytes, tail: bytes) -> tuple[bytes, bool]:
         return tail, True
     if not tail:
         return head, True
-    end = head[-_OVERLAP_BYTES:]
-    place = tail.find(end)
-    if place >= 0:
-        return head + tail[place + len(end) :], True
-    if tail in head:
-        return head, True
+    # The scheduler often still has all; then a text that repeats itself joins rightly, too.
     if tail.startswith(head):
         return tail, True
+    if tail in head:
+        return head, True
+    end = head[-_OVERLAP_BYTES:]
+    place = tail.find(end) if len(end) == _OVERLAP_BYTES else -1
+    if place >= 0:
+        return head + tail[place + len(end) :], True
     note = b"\nmlflow-exec: here a part of the output is missing\n"
     return head + note + tail, False
 

@@ -79,7 +79,7 @@ def read_project(
         MlflowException: The project cannot be fetched or is not valid.
     """
     given = {str(k): v for k, v in (parameters or {}).items()}
-    work_dir = Path(mlflow_projects.fetch_and_validate_project(uri, version, entry_point, given))
+    work_dir = _fetch(uri, version, entry_point, given)
     location, subdirectory = mlflow_projects._parse_subdirectory(uri)
     local = mlflow_projects._is_local_uri(location) and not location.endswith(".zip")
     root = work_dir if local else _without(work_dir, subdirectory)
@@ -104,6 +104,21 @@ def read_project(
         files=files,
         docker_env=project.docker_env or {},
     )
+
+
+def _fetch(uri: str, version: str | None, entry_point: str, given: Mapping[str, Any]) -> Path:
+    try:
+        return Path(mlflow_projects.fetch_and_validate_project(uri, version, entry_point, given))
+    except Exception as error:
+        # MLflow takes what is no folder for a git repository, and lets git's own errors pass.
+        if not type(error).__module__.startswith("git."):
+            raise
+        shown = re.sub(r"//[^/@]*@", "//", uri)
+        why = str(getattr(error, "stderr", "") or error).strip()
+        raise ConfigError(
+            f"project: {shown!r} is neither a folder nor a git repository that can be fetched: "
+            f"{why}"
+        ) from error
 
 
 def _without(folder: Path, subdirectory: str) -> Path:
