@@ -84,3 +84,12 @@ def until(check: Callable[[], T], what: str, timeout_s: float = 60) -> T:
         assert time.monotonic() < deadline_s, f"not within {timeout_s:g} s: {what}"
         time.sleep(0.1)
     return found
+
+
+def within(timeout_s: float, call: Callable[[], T]) -> T:
+    """Return what the call returns.
+
+    Raises:
+        AssertionError: It did not return in time; it goes on in its thread.
+    """
+    return Collected(call() for _ in range(1)).all(timeout_s)[0]

@@ -1,0 +1,61 @@
+"""Fixtures of end-to-end tests: a tracking server that jobs reach, and submissions to clusters."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import mlflow
+import pytest
+from kubernetes import client
+
+from tests.clusters.processes import appears
+from tests.clusters.pytest_kubernetes import KubernetesCluster, unavailable
+from tests.mlflow.k8s_runs import K8sRuns
+from tests.servers import MlflowServer, mlflow_server
+
+
+@pytest.fixture(scope="session")
+def k8s_tracking(
+    kubernetes_cluster: KubernetesCluster, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[MlflowServer]:
+    """A tracking server that pods reach, and this process under the same address."""
+    if kubernetes_cluster.node_ip is None:
+        unavailable("pods of this cluster have no known way to a server of this machine")
+    folder = tmp_path_factory.mktemp("k8s-tracking")
+    with mlflow_server(folder, host="0.0.0.0", visible_as=kubernetes_cluster.node_ip) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def k8s_namespace(kubernetes_cluster: KubernetesCluster) -> Iterator[str]:
+    """A namespace for all end-to-end tests of a session."""
+    with kubernetes_cluster.api_client() as api:
+        core = client.CoreV1Api(api)
+        labels = {"mlflow-exec-test/session": str(os.getpid())}
+        metadata = {"generateName": "mlflow-exec-test-", "labels": labels}
+        name: str = core.create_namespace({"metadata": metadata}).metadata.name
+        accounts = f"{name} has its service account"
+        assert appears(lambda: core.list_namespaced_service_account(name).items, timeout_s=30), (
+            accounts
+        )
+        yield name
+        core.delete_namespace(name)
+
+
+@pytest.fixture
+def k8s(
+    kubernetes_cluster: KubernetesCluster,
+    k8s_namespace: str,
+    k8s_tracking: MlflowServer,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Iterator[K8sRuns]:
+    """Submissions to a real Kubernetes."""
+    monkeypatch.setenv("KUBECONFIG", str(kubernetes_cluster.kubeconfig))
+    mlflow.set_tracking_uri(k8s_tracking.url)
+    runs = K8sRuns(kubernetes_cluster, k8s_namespace, k8s_tracking, tmp_path)
+    yield runs
+    runs.close()
+    mlflow.set_tracking_uri("")

@@ -1,0 +1,139 @@
+"""The clocks that end jobs which do not start; time is a number here."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mlflow_exec.jobs import Failure, FailureCategory, JobState, JobStatus
+from mlflow_exec.runs.clocks import Clocks
+from mlflow_exec.settings import KubernetesSettings, RaySettings
+
+QUEUED = JobStatus(JobState.QUEUED, "waits for a node")
+STARTING = JobStatus(JobState.STARTING, "is being started")
+RUNNING = JobStatus(JobState.RUNNING)
+PULL = Failure(FailureCategory.IMAGE_PULL, "The image cannot be pulled.", "Check its name.")
+PULLING = JobStatus(JobState.STARTING, "", PULL)
+HELD = JobStatus(JobState.QUEUED, "is suspended", held=True)
+
+
+def clocks(**settings: Any) -> Clocks:
+    return Clocks(KubernetesSettings(**settings))
+
+
+def test_nothing_runs_out_before_anything_was_seen() -> None:
+    assert clocks(queue_timeout_s=1).expired(10**9) is None
+
+
+def test_a_queue_has_no_limit_unless_one_is_set() -> None:
+    clock = clocks()
+    clock.see(QUEUED, 0)
+    assert clock.expired(10**9) is None
+
+
+def test_the_queues_limit() -> None:
+    clock = clocks(queue_timeout_s=60)
+    clock.see(QUEUED, 100)
+    clock.see(QUEUED, 150)
+    assert clock.expired(159) is None
+    why = clock.expired(160)
+    assert why is not None
+    assert why.category is FailureCategory.UNSCHEDULABLE
+    assert "queue_timeout_s (60 s)" in why.message
+    assert "waits for a node" in why.message
+    assert why.hint
+
+
+def test_the_category_is_that_of_what_holds_the_job_back() -> None:
+    clock = clocks(queue_timeout_s=60)
+    quota = Failure(FailureCategory.QUOTA, "It is full.", "Ask for less.")
+    clock.see(JobStatus(JobState.QUEUED, "", quota), 0)
+    why = clock.expired(60)
+    assert why is not None
+    assert (why.category, why.hint) == (FailureCategory.QUOTA, "Ask for less.")
+
+
+def test_a_held_job_waits_for_ever() -> None:
+    clock = clocks(queue_timeout_s=60)
+    clock.see(HELD, 0)
+    assert clock.expired(10**9) is None
+
+
+def test_the_time_in_a_hold_does_not_count() -> None:
+    clock = clocks(queue_timeout_s=60)
+    clock.see(HELD, 0)
+    clock.see(QUEUED, 1000)
+    assert clock.expired(1059) is None
+    assert clock.expired(1060) is not None
+
+
+def test_the_starts_limit_counts_from_the_place_on_a_node() -> None:
+    clock = clocks(start_timeout_s=900)
+    clock.see(QUEUED, 0)
+    clock.see(STARTING, 5000)
+    assert clock.expired(5899) is None
+    why = clock.expired(5900)
+    assert why is not None
+    assert "start_timeout_s (900 s)" in why.message
+
+
+def test_a_running_job_has_no_clock_here() -> None:
+    clock = clocks(queue_timeout_s=1, start_timeout_s=1)
+    clock.see(STARTING, 0)
+    clock.see(RUNNING, 0.5)
+    assert clock.expired(10**9) is None
+
+
+def test_a_job_that_is_put_back_waits_anew() -> None:
+    clock = clocks(queue_timeout_s=60)
+    clock.see(QUEUED, 0)
+    clock.see(RUNNING, 50)
+    clock.see(QUEUED, 1000)
+    assert clock.expired(1059) is None
+    assert clock.expired(1060) is not None
+
+
+def test_a_failing_pull_has_a_grace() -> None:
+    clock = clocks(image_pull_grace_s=180)
+    clock.see(STARTING, 0)
+    clock.see(PULLING, 100)
+    clock.see(PULLING, 200)
+    assert clock.expired(279) is None
+    assert clock.expired(280) == PULL
+
+
+def test_a_pull_that_succeeds_at_last_starts_the_grace_anew() -> None:
+    clock = clocks(image_pull_grace_s=180)
+    clock.see(PULLING, 0)
+    clock.see(STARTING, 100)
+    clock.see(PULLING, 150)
+    assert clock.expired(329) is None
+    assert clock.expired(330) == PULL
+
+
+def test_a_registry_that_limits_its_clients_is_waited_for() -> None:
+    clock = clocks(image_pull_grace_s=180, start_timeout_s=900)
+    clock.see(JobStatus(JobState.STARTING, "", PULL, held=True), 0)
+    assert clock.expired(500) is None
+    assert clock.expired(900) is not None
+
+
+def test_the_grace_of_a_pull_begins_after_the_registrys_limit() -> None:
+    clock = clocks(image_pull_grace_s=180)
+    clock.see(JobStatus(JobState.STARTING, "", PULL, held=True), 0)
+    clock.see(PULLING, 300)
+    assert clock.expired(479) is None
+    assert clock.expired(480) == PULL
+
+
+def test_not_knowing_changes_nothing() -> None:
+    clock = clocks(queue_timeout_s=60)
+    clock.see(QUEUED, 0)
+    clock.see(JobStatus(JobState.UNKNOWN, "no answer"), 30)
+    assert clock.expired(59) is None
+    assert clock.expired(60) is not None
+
+
+def test_a_backend_without_images_has_the_other_clocks() -> None:
+    clock = Clocks(RaySettings(queue_timeout_s=60))
+    clock.see(QUEUED, 0)
+    assert clock.expired(60) is not None
