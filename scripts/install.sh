@@ -17,7 +17,9 @@ find_python() {
     for name in python3 python3.12 python3.11 python3.13 python3.10; do
         if new_enough "$name"; then command -v "$name"; return; fi
     done
-    say "setup: Python 3.10 or newer is missing; found: $(python3 --version 2>&1 || true)."
+    found=none
+    if command -v python3 >/dev/null; then found=$(python3 --version 2>&1); fi
+    say "setup: Python 3.10 or newer is missing; found: $found."
     say "Install it (Debian, Ubuntu: apt-get install python3 python3-venv), or name one:" \
         "make PYTHON=/path/to/python3.12"
     return 1
