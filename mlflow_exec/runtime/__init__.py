@@ -26,8 +26,8 @@ RUNTIME_FILES = (
 )
 """Every file of the job's first step, ``entry.py`` first; all of them are to be injected."""
 
-FINAL_EXIT_CODES = (83, 84)
-"""Exit codes of ``entry.py`` that no further start can mend (see ``end.py``)."""
+FINAL_EXIT_CODES = (81, 82, 83, 84)
+"""Exit codes of ``entry.py`` after which it wrote the end (``end.py``): no retry may follow them."""
 
 
 def read(name: str) -> str:
