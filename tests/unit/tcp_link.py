@@ -11,15 +11,15 @@ class TcpLink:
     """Forwards a port of this machine to a server, as long as it is not cut.
 
     Attributes:
-        port: The port on 127.0.0.1.
+        port: The port on this machine, at the address that it was made for.
         connections: How many were made so far.
     """
 
-    def __init__(self, host: str, port: int) -> None:
+    def __init__(self, host: str, port: int, at: str = "127.0.0.1") -> None:
         self._target = (host, port)
         self._cut = False
         self._open: set[socket.socket] = set()
-        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._listener = socket.create_server((at, 0))
         self.port: int = self._listener.getsockname()[1]
         self.connections = 0
         threading.Thread(target=self._accept, daemon=True).start()
