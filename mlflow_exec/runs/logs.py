@@ -10,12 +10,10 @@ from __future__ import annotations
 import re
 import tempfile
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
-from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
 from mlflow_exec.errors import MlflowExecError
 from mlflow_exec.jobs import JobHandle
@@ -65,9 +63,11 @@ class LogKeeper:
             nobody does.
     """
 
-    def __init__(self, client: MlflowClient, run_id: str) -> None:
+    def __init__(self, client: MlflowClient, run_id: str, *, uploads: bool) -> None:
+        """Take the run; ``uploads`` says whether the job puts its log there by itself."""
         self._client = client
         self._run_id = run_id
+        self._uploads = uploads
         self.captured: Path | None = None
         self._spare = b""
 
@@ -75,12 +75,6 @@ class LogKeeper:
         """Whether the run already holds the whole log."""
         tags = self._client.get_run(self._run_id).data.tags
         return bool(tags.get(TAG_LOG_COMPLETE) == "true")
-
-    def forget(self) -> None:
-        """Remove what an earlier submission of the run left, so that two logs are not mixed."""
-        uri = self._client.get_run(self._run_id).info.artifact_uri
-        with suppress(MlflowException, OSError, NotImplementedError):
-            get_artifact_repository(uri).delete_artifacts(PARTS)
 
     def capture(self, scheduler: Scheduler, handle: JobHandle) -> None:
         """Read what there is now, before a cancellation takes it away."""
@@ -106,8 +100,8 @@ class LogKeeper:
             whole, complete = join(head, tail)
             self._upload(whole)
             complete = complete and not unread
-            tags = {TAG_LOG_COMPLETE: "true" if complete else "false"}
-            self._client.set_tag(self._run_id, TAG_LOG_COMPLETE, tags[TAG_LOG_COMPLETE])
+            told = "true" if complete else "false"
+            self._client.set_tag(self._run_id, TAG_LOG_COMPLETE, told)
         except (MlflowException, OSError) as error:
             return f"the log could not be kept on the run: {error}"
         return unread or (None if complete else "a part of the log is missing")
@@ -124,7 +118,13 @@ class LogKeeper:
                 yield piece
 
     def _uploaded(self) -> bytes:
-        """Return the output that the job uploaded in parts, up to the first gap."""
+        """Return the output that the job uploaded, up to the first gap.
+
+        ``log.txt`` is there after an attempt that ended by itself; the parts of a later one go on
+        where it stops.
+        """
+        if not self._uploads:
+            return b""
         parts = {}
         for item in self._client.list_artifacts(self._run_id, PARTS):
             match = _PART_NAME.search(item.path)
@@ -132,14 +132,18 @@ class LogKeeper:
                 parts[int(match.group(1))] = item.path
         whole = b""
         with tempfile.TemporaryDirectory() as folder:
+            if any(item.path == LOG for item in self._client.list_artifacts(self._run_id, FOLDER)):
+                whole = self._download(LOG, folder)
             for offset, path in sorted(parts.items()):
-                content = Path(
-                    self._client.download_artifacts(self._run_id, path, folder)
-                ).read_bytes()
                 if offset > len(whole):
                     break
-                whole = whole[:offset] + content
+                content = self._download(path, folder)
+                if offset + len(content) > len(whole):
+                    whole = whole[:offset] + content
         return whole
+
+    def _download(self, path: str, folder: str) -> bytes:
+        return Path(self._client.download_artifacts(self._run_id, path, folder)).read_bytes()
 
     def _remaining(self, scheduler: Scheduler, handle: JobHandle) -> tuple[bytes, str | None]:
         if self.captured is not None:

@@ -16,7 +16,7 @@ from mlflow_exec.credentials import Secret, looks_secret
 from mlflow_exec.errors import ConfigError
 from mlflow_exec.jobs import JOB_NAME, Failure, FailureCategory, JobHandle, JobSpec, JobState
 from mlflow_exec.runs import delivery, tracking
-from mlflow_exec.runs.logs import FOLDER, LogKeeper
+from mlflow_exec.runs.logs import FOLDER
 from mlflow_exec.runs.progress import Progress
 from mlflow_exec.runs.project import Project, read_project
 from mlflow_exec.runs.store import MlflowRunStore
@@ -276,8 +276,6 @@ def submit(prepared: Prepared, progress: Progress) -> Job:
     store = MlflowRunStore(client)
     try:
         submission = _next_submission(run.data.tags.get(TAG_HANDLE))
-        if submission > 1:
-            LogKeeper(client, run_id).forget()
         source: Mapping[str, Any] | None = None
         secrets: Mapping[str, Secret] = {}
         if prepared.bundle is not None and prepared.way in ("proxied", "presigned", "mlflow"):

@@ -9,9 +9,9 @@ from mlflow.projects import SubmittedRun
 
 from mlflow_exec.errors import ClusterError, JobNotFoundError
 from mlflow_exec.jobs import Failure, FailureCategory, JobHandle, JobState, JobStatus
-from mlflow_exec.runs.logs import LogKeeper
+from mlflow_exec.runs.logs import FOLDER, LogKeeper
 from mlflow_exec.runs.progress import Progress
-from mlflow_exec.runs.supervise import Follower, Job, finish, supervise
+from mlflow_exec.runs.supervise import DIAGNOSIS, Follower, Job, finish, supervise
 from mlflow_exec.runtime.end import (
     FINAL_STATES,
     TAG_FAILURE_CATEGORY,
@@ -74,9 +74,21 @@ class ExecSubmittedRun(SubmittedRun):  # type: ignore[misc]
     def wait(self) -> bool:
         """Wait until the end is written on the run; True if the job succeeded."""
         record = self._job.store.read(self.run_id)
-        if record.tags.get(TAG_STATE) in FINAL_STATES:
+        if record.tags.get(TAG_STATE) in FINAL_STATES and not self._lacks_diagnosis():
             return record.tags[TAG_STATE] == JobState.SUCCEEDED.value
         return self.follow().state is JobState.SUCCEEDED
+
+    def _lacks_diagnosis(self) -> bool:
+        """Whether the job wrote its own end, and what the cluster knows of it can still be kept."""
+        job = self._job
+        kept = job.client.list_artifacts(self.run_id, FOLDER)
+        if any(item.path.endswith(DIAGNOSIS) for item in kept):
+            return False
+        try:
+            job.scheduler.status(self.handle)
+        except (JobNotFoundError, ClusterError):
+            return False
+        return True
 
     def follow(
         self, on_log: Follower | None = None, progress: Progress | None = None
@@ -98,7 +110,7 @@ class ExecSubmittedRun(SubmittedRun):  # type: ignore[misc]
         record = self._job.store.read(self.run_id)
         if record.tags.get(TAG_STATE) in FINAL_STATES:
             return
-        keeper = LogKeeper(self._job.client, self.run_id)
+        keeper = LogKeeper(self._job.client, self.run_id, uploads=self._job.uploads_log)
         job = self._job
         try:
             before = job.scheduler.status(self.handle)
@@ -114,7 +126,7 @@ class ExecSubmittedRun(SubmittedRun):  # type: ignore[misc]
 
     def logs(self, *, follow: bool = False) -> Iterator[str]:
         """Yield the job's output: from the run once it is kept there, else from the cluster."""
-        keeper = LogKeeper(self._job.client, self.run_id)
+        keeper = LogKeeper(self._job.client, self.run_id, uploads=self._job.uploads_log)
         if keeper.is_complete():
             yield from keeper.read()
             return

@@ -30,6 +30,7 @@ from mlflow_exec.settings import BackendSettings
 # A job that its cluster does not know (any more) is lost only after this time: schedulers answer
 # without a job for some seconds after a restart.
 LOST_GRACE_S = 30.0
+DIAGNOSIS = "diagnosis.json"
 _TICK_S = 1.0
 _LOG_FLUSH_S = 30.0
 
@@ -76,7 +77,7 @@ def supervise(
         ClusterError: The cluster refuses to tell of the job (a missing right).
         MlflowException: The end cannot be written on the run.
     """
-    keeper = LogKeeper(job.client, job.run_id)
+    keeper = LogKeeper(job.client, job.run_id, uploads=job.uploads_log)
     follow = on_log is not None or not job.uploads_log
     with _captured(job, keeper, on_log) if follow else _nothing() as flush:
         status = _until_final(job, keeper, progress)
@@ -171,7 +172,7 @@ def finish(
 
     Safe to repeat. What cannot be kept is told and stops nothing: the end matters more.
     """
-    keeper = keeper or LogKeeper(job.client, job.run_id)
+    keeper = keeper or LogKeeper(job.client, job.run_id, uploads=job.uploads_log)
     say = progress.say if progress is not None else (lambda _: None)
     trouble = keeper.keep(job.scheduler, job.handle)
     if trouble:
@@ -210,7 +211,7 @@ def keep_diagnosis(job: Job, status: JobStatus) -> None:
         "native": status.native,
     }
     text = json.dumps(data, indent=2, default=str, ensure_ascii=False)
-    job.client.log_text(job.run_id, text, f"{FOLDER}/diagnosis.json")
+    job.client.log_text(job.run_id, text, f"{FOLDER}/{DIAGNOSIS}")
 
 
 def describe(status: JobStatus) -> str:

@@ -27,7 +27,7 @@ RUNTIME_FILES = (
 """Every file of the job's first step, ``entry.py`` first; all of them are to be injected."""
 
 FINAL_EXIT_CODES = (81, 82, 83, 84)
-"""Exit codes of ``entry.py`` after which it wrote the end (``end.py``): no retry may follow them."""
+"""Exit codes of ``entry.py`` after which the end was written (``end.py``): no retry follows."""
 
 
 def read(name: str) -> str:
