@@ -44,6 +44,7 @@ class K8sRuns:
     folder: Path
     experiment_id: str = "0"
     submitted: list[ExecSubmittedRun] = field(default_factory=list)
+    processes: list[subprocess.Popen[str]] = field(default_factory=list)
 
     @property
     def mlflow(self) -> MlflowClient:
@@ -169,7 +170,7 @@ class K8sRuns:
         self, *arguments: str, env: Mapping[str, str] | None = None, cwd: Path | None = None
     ) -> subprocess.Popen[str]:
         """Start a command of a user's shell."""
-        return subprocess.Popen(
+        process = subprocess.Popen(
             arguments,
             env=self.environment(**(env or {})),
             cwd=cwd or self.folder,
@@ -178,6 +179,8 @@ class K8sRuns:
             stderr=subprocess.PIPE,
             text=True,
         )
+        self.processes.append(process)
+        return process
 
     def mlflow_run(
         self, project: Path, *options: str, env: Mapping[str, str] | None = None, **changes: Any
@@ -192,6 +195,12 @@ class K8sRuns:
 
     def close(self) -> None:
         """Stop what still runs."""
+        for process in self.processes:
+            process.kill()
+            process.wait()
+            for pipe in (process.stdout, process.stderr):
+                if pipe is not None:
+                    pipe.close()
         for submitted in self.submitted:
             with suppress(MlflowExecError):
                 submitted.cancel()

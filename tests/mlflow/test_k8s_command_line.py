@@ -24,11 +24,8 @@ EXITS = "import sys; print('last words'); raise SystemExit(int(sys.argv[1]))"
 
 
 def ended(process: subprocess.Popen[str], timeout_s: float = 240) -> tuple[int, str, str]:
-    """Return a command's exit code and output; stops it when the time is over."""
-    try:
-        out, err = process.communicate(timeout=timeout_s)
-    finally:
-        process.kill()
+    """Return a command's exit code and output; fails when the time is over."""
+    out, err = process.communicate(timeout=timeout_s)
     return process.returncode, out, err
 
 
@@ -125,7 +122,6 @@ def test_without_waiting_the_command_returns_at_once(k8s: K8sRuns) -> None:
     submitted.cancel()
     code = attached.wait(120)
     assert code == 1
-    attached.kill()
     assert submitted.run_id in _mlflow_exec(k8s, "list")
 
 

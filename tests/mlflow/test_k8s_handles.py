@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import json
 import shutil
-import subprocess
 import uuid
 from collections.abc import Mapping
 from pathlib import Path
@@ -80,11 +79,7 @@ def write_kubeconfig(path: Path, current: str, contexts: Mapping[str, tuple[Any,
 
 def mlflow_exec_command(k8s: K8sRuns, kubeconfig: Path, *arguments: str) -> tuple[int, str, str]:
     process = k8s.command_line("mlflow-exec", *arguments, env={"KUBECONFIG": str(kubeconfig)})
-    try:
-        out, err = process.communicate(timeout=120)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        raise
+    out, err = process.communicate(timeout=120)
     return process.returncode, out, err
 
 
