@@ -1,0 +1,255 @@
+"""What is asked of a backend, as Kubernetes objects."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mlflow_exec.credentials import Secret
+from mlflow_exec.errors import ConfigError, TemplateError
+from mlflow_exec.jobs import JobSpec
+from mlflow_exec.runtime import RUNTIME_FILES
+from mlflow_exec.schedulers.base import Plan
+from mlflow_exec.schedulers.kubernetes.plan import make_plan
+from mlflow_exec.settings import KubernetesSettings, parse_settings
+from mlflow_exec.source import Bundle
+
+RUN = "0123456789abcdef" * 2
+NAME = f"mlflow-{RUN}-1"
+
+
+def plan(
+    source: dict[str, Any] | None = None,
+    bundle: Bundle | None = None,
+    secrets: dict[str, Secret] | None = None,
+    **config: Any,
+) -> Plan:
+    settings = parse_settings(KubernetesSettings, {"image": "python", **config}, "test")
+    order = {"format": 1, "run_id": RUN, "source": source or {"kind": "directory", "path": "/x"}}
+    spec = JobSpec(RUN, "7", 1, order, settings, bundle, secrets or {})
+    return make_plan(spec, settings, "team-a")
+
+
+def job(**config: Any) -> dict[str, Any]:
+    return dict(plan(**config).objects[0])
+
+
+def pod(**config: Any) -> dict[str, Any]:
+    spec: dict[str, Any] = job(**config)["spec"]["template"]["spec"]
+    return spec
+
+
+def container(**config: Any) -> dict[str, Any]:
+    (main,) = pod(**config)["containers"]
+    return dict(main)
+
+
+def variables(**config: Any) -> dict[str, Any]:
+    return {v["name"]: v.get("value", v.get("valueFrom")) for v in container(**config)["env"]}
+
+
+def order_of(made: Plan) -> dict[str, Any]:
+    files = next(item for item in made.objects if item["kind"] == "ConfigMap")
+    order: dict[str, Any] = json.loads(files["data"]["order.json"])
+    return order
+
+
+def patched(spec: dict[str, Any]) -> dict[str, Any]:
+    return {"spec": {"template": {"spec": spec}}}
+
+
+def test_names_and_labels() -> None:
+    labels = {
+        "app.kubernetes.io/managed-by": "mlflow-exec",
+        "mlflow-exec/run-id": RUN,
+        "mlflow-exec/experiment-id": "7",
+    }
+    for item in plan(secrets={"T": Secret.of("v", "x")}).objects:
+        assert item["metadata"]["name"] == NAME
+        assert item["metadata"]["namespace"] == "team-a"
+        assert item["metadata"]["labels"] == labels
+    assert job()["spec"]["template"]["metadata"]["labels"] == labels
+
+
+def test_labels_of_the_user_never_replace_ours() -> None:
+    labels = job(labels={"mlflow-exec/run-id": "x", "team": "a"})["metadata"]["labels"]
+    assert (labels["mlflow-exec/run-id"], labels["team"]) == (RUN, "a")
+
+
+def test_the_order_of_creation() -> None:
+    made = plan(secrets={"T": Secret.of("v", "x")})
+    assert [item["kind"] for item in made.objects] == ["Job", "Secret", "ConfigMap"]
+    assert made.objects[0]["spec"]["suspend"] is True
+    assert [item["kind"] for item in plan().objects] == ["Job", "ConfigMap"]
+
+
+def test_retries_belong_to_the_controller() -> None:
+    spec = job(retries=2, infra_retries=5, deadline_s=90)["spec"]
+    assert spec["backoffLimitPerIndex"] == 2
+    assert (spec["completionMode"], spec["completions"], spec["maxFailedIndexes"]) == (
+        "Indexed", 1, 0,
+    )  # fmt: skip
+    assert spec["podReplacementPolicy"] == "Failed"
+    assert [rule["action"] for rule in spec["podFailurePolicy"]["rules"]] == ["Ignore", "FailJob"]
+    assert spec["activeDeadlineSeconds"] == 90
+    retry = order_of(plan(retries=2, infra_retries=5, deadline_s=90))
+    assert (retry["retry"]["retries"], retry["retry"]["infra_retries"]) == (2, 5)
+    assert retry["deadline_s"] is None, "one clock, not two"
+
+
+def test_no_deadline_is_no_field() -> None:
+    assert "activeDeadlineSeconds" not in job()["spec"]
+
+
+def test_resources() -> None:
+    asked = container(resources={"cpu": "500m", "memory": "1Gi", "gpu": 2})["resources"]
+    gib = str(1024**3)
+    assert asked == {
+        "requests": {"cpu": "500m", "memory": gib, "nvidia.com/gpu": "2"},
+        "limits": {"memory": gib, "nvidia.com/gpu": "2"},
+    }
+    amd = container(resources={"gpu": 1}, gpu_resource="amd.com/gpu")["resources"]
+    assert amd["limits"] == {"amd.com/gpu": "1"}
+
+
+@pytest.mark.parametrize("value", ["$(HOME)", "$$", "a$b", "$HOME", "plain"])
+def test_the_kubelet_expands_nothing(value: str) -> None:
+    assert variables(env={"V": value})["V"] == value.replace("$", "$$")
+
+
+def test_secrets_are_references(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HERE", "hunter2")
+    made = plan_with_secrets()
+    found = {v["name"]: v.get("valueFrom") for v in made.objects[0]["spec"]["template"]["spec"][
+        "containers"][0]["env"]}  # fmt: skip
+    assert found["HF_TOKEN"] == {"secretKeyRef": {"name": "hf", "key": "token"}}
+    assert found["SAME_KEY"] == {"secretKeyRef": {"name": "hf", "key": "SAME_KEY"}}
+    assert found["MINE"] == {"secretKeyRef": {"name": NAME, "key": "MINE"}}
+    assert "hunter2" not in made.to_yaml() + repr(made)
+    assert made.secrets["MINE"].reveal() == "hunter2"
+
+
+def plan_with_secrets() -> Plan:
+    settings = parse_settings(
+        KubernetesSettings,
+        {
+            "image": "python",
+            "secrets": {
+                "HF_TOKEN": {"secret": "hf", "key": "token"},
+                "SAME_KEY": {"secret": "hf"},
+                "MINE": {"env": "HERE"},
+            },
+        },
+        "test",
+    )
+    order = {"format": 1, "source": {"kind": "directory", "path": "/x"}}
+    return make_plan(JobSpec(RUN, "7", 1, order, settings), settings, "team-a")
+
+
+def test_a_queue_of_kueue() -> None:
+    assert job(queue="gpu")["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] == "gpu"
+
+
+def test_the_bundle_travels_beside_the_runtime(tmp_path: Path) -> None:
+    (tmp_path / "b.zip").write_bytes(b"PK")
+    made = plan({"kind": "archive"}, Bundle(tmp_path / "b.zip", "a" * 64, 2, 1))
+    assert set(made.data) == {*RUNTIME_FILES, "source.zip"}
+    source = order_of(made)["source"]
+    assert (source["path"], source["sha256"]) == ("/mlflow-exec/source.zip", "a" * 64)
+    assert "PK" not in made.to_yaml()
+
+
+def test_a_bundle_beyond_a_configmap_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "b.zip").write_bytes(b"x" * (1 << 20))
+    with pytest.raises(ConfigError, match=r"source: configmap: .* bytes"):
+        plan({"kind": "archive"}, Bundle(tmp_path / "b.zip", "a" * 64, 1 << 20, 1))
+
+
+def test_git_clones_in_an_init_container() -> None:
+    source = {"kind": "git", "uri": "https://h/$(X).git", "commit": "c" * 40, "subdirectory": "s"}
+    spec = pod(source=source, git_image="git:1", git_secret="key")
+    (init,) = spec["initContainers"]
+    assert init["image"] == "git:1"
+    env = {item["name"]: item["value"] for item in init["env"]}
+    assert (env["GIT_URI"], env["GIT_COMMIT"]) == ("https://h/$$(X).git", "c" * 40)
+    assert "h/$" not in init["command"][-1], "the URI is no code"
+    assert {"name": "git-secret", "secret": {"secretName": "key", "defaultMode": 0o400}} in spec[
+        "volumes"
+    ]
+    assert order_of(plan(source=source))["source"]["subdirectory"] == "s"
+
+
+def test_an_image_is_needed() -> None:
+    with pytest.raises(ConfigError, match="image: none is given"):
+        plan(image=None)
+
+
+def test_settings_of_the_pod() -> None:
+    affinity: dict[str, Any] = {
+        "nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {}}
+    }
+    spec = pod(
+        service_account="train", priority_class="low", node_selector={"disk": "ssd"},
+        tolerations=[{"key": "gpu", "operator": "Exists"}], affinity=affinity,
+        image_pull_secrets=["registry"], image_pull_policy="Always",
+    )  # fmt: skip
+    assert spec["serviceAccountName"] == "train"
+    assert spec["priorityClassName"] == "low"
+    assert spec["nodeSelector"] == {"disk": "ssd"}
+    assert spec["tolerations"] == [{"key": "gpu", "operator": "Exists"}]
+    assert spec["affinity"] == affinity
+    assert spec["imagePullSecrets"] == [{"name": "registry"}]
+    assert spec["containers"][0]["imagePullPolicy"] == "Always"
+    assert spec["restartPolicy"] == "Never"
+
+
+def test_a_patch_is_merged_last() -> None:
+    spec = pod(patch=patched({"containers": [{"name": "job", "tty": True}], "hostNetwork": True}))
+    assert spec["hostNetwork"] is True
+    assert spec["containers"][0]["tty"] is True
+    assert spec["containers"][0]["image"] == "python"
+
+
+@pytest.mark.parametrize(
+    ("patch", "said"),
+    [
+        ({"metadata": {"name": "other"}}, "metadata.name"),
+        ({"metadata": {"namespace": "other"}}, "the setting 'namespace'"),
+        ({"metadata": {"labels": {"mlflow-exec/run-id": None}}}, "mlflow-exec/run-id"),
+        ({"spec": {"template": {"metadata": {"labels": None}}}}, "finds the job"),
+        (patched({"containers": [{"name": "job", "$patch": "delete"}]}), "container 'job'"),
+        (patched({"containers": [{"image": "x"}]}), "no 'name'"),
+        ("no-such-file.yaml", "cannot be read"),
+    ],
+)
+def test_a_patch_that_would_lose_the_job_is_refused(patch: Any, said: str) -> None:
+    with pytest.raises(TemplateError, match=said):
+        plan(patch=patch)
+
+
+def test_a_template_of_mlflows_own_backend(tmp_path: Path) -> None:
+    template = tmp_path / "job.yaml"
+    template.write_text("""
+metadata: {name: "{replaced}", namespace: mlflow, labels: {team: a}}
+spec:
+  backoffLimit: 4
+  template:
+    spec:
+      containers:
+        - {name: "{replaced}", image: "{replaced}", command: ["{replaced}"], tty: true}
+        - {name: side, image: side}
+      restartPolicy: OnFailure
+""")
+    made = job(**{"kube-job-template-path": str(template)})
+    assert made["metadata"]["name"] == NAME
+    assert made["metadata"]["labels"]["team"] == "a"
+    assert "backoffLimit" not in made["spec"]
+    spec = made["spec"]["template"]["spec"]
+    assert spec["restartPolicy"] == "Never"
+    first, side = spec["containers"]
+    assert (first["name"], first["image"], first["tty"]) == ("job", "python", True)
+    assert first["command"][0] == "python3"
+    assert side == {"name": "side", "image": "side"}
