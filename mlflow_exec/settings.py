@@ -107,7 +107,8 @@ class BackendSettings(Settings):
     )
     retries: int = Field(0, ge=0, description="Starts again after a failure of the user's code.")
     infra_retries: int = Field(
-        3, ge=0, description="Starts again after preemption, eviction or the loss of a node."
+        3, ge=0, description="Starts again after preemption, eviction or the loss of a node. Ray Jobs have no "
+        "such budget: there it is refused."
     )
     queue_timeout_s: Seconds | None = Field(
         None, description="Give up when the job has waited this long for resources; none if null."
@@ -271,6 +272,15 @@ class RaySettings(BackendSettings):
         description="A file with the cluster's token; `RAY_AUTH_TOKEN`, `RAY_AUTH_TOKEN_PATH` and "
         "`~/.ray/auth_token` if null.",
     )
+
+    @model_validator(mode="after")
+    def _refuse_what_ray_cannot(self) -> RaySettings:
+        if "infra_retries" in self.model_fields_set and self.infra_retries:
+            raise ValueError(
+                "infra_retries: Ray Jobs cannot start a job again after the loss of a node; "
+                "leave it out and submit again, or use 'retries' for the user's own failures"
+            )
+        return self
 
 
 S = TypeVar("S", bound=Settings)

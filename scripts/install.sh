@@ -51,4 +51,9 @@ if [ ! -x "$venv/bin/uv" ]; then
             --constraint constraints.txt uv
     fi
 fi
-exec "$venv/bin/uv" pip install --python "$venv/bin/python" "$@"
+if "$venv/bin/uv" pip install --python "$venv/bin/python" "$@"; then exit 0; fi
+say "setup: uv failed; trying pip, which reads this machine's pip configuration"
+# Dependency groups came with pip 25.1.
+"$venv/bin/python" -m ensurepip --upgrade >/dev/null 2>&1 || true
+"$venv/bin/python" -m pip install --quiet --disable-pip-version-check 'pip>=25.1'
+exec "$venv/bin/python" -m pip install --disable-pip-version-check "$@"

@@ -66,7 +66,7 @@ class CancellingConformance:
         self, jobs: JobMaker, still_running: StillRunning
     ) -> None:
         job = jobs.submit(WAIT, files=_ENDLESS_PACKAGE, requirements=("./endless",))
-        job.says("Processing ./endless")
+        job.says("/endless")  # pip says "Processing ./endless", uv "Building file:///…/endless"
         self._cancel(job, still_running)
 
     def test_a_running_job_is_cancelled(self, jobs: JobMaker, still_running: StillRunning) -> None:

@@ -86,5 +86,5 @@ def test_the_wine_example_gives_a_range_for_all_that_it_installs() -> None:
     environment = yaml.safe_load((EXAMPLES / "wine" / "python_env.yaml").read_text())
     named = {line.partition(">=")[0] for line in environment["dependencies"]}
 
-    assert named == {"mlflow-skinny", "scikit-learn", "matplotlib", "pandas", "skops"}
+    assert named == {"mlflow", "scikit-learn", "matplotlib", "pandas", "skops"}
     assert all(">=" in line and ",<" in line for line in environment["dependencies"])

@@ -182,3 +182,9 @@ def test_the_same_names_mean_the_same_on_every_backend() -> None:
     one, other = (json_schema(c)["properties"] for c in (KubernetesSettings, RaySettings))
     assert {"env", "retries", "infra_retries", "deadline_s", "tracking_uri"} <= shared
     assert all(one[key] == other[key] for key in shared)
+
+
+def test_ray_refuses_retries_that_it_cannot_do() -> None:
+    parse_settings(RaySettings, {"infra_retries": 0}, "--backend-config")
+    with pytest.raises(ConfigError, match="--backend-config: infra_retries: .*submit again"):
+        parse_settings(RaySettings, {"infra_retries": 2}, "--backend-config")

@@ -157,7 +157,7 @@ class KubernetesScheduler(Scheduler):
             "name": job["metadata"]["name"],
             "uid": job["metadata"]["uid"],
             "controller": False,
-            "blockOwnerDeletion": True,
+            "blockOwnerDeletion": False,
         }
         try:
             for item in plan.objects[1:]:

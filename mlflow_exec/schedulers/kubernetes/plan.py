@@ -308,6 +308,8 @@ def _mlflow_template(path: str | None) -> dict[str, Any]:
     # Ours needs Never: only then can the controller tell disruptions from failures.
     pod.pop("restartPolicy", None)
     spec.pop("backoffLimit", None)
+    # The Job stays until its log was kept; then the setting ttl_s counts.
+    spec.pop("ttlSecondsAfterFinished", None)
     spec["template"] = template | {"spec": pod}
     return {"metadata": metadata, "spec": spec}
 

@@ -125,7 +125,7 @@ def _python() -> tuple[list[Path], list[str]]:
 
 def _python_mlflow() -> tuple[list[Path], list[str]]:
     base, command = _python()
-    wanted = [_pinned("mlflow-skinny"), "scikit-learn", "matplotlib", "pandas"]
+    wanted = [_pinned("mlflow-skinny"), "scikit-learn", "matplotlib", "pandas", "skops"]
 
     def fill(tree: Path) -> list[str]:
         with tarfile.open(base[0]) as tar:
