@@ -107,8 +107,10 @@ class BackendSettings(Settings):
     )
     retries: int = Field(0, ge=0, description="Starts again after a failure of the user's code.")
     infra_retries: int = Field(
-        3, ge=0, description="Starts again after preemption, eviction or the loss of a node. Ray Jobs have no "
-        "such budget: there it is refused."
+        3,
+        ge=0,
+        description="Starts again after preemption, eviction or the loss of a node. Ray Jobs "
+        "have no such budget: there it is refused.",
     )
     queue_timeout_s: Seconds | None = Field(
         None, description="Give up when the job has waited this long for resources; none if null."

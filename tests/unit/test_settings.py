@@ -186,5 +186,5 @@ def test_the_same_names_mean_the_same_on_every_backend() -> None:
 
 def test_ray_refuses_retries_that_it_cannot_do() -> None:
     parse_settings(RaySettings, {"infra_retries": 0}, "--backend-config")
-    with pytest.raises(ConfigError, match="--backend-config: infra_retries: .*submit again"):
+    with pytest.raises(ConfigError, match=r"--backend-config: infra_retries: .*submit again"):
         parse_settings(RaySettings, {"infra_retries": 2}, "--backend-config")
