@@ -24,6 +24,7 @@ from pathlib import Path
 
 from mlflow_exec.clients import ray_processes
 from mlflow_exec.clients.ray import RayClient, read_token
+from mlflow_exec.clients.ray_processes import Family
 from mlflow_exec.errors import ClusterError, MissingExtraError, MlflowExecError, UnreachableError
 
 _LOG = logging.getLogger(__name__)
@@ -72,6 +73,10 @@ class EmbeddedRay:
         """Return a client with its token."""
         token = read_token(Path(self.token_file), f"ray: {self.address}")
         return RayClient(self.address, token=token)
+
+    def processes(self) -> Family:
+        """Return its processes and those of its jobs."""
+        return Family(self.pid, self.started, f"{MARK}={self.mark}")
 
     def is_alive(self) -> bool:
         """Whether it answers, and is the one that was started and no later one on its port."""
@@ -149,7 +154,7 @@ def stop() -> bool:
         found = _read()
         if found is None:
             return False
-        was_there = bool(ray_processes.of_mark(MARK, found.mark))
+        was_there = bool(found.processes().living())
         _end(found)
         return was_there
 
@@ -317,7 +322,7 @@ def _free_port() -> int:
 
 def _end(ray: EmbeddedRay) -> None:
     """End every process with the mark, then forget the Ray."""
-    left = ray_processes.end_all(MARK, ray.mark, ray.pid, ray.started, timeout_s=STOP_TIMEOUT_S)
+    left = ray.processes().end(timeout_s=STOP_TIMEOUT_S)
     if left:
         raise ClusterError(
             f"ray: processes of the Ray at {ray.address} are still there after "

@@ -1,7 +1,8 @@
-"""The processes of one Ray on this machine, found by a mark in their environment.
+"""The processes of one Ray on this machine, found by their session and a mark they inherit.
 
-Ray puts the processes of its jobs in sessions and process groups of their own, and they outlive
-their parents; the environment is what they all inherit.
+Ray puts the processes of its jobs in sessions of their own, and they outlive their parents: only
+the environment tells whose they are. Its own processes stay in its session, and some of them write
+their title over their environment.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import os
 import signal
 import subprocess
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 _PROC = Path("/proc")
@@ -42,52 +44,75 @@ def environment(pid: int) -> dict[str, str] | None:
     return {name: value for name, _, value in pairs}
 
 
-def of_mark(name: str, value: str) -> list[int]:
-    """Return the living processes that have this variable with this value in their environment."""
-    wanted = f"{name}={value}"
+@dataclass(frozen=True)
+class Family:
+    """The processes that descend from one.
+
+    Attributes:
+        pid: The first process, the leader of its session.
+        since: Its start, so that a later process of that number is not taken for it.
+        mark: ``NAME=value`` in the environment of all.
+    """
+
+    pid: int
+    since: str
+    mark: str
+
+    def living(self) -> list[int]:
+        """Return those that live."""
+        # The system gives a number out again only when no session has it any more.
+        ours = started(self.pid) in (None, self.since)
+        in_session = [pid for pid in _all() if ours and _session(pid) == self.pid]
+        return sorted(pid for pid in {*in_session, *_of_mark(self.mark)} if started(pid))
+
+    def end(self, *, timeout_s: float) -> list[int]:
+        """End all of them: the first one politely, then all by SIGKILL.
+
+        Args:
+            timeout_s: When to give up.
+
+        Returns:
+            The processes that are still there.
+        """
+        end_s = time.monotonic() + timeout_s
+        kill_from_s = time.monotonic() + _GRACE_S
+        if started(self.pid) == self.since:
+            _signal(self.pid, signal.SIGTERM)
+        while True:
+            left = self.living()
+            if not left or time.monotonic() > end_s:
+                return left
+            # The first one ends last. What outlives it has nobody left who would end it.
+            if time.monotonic() > kill_from_s or started(self.pid) != self.since:
+                for other in left:
+                    _signal(other, signal.SIGKILL)
+            time.sleep(_POLL_S)
+
+
+def _all() -> list[int]:
+    if (_PROC / "self" / "stat").exists():
+        return [int(entry.name) for entry in _PROC.iterdir() if entry.name.isdigit()]
+    return [int(pid) for pid in _ps("-A", "-o", "pid=").split()]
+
+
+def _session(pid: int) -> int | None:
+    try:
+        return os.getsid(pid)
+    except OSError:
+        return None
+
+
+def _of_mark(wanted: str) -> list[int]:
     if not (_PROC / "self" / "environ").exists():
         listed = _ps("-A", "-E", "-ww", "-o", "pid=,command=").splitlines()
-        return sorted(int(line.split()[0]) for line in listed if wanted in line.split()[1:])
+        return [int(line.split()[0]) for line in listed if wanted in line.split()[1:]]
     found = []
-    for entry in _PROC.iterdir():
-        if not entry.name.isdigit():
-            continue
+    for pid in _all():
         with contextlib.suppress(OSError):
-            if os.fsencode(wanted) in (entry / "environ").read_bytes().split(b"\0") and started(
-                int(entry.name)
-            ):
-                found.append(int(entry.name))
-    return sorted(found)
-
-
-def end_all(name: str, value: str, pid: int, since: str, *, timeout_s: float) -> list[int]:
-    """End every process with the mark: the first one politely, then all by SIGKILL.
-
-    Args:
-        name: The variable.
-        value: Its value.
-        pid: The first process, which ends the others when it is asked to.
-        since: Its start, so that a later process of that number is left alone.
-        timeout_s: When to give up.
-
-    Returns:
-        The processes that are still there.
-    """
-    end_s = time.monotonic() + timeout_s
-    kill_from_s = time.monotonic() + _GRACE_S
-    if started(pid) == since:
-        _signal(pid, signal.SIGTERM)
-    else:
-        kill_from_s = 0.0
-    while True:
-        left = of_mark(name, value)
-        if not left or time.monotonic() > end_s:
-            return left
-        # The first one ends last. What outlives it has nobody left who would end it.
-        if time.monotonic() > kill_from_s or started(pid) != since:
-            for other in left:
-                _signal(other, signal.SIGKILL)
-        time.sleep(_POLL_S)
+            environ = (_PROC / str(pid) / "environ").read_bytes()
+            if os.fsencode(wanted) in environ.split(b"\0"):
+                found.append(pid)
+    return found
 
 
 def _signal(pid: int, number: signal.Signals) -> None:

@@ -14,16 +14,17 @@ from pathlib import Path
 
 import pytest
 
-from mlflow_exec.clients import ray_embedded, ray_processes
+from mlflow_exec.clients import ray_embedded
 from mlflow_exec.clients.ray import RayClient
 from mlflow_exec.clients.ray_embedded import EmbeddedRay
+from mlflow_exec.clients.ray_processes import Family
 from mlflow_exec.credentials import Secret
 from mlflow_exec.errors import AccessDeniedError, MissingExtraError, UnreachableError
 from mlflow_exec.jobs import JobHandle
 from mlflow_exec.schedulers.ray import RayScheduler
 from mlflow_exec.schedulers.ray.preflight import unsent_secrets
 from mlflow_exec.settings import RaySettings
-from tests.clusters.processes import appears
+from tests.clusters.processes import Process, appears
 from tests.clusters.pytest_ray import in_home, require_ray
 
 START = "from mlflow_exec.clients import ray_embedded; ray_embedded.start_or_reuse(print)"
@@ -42,7 +43,7 @@ def home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Path]:
 
 
 def processes_of(ray: EmbeddedRay) -> list[int]:
-    return ray_processes.of_mark(ray_embedded.MARK, ray.mark)
+    return ray.processes().living()
 
 
 def run_forever(ray: EmbeddedRay, name: str) -> None:
@@ -74,9 +75,14 @@ def test_two_that_start_it_at_once_get_the_same_and_stop_ends_all_of_it(home: Pa
         assert stat.S_IMODE(path.stat().st_mode) == 0o600
 
     run_forever(ray, "forever")
-    assert len(processes_of(ray)) > 3
+    before = processes_of(ray)
+    titles = b" ".join(Path(f"/proc/{pid}/cmdline").read_bytes() for pid in before)
+    # A process that writes its title over its environment, and one in a session of its own.
+    assert b"ray-dashboard-JobHead" in titles
+    assert b"sleep\x001000" in titles
     assert ray_embedded.stop()
     assert processes_of(ray) == []
+    assert not [pid for pid in before if Process.of(pid)]
     assert not Path(ray.folder).exists()
     assert ray_embedded.status() is None
     assert not ray_embedded.stop()
@@ -176,8 +182,7 @@ def test_one_that_does_not_start_says_why(
 def test_a_number_used_again_is_not_the_process_that_was_started() -> None:
     with subprocess.Popen(["sleep", "1000"]) as process:
         try:
-            left = ray_processes.end_all("A_MARK", "nobody's", process.pid, "0", timeout_s=5)
-            assert left == []
+            assert Family(process.pid, "0", "A_MARK=nobody's").end(timeout_s=5) == []
             assert process.poll() is None
         finally:
             process.kill()
