@@ -66,7 +66,7 @@ def run_project(
         run_name=options.get("run_name"),
     )
     progress = Progress()
-    with execution_errors():
+    with execution_errors(), progress.hearing():
         job = submit.run(call, progress)
     submitted = ExecSubmittedRun(job)
     if command is not None:

@@ -5,6 +5,7 @@ Everything goes to stderr; stdout belongs to the job's log and to ``--output jso
 
 from __future__ import annotations
 
+import logging
 import sys
 import threading
 import time
@@ -12,6 +13,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
+
+
+class _Told(logging.Handler):
+    def __init__(self, progress: Progress) -> None:
+        super().__init__(logging.INFO)
+        self._progress = progress
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._progress.say(record.getMessage())
 
 
 class Progress:
@@ -32,6 +42,22 @@ class Progress:
         if text != self._said:
             self._said = text
             self.say(text)
+
+    @contextmanager
+    def hearing(self) -> Iterator[None]:
+        """Print what the lower layers, which know of no progress, tell by ``logging``."""
+        logger = logging.getLogger("mlflow_exec")
+        before = (logger.level, logger.propagate)
+        handler = _Told(self)
+        logger.addHandler(handler)
+        logger.setLevel(logging.INFO)
+        logger.propagate = False
+        try:
+            yield
+        finally:
+            logger.removeHandler(handler)
+            logger.setLevel(before[0])
+            logger.propagate = before[1]
 
     @contextmanager
     def working(self, text: str) -> Iterator[None]:

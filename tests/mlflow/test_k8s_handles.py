@@ -139,7 +139,7 @@ entry_points:
 def test_a_pod_of_the_cluster(k8s: K8sRuns) -> None:
     submitted = k8s.run(k8s.project(WAIT))
     k8s.says(submitted, "it waits")
-    needs = ["mlflow-skinny", "kubernetes", "jinja2", "pydantic", "rich", "pathspec", "click"]
+    needs = ["mlflow-skinny", "kubernetes", "jinja2", "pydantic", "rich", "click"]
     project = k8s.project(
         INSIDE, INSIDE_PROJECT, {"python_env.yaml": yaml.safe_dump({"dependencies": needs})}
     )
