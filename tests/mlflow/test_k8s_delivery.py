@@ -8,6 +8,8 @@ import sys
 import urllib.request
 from collections.abc import Iterator
 from contextlib import suppress
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -15,6 +17,7 @@ from kubernetes import client
 from mlflow.exceptions import ExecutionException
 
 from mlflow_exec.testing.collecting import until
+from tests.clusters.pytest_kubernetes import unavailable
 from tests.mlflow.git_server import GitServer, git_server
 from tests.mlflow.k8s_runs import PLAIN, K8sRuns
 from tests.servers import free_port
@@ -67,8 +70,9 @@ def test_a_large_project_does_not_fit_where_a_configmap_is_asked_for(k8s: K8sRun
 @pytest.fixture
 def bucket(k8s: K8sRuns, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """An S3 server with a bucket; only this process has its credentials."""
-    boto3 = pytest.importorskip("boto3")
-    pytest.importorskip("moto")
+    if not (find_spec("boto3") and find_spec("moto")):
+        unavailable("an S3 server for the test needs: pip install 'moto[server]' boto3")
+    boto3 = import_module("boto3")
     port = free_port()
     argv = [sys.executable, "-W", "ignore", "-m", "moto.server", "-H", "0.0.0.0", "-p", str(port)]
     server = subprocess.Popen(argv, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
