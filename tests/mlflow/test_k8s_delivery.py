@@ -71,7 +71,7 @@ def test_a_large_project_does_not_fit_where_a_configmap_is_asked_for(k8s: K8sRun
 def bucket(k8s: K8sRuns, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """An S3 server with a bucket; only this process has its credentials."""
     if not (find_spec("boto3") and find_spec("moto")):
-        unavailable("an S3 server for the test needs: pip install 'moto[server]' boto3")
+        unavailable("an S3 server for the test needs: pip install 'moto[s3]' boto3")
     boto3 = import_module("boto3")
     port = free_port()
     argv = [sys.executable, "-W", "ignore", "-m", "moto.server", "-H", "0.0.0.0", "-p", str(port)]
