@@ -24,7 +24,7 @@ import mlflow.projects
 from benchmarks.figures import show
 from mlflow_exec import source
 from mlflow_exec.cli import parse_config
-from mlflow_exec.jobs import JobHandle, JobState
+from mlflow_exec.jobs import JobState
 from mlflow_exec.runs.submitted import ExecSubmittedRun
 
 LIMITS = {
@@ -83,16 +83,21 @@ def container_end_s(native: Any) -> float:
     return datetime.fromisoformat(max(times).replace("Z", "+00:00")).timestamp()
 
 
-def ray_end(handle: JobHandle) -> float:
-    """Ask the Jobs API without a pause until the job is over; return when it was."""
-    import requests
+def ray_end(run: ExecSubmittedRun) -> float:
+    """Ask the Jobs API almost without a pause until the job is over; return when it was."""
+    from mlflow_exec.clients import ray_embedded
+    from mlflow_exec.clients.ray import RayClient, find_token
 
-    url = f"{handle.scheme.removeprefix('ray-job+')}://{handle.cluster}/api/jobs/{handle.name}"
-    with requests.Session() as session:
-        while True:
-            if session.get(url, timeout=10).json()["status"] in ("SUCCEEDED", "FAILED", "STOPPED"):
-                return time.monotonic()
-            time.sleep(0.02)
+    embedded = ray_embedded.recorded()
+    if embedded and run.handle.cluster in embedded.address:
+        client = embedded.client()
+    else:
+        scheme = run.handle.scheme.removeprefix("ray-job+")
+        client = RayClient(f"{scheme}://{run.handle.cluster}", token=find_token(None))
+    final = ("SUCCEEDED", "FAILED", "STOPPED")
+    while (client.job(run.handle.name) or {}).get("status") not in final:
+        time.sleep(0.02)
+    return time.monotonic()
 
 
 def one(
@@ -107,7 +112,7 @@ def one(
     result = {"our share until accepted": accepted_s - _bundling.spent_s}
     if backend == "ray":
         with ThreadPoolExecutor(1) as pool:
-            ended = pool.submit(ray_end, run.handle)
+            ended = pool.submit(ray_end, run)
             succeeded = run.wait()
             returned_s = time.monotonic()
             result["terminal status to wait()"] = returned_s - ended.result()

@@ -161,7 +161,7 @@ def attach(run_id: str, config: str | None, output: str) -> None:
         data = _status_data(submitted)
         _emit(data, output, "")
         sys.exit(0 if data["state"] == "SUCCEEDED" else 1)
-    follow(submitted, Progress())
+    follow(submitted, Progress(), detach=True)
 
 
 @cli.command()
@@ -246,8 +246,9 @@ def render(
 
 @cli.command()
 @_backend
-def schema(backend: str) -> None:
-    """Print the JSON Schema of a backend's configuration."""
+@_output
+def schema(backend: str, output: str) -> None:
+    """Print the JSON Schema of a backend's configuration; it is JSON with either output."""
     settings = registry.load(registry.backend(backend).settings)
     click.echo(json.dumps(json_schema(settings), indent=2))
 

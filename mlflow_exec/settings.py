@@ -306,6 +306,21 @@ def load_config(path: str | Path) -> dict[str, Any]:
     return data
 
 
+def expand_file(config: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """Return a configuration with the file that its key ``file`` names read; other keys win.
+
+    Raises:
+        ConfigError: The file cannot be read.
+    """
+    given = dict(config)
+    if "file" not in given:
+        return given
+    path = given.pop("file")
+    if not isinstance(path, str):
+        raise ConfigError(f"{where}: file: a path is needed; given {path!r}")
+    return load_config(path) | given
+
+
 def parse_settings(cls: type[S], config: Mapping[str, Any], where: str) -> S:
     """Check and cast a configuration.
 
@@ -317,14 +332,8 @@ def parse_settings(cls: type[S], config: Mapping[str, Any], where: str) -> S:
     Raises:
         ConfigError: A key is unknown, a value is of the wrong type, or values contradict.
     """
-    given = dict(config)
-    if "file" in given:
-        path = given.pop("file")
-        if not isinstance(path, str):
-            raise ConfigError(f"{where}: file: a path is needed; given {path!r}")
-        given = load_config(path) | given
     try:
-        return cls.model_validate(given)
+        return cls.model_validate(expand_file(config, where))
     except ValidationError as error:
         raise ConfigError("\n".join(_sentences(cls, error, where))) from None
 

@@ -165,7 +165,9 @@ def find(
         try:
             client = way()
             seen = client.identity(cluster_name)
-            if seen == identity or client.is_same(identity, holds):
+            # A name given by hand says nothing of one context or another; only the job does.
+            named = cluster_name is not None
+            if holds(client) if named else seen == identity or client.is_same(identity, holds):
                 return client
         except (ConfigError, ClusterError) as error:
             tried.append(str(error))

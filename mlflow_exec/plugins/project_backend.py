@@ -9,9 +9,9 @@ from contextlib import contextmanager
 from typing import Any
 
 import click
-from mlflow.exceptions import ExecutionException
+from mlflow.exceptions import ExecutionException, MlflowException
 
-from mlflow_exec.errors import CancelError, MlflowExecError
+from mlflow_exec.errors import MlflowExecError
 from mlflow_exec.jobs import JobState
 from mlflow_exec.runs import submit
 from mlflow_exec.runs.progress import Progress
@@ -23,7 +23,9 @@ def execution_errors() -> Iterator[None]:
     """Turn our errors into the one that MLflow's command line prints without a traceback."""
     try:
         yield
-    except MlflowExecError as error:
+    except ExecutionException:
+        raise
+    except (MlflowExecError, MlflowException) as error:
         raise ExecutionException(str(error)) from error
 
 
@@ -96,13 +98,16 @@ def _ways_back(run_id: str) -> str:
     )
 
 
-def follow(submitted: ExecSubmittedRun, progress: Progress) -> None:
-    """Print the job's log until it ends, then exit with 0, 1, or 130 after Ctrl-C."""
+def follow(submitted: ExecSubmittedRun, progress: Progress, *, detach: bool = False) -> None:
+    """Print the job's log until it ends, then exit with 0, 1, or 130 after Ctrl-C.
+
+    With ``detach`` Ctrl-C leaves the job running, whatever its settings say.
+    """
     try:
         with execution_errors():
             status = submitted.follow(on_log=_print, progress=progress)
     except KeyboardInterrupt:
-        _interrupted(submitted, progress)
+        _interrupted(submitted, progress, detach=detach)
         sys.exit(130)
     except ExecutionException as error:
         progress.say(str(error))
@@ -112,8 +117,8 @@ def follow(submitted: ExecSubmittedRun, progress: Progress) -> None:
         sys.exit(1)
 
 
-def _interrupted(submitted: ExecSubmittedRun, progress: Progress) -> None:
-    if submitted.settings.on_interrupt == "detach":
+def _interrupted(submitted: ExecSubmittedRun, progress: Progress, *, detach: bool) -> None:
+    if detach or submitted.settings.on_interrupt == "detach":
         progress.say(_ways_back(submitted.run_id))
         return
     # A second Ctrl-C must not leave half a cancellation.
@@ -122,7 +127,7 @@ def _interrupted(submitted: ExecSubmittedRun, progress: Progress) -> None:
         progress.say("cancelling the job")
         submitted.cancel()
         progress.say(f"run {submitted.run_id} is cancelled")
-    except CancelError as error:
+    except MlflowExecError as error:
         progress.say(str(error))
     finally:
         signal.signal(signal.SIGINT, before)

@@ -21,11 +21,21 @@ class Clocks:
     _since_s: float = 0.0
     _pull_since_s: float | None = None
     _status: JobStatus | None = None
+    _unknown_since_s: float | None = None
 
     def see(self, status: JobStatus, now_s: float) -> None:
         """Take note of a status."""
         if status.state is JobState.UNKNOWN:
+            if self._unknown_since_s is None:
+                self._unknown_since_s = now_s
             return
+        if self._unknown_since_s is not None:
+            # Nobody saw what happened meanwhile, so it counts for nothing.
+            unseen_s = now_s - self._unknown_since_s
+            self._since_s += unseen_s
+            if self._pull_since_s is not None:
+                self._pull_since_s += unseen_s
+            self._unknown_since_s = None
         # The time that a queue holds a job does not count: the clock starts anew after it.
         freed = self._status is not None and self._status.held and not status.held
         if status.state is not self._state or (freed and status.state is JobState.QUEUED):
@@ -41,7 +51,7 @@ class Clocks:
         """Return the failure with which to end the job now, or None."""
         settings, status = self.settings, self._status
         waited_s = now_s - self._since_s
-        if status is None:
+        if status is None or self._unknown_since_s is not None:
             return None
         grace_s: float = getattr(settings, "image_pull_grace_s", math.inf)
         pulling_s = 0.0 if self._pull_since_s is None else now_s - self._pull_since_s

@@ -24,13 +24,20 @@ URL_VARIABLE = "MLFLOW_EXEC_SOURCE_URL"
 _PRESIGNED_S = 24 * 3600
 
 
-def check_artifact(artifact_root: str, tracking_uri: str, environment: Mapping[str, Any]) -> str:
+def check_artifact(
+    artifact_root: str,
+    tracking_uri: str,
+    environment: Mapping[str, Any],
+    *,
+    carries_secrets: bool,
+) -> str:
     """Say how a job can fetch from an artifact store: ``proxied``, ``presigned`` or ``mlflow``.
 
     Args:
         artifact_root: The experiment's artifact location.
         tracking_uri: As the job sees it.
         environment: The job order's environment.
+        carries_secrets: Whether the scheduler can hand the job a signed URL out of sight.
 
     Raises:
         ConfigError: In no way; the message names the ways on.
@@ -38,7 +45,7 @@ def check_artifact(artifact_root: str, tracking_uri: str, environment: Mapping[s
     if is_proxied(artifact_root) and entry_can_write(tracking_uri):
         return "proxied"
     scheme = urlsplit(artifact_root).scheme
-    if scheme == "s3":
+    if scheme == "s3" and carries_secrets:
         return "presigned"
     if scheme in ("", "file"):
         raise ConfigError(
@@ -78,10 +85,11 @@ def git_source(project: Project) -> dict[str, Any]:
             f"repository's URL (and --version), or another 'source'"
         )
     if "@" in urlsplit(project.git["uri"]).netloc and "://" in project.git["uri"]:
-        user = urlsplit(project.git["uri"])
-        if user.password:
+        given = urlsplit(project.git["uri"])
+        # Over HTTP a user name alone is often a token.
+        if given.password or given.scheme in ("http", "https"):
             raise ConfigError(
-                "source: git: the project URI holds a password, which everybody who sees the job "
+                "source: git: the project URI holds credentials, which everybody who sees the job "
                 "could read; use 'git_secret'"
             )
     return {"kind": "git", **project.git, "subdirectory": project.subdirectory}

@@ -61,6 +61,7 @@ class LogKeeper:
     Attributes:
         captured: Where a live follower writes the output it sees, from the very start; None where
             nobody does.
+        kept: Whether the run holds the log, or all of it that could be had.
     """
 
     def __init__(self, client: MlflowClient, run_id: str, *, uploads: bool) -> None:
@@ -69,6 +70,7 @@ class LogKeeper:
         self._run_id = run_id
         self._uploads = uploads
         self.captured: Path | None = None
+        self.kept = False
         self._spare = b""
 
     def is_complete(self) -> bool:
@@ -94,6 +96,7 @@ class LogKeeper:
         """
         try:
             if self.is_complete():
+                self.kept = True
                 return None
             head = self._uploaded()
             tail, unread = self._remaining(scheduler, handle)
@@ -102,7 +105,8 @@ class LogKeeper:
             complete = complete and not unread
             told = "true" if complete else "false"
             self._client.set_tag(self._run_id, TAG_LOG_COMPLETE, told)
-        except (MlflowException, OSError) as error:
+            self.kept = True
+        except Exception as error:  # each artifact store has errors of its own
             return f"the log could not be kept on the run: {error}"
         return unread or (None if complete else "a part of the log is missing")
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
 
 from mlflow_exec import registry
 from mlflow_exec import source as sources
@@ -23,6 +24,7 @@ from mlflow_exec.runs.store import MlflowRunStore
 from mlflow_exec.runs.supervise import Job
 from mlflow_exec.runtime.end import (
     FAILURE_TAGS,
+    FINAL_STATES,
     TAG_BACKEND,
     TAG_HANDLE,
     TAG_HANDLE_UID,
@@ -33,7 +35,7 @@ from mlflow_exec.runtime.end import (
     write_end,
 )
 from mlflow_exec.schedulers.base import Plan, Scheduler
-from mlflow_exec.settings import BackendSettings, parse_settings
+from mlflow_exec.settings import BackendSettings, expand_file, parse_settings
 from mlflow_exec.source import Bundle
 
 # What MLflow puts into the configuration of every backend; taken out before keys are checked.
@@ -95,7 +97,7 @@ def prepare(call: Call, progress: Progress) -> Prepared:
     Raises:
         ConfigError: Something is wrong with the call; nothing was created anywhere.
     """
-    config = dict(call.config)
+    config = expand_file(call.config, "--backend-config")
     injected = {key: config.pop(key, None) for key in _INJECTED}
     for key, message in _REFUSED.items():
         if injected[key]:
@@ -196,7 +198,10 @@ def _deliverable(
         if way == "artifact":
             experiment = MlflowClient(call.tracking_uri).get_experiment(call.experiment_id)
             way = delivery.check_artifact(
-                experiment.artifact_location, uri, project.environment
+                experiment.artifact_location,
+                uri,
+                project.environment,
+                carries_secrets=scheduler.carries_secrets(),
             )
     except BaseException:
         packed.close()
@@ -274,7 +279,9 @@ def submit(prepared: Prepared, progress: Progress) -> Job:
     )  # fmt: skip
     run_id = run.info.run_id
     store = MlflowRunStore(client)
+    handle: JobHandle | None = None
     try:
+        tracking.log_parameters(client, run, prepared.project)
         submission = _next_submission(run.data.tags.get(TAG_HANDLE))
         source: Mapping[str, Any] | None = None
         secrets: Mapping[str, Secret] = {}
@@ -291,10 +298,12 @@ def submit(prepared: Prepared, progress: Progress) -> Job:
         client.log_text(run_id, _portable(prepared.settings), f"{FOLDER}/settings.json")
         _open(store, run_id, call.backend)
         handle = prepared.scheduler.submit(plan)
-    except Exception as error:
+        store.set_tags(run_id, {TAG_HANDLE: str(handle), TAG_HANDLE_UID: handle.uid})
+    except BaseException as error:
+        if handle is not None:  # a job that no run names could not be found again
+            prepared.scheduler.cancel(handle, timeout_s=prepared.settings.cancel_timeout_s)
         _end_failed(store, run_id, error)
         raise
-    store.set_tags(run_id, {TAG_HANDLE: str(handle), TAG_HANDLE_UID: handle.uid})
     progress.say(f"run {run_id} is job {handle}")
     uploads_log = tracking.entry_can_write(prepared.job_tracking_uri) and tracking.is_proxied(
         run.info.artifact_uri
@@ -318,7 +327,11 @@ def _open(store: MlflowRunStore, run_id: str, backend: str) -> None:
     store.set_status(run_id, "SCHEDULED", None)
 
 
-def _end_failed(store: MlflowRunStore, run_id: str, error: Exception) -> None:
+def _end_failed(store: MlflowRunStore, run_id: str, error: BaseException) -> None:
+    if isinstance(error, KeyboardInterrupt):
+        end = End("CANCELLED", message="Interrupted while the job was being submitted.")
+        write_end(store, run_id, end, by="client")
+        return
     category = (
         FailureCategory.INVALID_CONFIG
         if isinstance(error, ConfigError)
@@ -341,6 +354,26 @@ def _portable(settings: BackendSettings) -> str:
     )
 
 
+def _check_run(call: Call) -> None:
+    """Refuse a run that the user names and that is not there, or still has a job.
+
+    Raises:
+        ConfigError: Two jobs would write one run, or none could.
+    """
+    if call.run_id is None:
+        return
+    try:
+        run = MlflowClient(call.tracking_uri).get_run(call.run_id)
+    except MlflowException as error:
+        raise ConfigError(f"--run-id: {error}") from error
+    tags = run.data.tags
+    if tags.get(TAG_HANDLE) and tags.get(TAG_STATE) not in FINAL_STATES:
+        raise ConfigError(
+            f"--run-id: the job {tags[TAG_HANDLE]} of this run has not ended; follow it with "
+            f"mlflow-exec attach {call.run_id}, or end it with mlflow-exec cancel {call.run_id}"
+        )
+
+
 def run(call: Call, progress: Progress) -> Job:
     """Prepare, check and submit one call.
 
@@ -349,6 +382,7 @@ def run(call: Call, progress: Progress) -> Job:
     """
     prepared = prepare(call, progress)
     try:
+        _check_run(call)
         check(prepared, progress)
         return submit(prepared, progress)
     finally:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 
 from mlflow.exceptions import ExecutionException
 from mlflow.projects import SubmittedRun
 
-from mlflow_exec.errors import ClusterError, JobNotFoundError
+from mlflow_exec.errors import ClusterError, ConfigError, HandleError, JobNotFoundError
 from mlflow_exec.jobs import Failure, FailureCategory, JobHandle, JobState, JobStatus
 from mlflow_exec.runs.logs import FOLDER, LogKeeper
 from mlflow_exec.runs.progress import Progress
-from mlflow_exec.runs.supervise import DIAGNOSIS, Follower, Job, finish, supervise
+from mlflow_exec.runs.supervise import DIAGNOSIS, Follower, Job, after_cancel, finish, supervise
 from mlflow_exec.runtime.end import (
     FINAL_STATES,
     TAG_FAILURE_CATEGORY,
@@ -81,12 +82,12 @@ class ExecSubmittedRun(SubmittedRun):  # type: ignore[misc]
     def _lacks_diagnosis(self) -> bool:
         """Whether the job wrote its own end, and what the cluster knows of it can still be kept."""
         job = self._job
-        kept = job.client.list_artifacts(self.run_id, FOLDER)
-        if any(item.path.endswith(DIAGNOSIS) for item in kept):
-            return False
         try:
+            kept = job.client.list_artifacts(self.run_id, FOLDER)
+            if any(item.path.endswith(DIAGNOSIS) for item in kept):
+                return False
             job.scheduler.status(self.handle)
-        except (JobNotFoundError, ClusterError):
+        except Exception:  # the run has ended: what cannot be looked at is not worth an error
             return False
         return True
 
@@ -109,6 +110,9 @@ class ExecSubmittedRun(SubmittedRun):  # type: ignore[misc]
         """
         record = self._job.store.read(self.run_id)
         if record.tags.get(TAG_STATE) in FINAL_STATES:
+            # Normally nothing is left; a clock's cancellation may have failed.
+            with suppress(HandleError, ConfigError, ClusterError):
+                self._job.scheduler.cancel(self.handle, timeout_s=self.settings.cancel_timeout_s)
             return
         keeper = LogKeeper(self._job.client, self.run_id, uploads=self._job.uploads_log)
         job = self._job
@@ -122,17 +126,22 @@ class ExecSubmittedRun(SubmittedRun):  # type: ignore[misc]
         keeper.capture(job.scheduler, self.handle)
         job.scheduler.cancel(self.handle, timeout_s=job.settings.cancel_timeout_s)
         message = "The job was cancelled."
-        finish(job, JobStatus(JobState.CANCELLED, message, native=before.native), keeper)
+        cancelled = JobStatus(JobState.CANCELLED, message, native=before.native)
+        finish(job, after_cancel(job) or cancelled, keeper)
 
     def logs(self, *, follow: bool = False) -> Iterator[str]:
         """Yield the job's output: from the run once it is kept there, else from the cluster."""
         keeper = LogKeeper(self._job.client, self.run_id, uploads=self._job.uploads_log)
-        if keeper.is_complete():
+        ended = self._job.store.read(self.run_id).tags.get(TAG_STATE) in FINAL_STATES
+        if keeper.is_complete() and (ended or not follow):
             yield from keeper.read()
             return
-        try:
-            yield from self._job.scheduler.logs(self.handle, follow=follow)
-        except JobNotFoundError:
+        some = False
+        with suppress(JobNotFoundError):
+            for piece in self._job.scheduler.logs(self.handle, follow=follow):
+                some = True
+                yield piece
+        if not some:
             yield from keeper.read()
 
 

@@ -15,9 +15,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from mlflow import MlflowClient
-from mlflow.exceptions import MlflowException
 
-from mlflow_exec.errors import CancelError, ClusterError, MlflowExecError
+from mlflow_exec.errors import CancelError, ClusterError, JobNotFoundError, MlflowExecError
 from mlflow_exec.jobs import Failure, FailureCategory, JobHandle, JobState, JobStatus
 from mlflow_exec.runs.clocks import Clocks
 from mlflow_exec.runs.logs import FOLDER, LogKeeper
@@ -150,9 +149,21 @@ def _give_up(job: Job, why: Failure) -> JobStatus:
     message = why.message
     try:
         job.scheduler.cancel(job.handle, timeout_s=job.settings.cancel_timeout_s)
+        ended = after_cancel(job)
+        if ended is not None:
+            return ended
     except (CancelError, ClusterError) as error:
         message = f"{message} And the job could not be removed: {error}"
     return JobStatus(JobState.FAILED, message, Failure(why.category, message, why.hint))
+
+
+def after_cancel(job: Job) -> JobStatus | None:
+    """Return how the job ended by itself just before it was cancelled; None if it did not."""
+    try:
+        status = job.scheduler.status(job.handle)
+    except (JobNotFoundError, ClusterError):
+        return None
+    return status if status.state in (JobState.SUCCEEDED, JobState.FAILED) else None
 
 
 def _lost(job: Job) -> JobStatus:
@@ -177,12 +188,16 @@ def finish(
     trouble = keeper.keep(job.scheduler, job.handle)
     if trouble:
         say(trouble)
+    kept = keeper.kept
     if status.native or status.failure:
         try:
             keep_diagnosis(job, status)
-        except (MlflowException, OSError) as error:
+        except Exception as error:  # each artifact store has errors of its own
+            kept = False
             say(f"the diagnosis could not be kept on the run: {error}")
     write_end(job.store, job.run_id, end_of(status), by="client")
+    if not kept:
+        return  # what is left of the job is in the cluster only
     try:
         job.scheduler.retire(job.handle)
     except MlflowExecError as error:

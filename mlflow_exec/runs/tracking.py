@@ -49,8 +49,10 @@ def job_tracking_uri(settings: BackendSettings, uri: str, *, same_machine: bool)
             "tracking_uri: it holds a user name or a password, which everybody who sees the job "
             "could read; give them by MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
         )
-    if same_machine or is_databricks_uri(wanted):
+    if is_databricks_uri(wanted):
         return wanted
+    if same_machine:
+        return _absolute(wanted)
     local_store = parts.scheme in ("", "file", "sqlite")
     local_host = (parts.hostname or "") in ("localhost", "127.0.0.1", "::1", "0.0.0.0")
     if local_store or local_host:
@@ -61,6 +63,13 @@ def job_tracking_uri(settings: BackendSettings, uri: str, *, same_machine: bool)
             f"it under another name"
         )
     return wanted
+
+
+def _absolute(uri: str) -> str:
+    """Make a local store's path valid in the job, which runs in a folder of its own."""
+    if uri.startswith("sqlite:///") and not uri.startswith(("sqlite:////", "sqlite:///:")):
+        return f"sqlite:///{Path(uri.removeprefix('sqlite:///')).absolute()}"
+    return uri if urlsplit(uri).scheme else Path(uri).absolute().as_uri()
 
 
 def credentials() -> dict[str, Secret]:
@@ -96,22 +105,24 @@ def create_run(
     run_id: str | None,
     run_name: str | None,
 ) -> Run:
-    """Create the run of a submission, or take the one that the user names.
-
-    It has MLflow's own tags, and the parameters as they are: MLflow's helper logs them quoted for
-    the shell, and the job's own ``log_param`` then collides with them.
-    """
+    """Create the run of a submission, with MLflow's own tags, or take the one that is named."""
     tags = _tags(project, entry_point, version)
     if run_id is None:
-        run = client.create_run(experiment_id, tags=tags, run_name=run_name)
-    else:
-        run = client.get_run(run_id)
+        return client.create_run(experiment_id, tags=tags, run_name=run_name)
+    run = client.get_run(run_id)
+    client.log_batch(run_id, tags=[RunTag(k, v) for k, v in tags.items()])
+    return run
+
+
+def log_parameters(client: MlflowClient, run: Run, project: Project) -> None:
+    """Log the parameters as they are.
+
+    MLflow's helper logs them quoted for the shell, and the job's own ``log_param`` then collides.
+    """
     known = run.data.params
     params = [Param(k, v) for k, v in project.parameters.items() if k not in known]
-    if params or run_id is not None:
-        new = [RunTag(k, v) for k, v in tags.items()] if run_id is not None else []
-        client.log_batch(run.info.run_id, params=params, tags=new)
-    return run
+    if params:
+        client.log_batch(run.info.run_id, params=params)
 
 
 def _tags(project: Project, entry_point: str, version: str | None) -> dict[str, str]:
@@ -123,6 +134,7 @@ def _tags(project: Project, entry_point: str, version: str | None) -> dict[str, 
         source = without_credentials(project.uri)
     parent = fluent.active_run()
     commit = mlflow_projects.get_git_commit(folder)
+    url = mlflow_projects.get_git_repo_url(folder)
     branch = mlflow_projects._is_valid_branch_name(folder, version)
     tags: Mapping[str, str | None] = {
         names.MLFLOW_USER: _get_user(),
@@ -131,7 +143,7 @@ def _tags(project: Project, entry_point: str, version: str | None) -> dict[str, 
         names.MLFLOW_PROJECT_ENTRY_POINT: entry_point,
         names.MLFLOW_PROJECT_ENV: project.environment["manager"],
         names.MLFLOW_GIT_COMMIT: commit,
-        names.MLFLOW_GIT_REPO_URL: mlflow_projects.get_git_repo_url(folder),
+        names.MLFLOW_GIT_REPO_URL: without_credentials(url) if url else None,
         names.MLFLOW_GIT_BRANCH: version if branch else None,
         names.MLFLOW_PARENT_RUN_ID: parent.info.run_id if parent else None,
     }

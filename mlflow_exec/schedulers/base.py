@@ -106,6 +106,10 @@ class Scheduler(ABC):
         """Whether jobs run where this process runs, so that they can use its local stores; pure."""
         return False
 
+    def carries_secrets(self) -> bool:
+        """Whether ``spec.secrets`` reach the job where nobody else can read them; pure."""
+        return True
+
     @abstractmethod
     def delivery(self, size_bytes: int) -> Delivery:
         """Say how a packed project of this size is to reach the job; pure."""

@@ -130,7 +130,10 @@ def test_not_knowing_changes_nothing() -> None:
     clock.see(QUEUED, 0)
     clock.see(JobStatus(JobState.UNKNOWN, "no answer"), 30)
     assert clock.expired(59) is None
-    assert clock.expired(60) is not None
+    assert clock.expired(1000) is None
+    clock.see(QUEUED, 1000)
+    assert clock.expired(1029) is None
+    assert clock.expired(1030) is not None
 
 
 def test_a_backend_without_images_has_the_other_clocks() -> None:

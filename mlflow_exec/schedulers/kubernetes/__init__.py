@@ -286,7 +286,13 @@ class KubernetesScheduler(Scheduler):
         client = self._client_of(handle)
         done: set[str] = set()
         for _, status in self.watch([handle]):
-            for pod in find_pods(client, handle):
+            try:
+                pods = find_pods(client, handle)
+            except UnreachableError:
+                if not follow:
+                    raise
+                continue  # the watch says when the cluster answers again
+            for pod in pods:
                 if pod["metadata"]["uid"] not in done and has_log(pod):
                     yield from PodLog(client, pod).pieces(follow=follow)
                     done.add(pod["metadata"]["uid"])
@@ -310,7 +316,7 @@ def _together(watches: list[JobsWatch]) -> Iterator[tuple[JobHandle, JobStatus |
             for item in watch.statuses():
                 said.put(item)
             said.put(None)
-        except ClusterError as error:
+        except Exception as error:  # raised where it is waited for, or that would wait for ever
             said.put(error)
 
     for watch in watches:
@@ -318,7 +324,7 @@ def _together(watches: list[JobsWatch]) -> Iterator[tuple[JobHandle, JobStatus |
     left = len(watches)
     while left:
         item = said.get()
-        if isinstance(item, ClusterError):
+        if isinstance(item, Exception):
             raise item
         if item is None:
             left -= 1

@@ -50,14 +50,28 @@ class PodLog:
         while True:
             try:
                 yield from self._read(container, follow=follow)
-            except (NotFoundError, RejectedError):
-                return  # the pod is gone, or this container never started
+            except NotFoundError:
+                return  # the pod is gone
+            except RejectedError:
+                if not (follow and self._is_waiting(container)):
+                    return  # this container never started
             except UnreachableError:
                 if not follow:
                     raise
             if not follow or self._has_ended(container):
                 return
             time.sleep(_RETRY_S)  # a back-off between two connections
+
+    def _is_waiting(self, container: str) -> bool:
+        """Whether a container has yet to start, as the main one has while others prepare."""
+        path = object_path("pods", self._namespace, self._name)
+        try:
+            status = self._client.request("GET", path).get("status") or {}
+        except ClusterError:
+            return False
+        over = status.get("phase") in ("Succeeded", "Failed")
+        named = [i for i in status.get("containerStatuses") or () if i["name"] == container]
+        return not over and all("waiting" in item["state"] for item in named)
 
     def _has_ended(self, container: str) -> bool:
         try:
@@ -71,7 +85,7 @@ class PodLog:
         statuses += status.get("containerStatuses") or ()
         for item in statuses:
             if item["name"] == container:
-                return "running" not in item["state"]
+                return "terminated" in item["state"]
         return True
 
     def _read(self, container: str, *, follow: bool) -> Iterator[str]:

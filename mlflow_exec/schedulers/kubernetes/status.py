@@ -40,6 +40,8 @@ CONFIG_REASONS = {
 # A registry that limits its clients, and the kubelet's own limit, pass: the pull is tried again.
 _TRANSIENT_PULL = re.compile(r"\b429\b|too many requests|toomanyrequests|pull QPS exceeded", re.I)
 
+_STOPPED = 143  # 128 + SIGTERM
+
 _HINTS = {
     FailureCategory.OUT_OF_MEMORY: "Raise resources.memory, or use less of it.",
     FailureCategory.IMAGE_PULL: "Check the image's name and tag, and image_pull_secrets.",
@@ -187,6 +189,9 @@ def pod_failure(pod: Json) -> tuple[Failure, int | None] | None:
     if terminated.get("container") not in (None, CONTAINER):
         message = f"Fetching the source failed: {terminated.get('message') or exit_code}"
         return failure(FailureCategory.SOURCE_FETCH, message), exit_code
+    if exit_code == _STOPPED or (exit_code and pod["metadata"].get("deletionTimestamp")):
+        # An exit that the first step saw itself was told above; this one came from outside.
+        return failure(FailureCategory.INFRASTRUCTURE, "The pod was deleted or stopped."), exit_code
     return (user_error(exit_code), exit_code) if exit_code else None
 
 

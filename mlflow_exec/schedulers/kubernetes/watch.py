@@ -76,7 +76,7 @@ class JobsWatch:
         self._client = client
         self._namespace = namespace
         self._tracked = {handle.name: _Tracked(handle) for handle in handles}
-        self._queue: queue.SimpleQueue[tuple[str, Event | ClusterError]] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[tuple[str, Event | Exception]] = queue.SimpleQueue()
         chosen = selector(runs)
         self._watches = {
             "jobs": ListWatch(client, object_path("jobs", namespace, group=BATCH), chosen),
@@ -101,7 +101,7 @@ class JobsWatch:
         try:
             for event in self._watches[kind].events():
                 self._queue.put((kind, event))
-        except ClusterError as error:
+        except Exception as error:  # raised where it is waited for, or that would wait for ever
             self._queue.put((kind, error))
 
     def _loop(self) -> Iterator[tuple[JobHandle, JobStatus | None]]:
@@ -114,7 +114,7 @@ class JobsWatch:
             except queue.Empty:
                 changed = self._explain_missing_pods()
             else:
-                if isinstance(event, ClusterError):
+                if isinstance(event, Exception):
                     raise event
                 if event.kind == "LOST":
                     lost.add(kind)

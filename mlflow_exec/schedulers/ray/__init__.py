@@ -93,6 +93,10 @@ class RayScheduler(Scheduler):
         address, _ = resolve_address(self._settings)
         return address is None or urlsplit(address).hostname in _LOOPBACK
 
+    def carries_secrets(self) -> bool:
+        """See :meth:`~.Scheduler.carries_secrets`: Ray shows a job's variables to everybody."""
+        return False
+
     def plan(self, spec: JobSpec) -> Plan:
         """See :meth:`~.Scheduler.plan`."""
         return make_plan(spec, self._settings)
