@@ -247,3 +247,18 @@ def test_the_record_is_kept_and_fits_into_json() -> None:
     assert native["events"][0]["reason"] == "BackOff"
     assert "secret" not in native["events"][0]
     json.dumps(native)
+
+
+def test_a_pod_that_was_deleted_is_not_the_users_failure() -> None:
+    stopped = pod(("job", {"terminated": {"exitCode": 143, "reason": "Error"}}), phase="Failed")
+    status = job_status(job(("Failed", "MaxFailedIndexesExceeded", "")), [stopped])
+    assert status.failure is not None
+    assert status.failure.category is FailureCategory.INFRASTRUCTURE
+
+
+def test_users_own_exit_143_is_the_users_failure() -> None:
+    told = '{"state": "FAILED", "category": "user_error", "message": "m", "exit_code": 143}'
+    ended = {"terminated": {"exitCode": 143, "reason": "Error", "message": told}}
+    status = job_status(job(("Failed", "MaxFailedIndexesExceeded", "")), [pod(("job", ended))])
+    assert status.failure is not None
+    assert status.failure.category is FailureCategory.USER_ERROR

@@ -1,0 +1,81 @@
+"""What is refused, or made safe, before a submission touches anything."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from mlflow_exec.errors import ConfigError
+from mlflow_exec.runs.delivery import check_artifact, git_source
+from mlflow_exec.runs.project import Project
+from mlflow_exec.runs.tracking import job_tracking_uri, without_credentials
+from mlflow_exec.settings import KubernetesSettings, RaySettings, expand_file
+
+VIRTUALENV = {"manager": "virtualenv"}
+
+
+def project(uri: str) -> Project:
+    git = {"uri": uri, "commit": "0" * 40}
+    return Project("p", Path(), "", uri, git, False, {}, {"manager": "local"}, {})
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "https://ghp_token@host.example/team/p.git",
+        "https://user:password@host.example/team/p.git",
+        "ssh://git:password@host.example/team/p.git",
+    ],
+)
+def test_credentials_in_a_git_url_never_reach_the_job(uri: str) -> None:
+    with pytest.raises(ConfigError, match="git_secret"):
+        git_source(project(uri))
+
+
+@pytest.mark.parametrize(
+    "uri", ["https://host.example/p.git", "ssh://git@host.example/p.git", "git@host.example:p.git"]
+)
+def test_a_git_url_without_credentials_does(uri: str) -> None:
+    assert git_source(project(uri))["uri"] == uri
+
+
+def test_a_signed_url_needs_a_scheduler_that_hides_it() -> None:
+    def way(root: str, *, hides: bool) -> str:
+        return check_artifact(root, "http://mlflow:5000", VIRTUALENV, carries_secrets=hides)
+
+    assert way("s3://bucket/1", hides=True) == "presigned"
+    with pytest.raises(ConfigError, match="serve-artifacts"):
+        way("s3://bucket/1", hides=False)
+    assert way("mlflow-artifacts:/1", hides=False) == "proxied"
+
+
+def test_a_local_store_is_found_from_the_jobs_own_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+
+    def seen(uri: str) -> str:
+        return job_tracking_uri(RaySettings(), uri, same_machine=True)
+
+    assert seen("sqlite:///mlflow.db") == f"sqlite:///{tmp_path}/mlflow.db"
+    assert seen(f"sqlite:///{tmp_path}/a.db") == f"sqlite:///{tmp_path}/a.db"
+    assert seen("./mlruns") == f"file://{tmp_path}/mlruns"
+    assert seen("http://mlflow:5000") == "http://mlflow:5000"
+
+
+@pytest.mark.parametrize("uri", ["sqlite:///m.db", "file:///m", "./m", "http://localhost:5000"])
+def test_another_machine_cannot_use_a_local_store(uri: str) -> None:
+    with pytest.raises(ConfigError, match="another machine"):
+        job_tracking_uri(KubernetesSettings(), uri, same_machine=False)
+
+
+def test_a_configuration_file_is_read_before_anything_is_merged(tmp_path: Path) -> None:
+    (tmp_path / "cfg.yaml").write_text("image: from-the-file\nnamespace: a\n")
+    given = {"file": str(tmp_path / "cfg.yaml"), "namespace": "b"}
+    assert expand_file(given, "x") == {"image": "from-the-file", "namespace": "b"}
+
+
+def test_a_url_is_shown_without_its_credentials() -> None:
+    assert without_credentials("https://u:p@host/x?y=1") == "https://host/x?y=1"
+    assert without_credentials("git@host:team/p.git") == "git@host:team/p.git"
