@@ -49,8 +49,9 @@ def attach(
         "config",
     )  # fmt: skip
     scheduler = registry.load(backend.scheduler, backend.extra)(settings)
-    uploads_log = tracking.is_proxied(run.info.artifact_uri)
-    return ExecSubmittedRun(Job(scheduler, handle, run_id, settings, client, uploads_log))
+    writes = tracking.entry_can_write(settings.tracking_uri or client.tracking_uri)
+    uploads = writes and tracking.is_proxied(run.info.artifact_uri)
+    return ExecSubmittedRun(Job(scheduler, handle, run_id, settings, client, writes, uploads))
 
 
 def _submitted_with(client: MlflowClient, run_id: str) -> dict[str, object]:

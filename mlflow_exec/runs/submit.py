@@ -305,10 +305,9 @@ def submit(prepared: Prepared, progress: Progress) -> Job:
         _end_failed(store, run_id, error)
         raise
     progress.say(f"run {run_id} is job {handle}")
-    uploads_log = tracking.entry_can_write(prepared.job_tracking_uri) and tracking.is_proxied(
-        run.info.artifact_uri
-    )
-    return Job(prepared.scheduler, handle, run_id, prepared.settings, client, uploads_log)
+    writes = tracking.entry_can_write(prepared.job_tracking_uri)
+    uploads = writes and tracking.is_proxied(run.info.artifact_uri)
+    return Job(prepared.scheduler, handle, run_id, prepared.settings, client, writes, uploads)
 
 
 def _next_submission(handle: str | None) -> int:

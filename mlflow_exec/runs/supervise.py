@@ -11,10 +11,12 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
 
 from mlflow_exec.errors import CancelError, ClusterError, JobNotFoundError, MlflowExecError
 from mlflow_exec.jobs import Failure, FailureCategory, JobHandle, JobState, JobStatus
@@ -22,7 +24,7 @@ from mlflow_exec.runs.clocks import Clocks
 from mlflow_exec.runs.logs import FOLDER, LogKeeper
 from mlflow_exec.runs.progress import Progress
 from mlflow_exec.runs.store import MlflowRunStore
-from mlflow_exec.runtime.end import FINAL_STATES, TAG_STATE, End, write_end
+from mlflow_exec.runtime.end import FINAL_STATES, TAG_ATTEMPT, TAG_STATE, End, write_end
 from mlflow_exec.schedulers.base import Scheduler
 from mlflow_exec.settings import BackendSettings
 
@@ -46,7 +48,8 @@ class Job:
         run_id: Its MLflow run.
         settings: With which it was submitted.
         client: MLflow's client for the run's tracking server.
-        uploads_log: Whether the job's first step puts the log on the run by itself.
+        writes_state: Whether the job's first step writes its state on the run by itself.
+        uploads_log: Whether it puts the log there too.
     """
 
     scheduler: Scheduler
@@ -54,6 +57,7 @@ class Job:
     run_id: str
     settings: BackendSettings
     client: MlflowClient
+    writes_state: bool
     uploads_log: bool
 
     @property
@@ -96,12 +100,28 @@ def _until_final(job: Job, keeper: LogKeeper, progress: Progress | None) -> JobS
                 return status
             if progress is not None:
                 progress.changed(describe(status))
+            _note(job, status)
             clocks.see(status, now_s)
         why = clocks.expired(now_s)
         if why is not None:
             keeper.capture(job.scheduler, job.handle)
             return _give_up(job, why)
     return _lost(job)
+
+
+def _note(job: Job, status: JobStatus) -> None:
+    """Write a live job's state on the run, where the job itself cannot reach it."""
+    wanted = status.state.mlflow_status
+    if job.writes_state or wanted is None:
+        return
+    tags = {TAG_STATE: status.state.value, TAG_ATTEMPT: str(status.attempt)}
+    with suppress(MlflowException):  # the end is what matters; this is for those who look now
+        record = job.store.read(job.run_id)
+        if record.tags.get(TAG_STATE) in FINAL_STATES:
+            return
+        if any(record.tags.get(key) != value for key, value in tags.items()):
+            job.store.set_tags(job.run_id, tags)
+            job.store.set_status(job.run_id, wanted, None)
 
 
 def _statuses(job: Job) -> Iterator[JobStatus | None]:
