@@ -23,7 +23,6 @@ from mlflow_exec.clients import kubernetes_config as ways
 from mlflow_exec.clients.kubernetes_watch import list_pages
 from mlflow_exec.errors import (
     AccessDeniedError,
-    ClusterError,
     ConfigError,
     ConflictError,
     JobNotFoundError,
