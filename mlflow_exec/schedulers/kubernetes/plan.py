@@ -191,13 +191,14 @@ def _protect(job: Mapping[str, Any], values: Mapping[str, Any]) -> None:
             "patch: metadata.name and metadata.namespace are not to be changed; the namespace is "
             "the setting 'namespace'"
         )
-    pod = job["spec"]["template"]
-    for labels in (metadata.get("labels") or {}, pod["metadata"].get("labels") or {}):
+    pod = (job.get("spec") or {}).get("template") or {}
+    pod_metadata = pod.get("metadata") or {}
+    for labels in (metadata.get("labels") or {}, pod_metadata.get("labels") or {}):
         found = (LABEL_MANAGED, LABEL_RUN)
         lost = [key for key in found if labels.get(key) != values["labels"][key]]
         if lost:
             raise TemplateError(f"patch: the label {lost[0]!r} finds the job and must stay")
-    if not any(c.get("name") == CONTAINER for c in pod["spec"].get("containers") or []):
+    if not any(c.get("name") == CONTAINER for c in (pod.get("spec") or {}).get("containers") or []):
         raise TemplateError(f"patch: the container {CONTAINER!r} must stay")
 
 
