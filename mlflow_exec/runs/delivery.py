@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -61,6 +62,24 @@ def check_artifact(
         f"environment is there; use an image with MLflow and --env-manager local, start the "
         f"tracking server with --serve-artifacts, or use source 'git' or 'image'"
     )
+
+
+def check_bundled(project: Project, packed: Bundle) -> None:
+    """Refuse a file that a parameter names and an ignore file leaves out of the bundle.
+
+    Raises:
+        ConfigError: There is one; the message tells how to bring it back.
+    """
+    with zipfile.ZipFile(packed.path) as archive:
+        names = archive.namelist()
+    for name, parameter in project.entry_point["parameters"].items():
+        value = parameter["value"]
+        inside = value["bundled"] if isinstance(value, dict) else ""
+        if inside and not any(n == inside or n.startswith(f"{inside}/") for n in names):
+            raise ConfigError(
+                f"parameter {name!r}: {inside} is left out of the project by .gitignore or "
+                f".mlflowignore; bring it back by '!{inside}' in .mlflowignore"
+            )
 
 
 def directory_source(project: Project, settings: BackendSettings) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from mlflow.exceptions import MlflowException
 
 from mlflow_exec import registry
 from mlflow_exec.errors import MissingExtraError, MlflowExecError
-from mlflow_exec.runs.tracking import without_credentials
+from mlflow_exec.runs.project import without_credentials
 from mlflow_exec.schedulers.base import Finding
 from mlflow_exec.settings import parse_settings
 

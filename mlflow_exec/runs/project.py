@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit, urlunsplit
 
 import yaml
 from mlflow.exceptions import MlflowException
@@ -21,6 +22,7 @@ from mlflow.utils.file_utils import get_local_path_or_none
 from mlflow_exec.errors import ConfigError
 
 _FOLDER_OF_PARAMETERS = ".mlflow-exec-parameters"
+_USER_OF_URL = re.compile(r"//[^/@\s]*@")
 _REQUIREMENTS = "requirements.txt"
 
 
@@ -83,6 +85,27 @@ def read_project(
     location, subdirectory = mlflow_projects._parse_subdirectory(uri)
     local = mlflow_projects._is_local_uri(location) and not location.endswith(".zip")
     root = work_dir if local else _without(work_dir, subdirectory)
+    try:
+        return _checked(uri, work_dir, root, location, subdirectory if not local else "",
+                        entry_point, given, env_manager, local=local)  # fmt: skip
+    except BaseException:
+        if not local:
+            shutil.rmtree(root, ignore_errors=True)
+        raise
+
+
+def _checked(
+    uri: str,
+    work_dir: Path,
+    root: Path,
+    location: str,
+    subdirectory: str,
+    entry_point: str,
+    given: Mapping[str, Any],
+    env_manager: str | None,
+    *,
+    local: bool,
+) -> Project:
     project = mlflow_projects.load_project(str(work_dir))
     point = _entry_point(project, entry_point)
     values, files = _values(point, given, root)
@@ -90,7 +113,7 @@ def read_project(
     return Project(
         name=project.name or "",
         root=root,
-        subdirectory="" if local else subdirectory.strip("/"),
+        subdirectory=subdirectory.strip("/"),
         uri=uri,
         git=None if local else _git(location, root),
         temporary=not local,
@@ -109,11 +132,16 @@ def read_project(
 def _fetch(uri: str, version: str | None, entry_point: str, given: Mapping[str, Any]) -> Path:
     try:
         return Path(mlflow_projects.fetch_and_validate_project(uri, version, entry_point, given))
+    except MlflowException as error:
+        shown = _USER_OF_URL.sub("//", str(error))
+        if shown != str(error):  # the cause would show it all the same
+            raise ConfigError(shown) from None
+        raise
     except Exception as error:
         # MLflow takes what is no folder for a git repository, and lets git's own errors pass.
         if not type(error).__module__.startswith("git."):
             raise
-        shown = re.sub(r"//[^/@]*@", "//", uri)
+        shown = _USER_OF_URL.sub("//", uri)
         why = str(getattr(error, "stderr", "") or error).strip()
         raise ConfigError(
             f"project: {shown!r} is neither a folder nor a git repository that can be fetched: "
@@ -241,3 +269,11 @@ def _python_environment(kind: str, file: str | None, work_dir: Path) -> dict[str
         "build_dependencies": list(environment.build_dependencies),
         "dependencies": list(environment.dependencies),
     }
+
+
+def without_credentials(uri: str) -> str:
+    """Return a URI without the user name and password in it."""
+    parts = urlsplit(uri)
+    if "@" not in parts.netloc or not parts.scheme.startswith("http"):
+        return uri
+    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))

@@ -14,7 +14,7 @@ from mlflow.exceptions import MlflowException
 from mlflow_exec import registry
 from mlflow_exec import source as sources
 from mlflow_exec.credentials import Secret, looks_secret
-from mlflow_exec.errors import ConfigError
+from mlflow_exec.errors import AccessDeniedError, ConfigError
 from mlflow_exec.jobs import JOB_NAME, Failure, FailureCategory, JobHandle, JobSpec, JobState
 from mlflow_exec.runs import delivery, tracking
 from mlflow_exec.runs.logs import FOLDER
@@ -194,6 +194,7 @@ def _deliverable(
             extra=project.files,
         )
     try:
+        delivery.check_bundled(project, packed)
         way = scheduler.delivery(packed.size_bytes).kind
         if way == "artifact":
             experiment = MlflowClient(call.tracking_uri).get_experiment(call.experiment_id)
@@ -331,11 +332,11 @@ def _end_failed(store: MlflowRunStore, run_id: str, error: BaseException) -> Non
         end = End("CANCELLED", message="Interrupted while the job was being submitted.")
         write_end(store, run_id, end, by="client")
         return
-    category = (
-        FailureCategory.INVALID_CONFIG
-        if isinstance(error, ConfigError)
-        else FailureCategory.INFRASTRUCTURE
-    )
+    category = FailureCategory.INFRASTRUCTURE
+    if isinstance(error, ConfigError):
+        category = FailureCategory.INVALID_CONFIG
+    elif isinstance(error, AccessDeniedError):
+        category = FailureCategory.PERMISSION
     why = Failure(category, f"The job could not be submitted: {error}")
     write_end(store, run_id, End("FAILED", why.category.value, why.message), by="client")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import urlsplit
 
 from mlflow import MlflowClient
 from mlflow.entities import Param, Run, RunTag, SourceType
@@ -18,7 +18,7 @@ from mlflow.utils.uri import is_databricks_uri
 
 from mlflow_exec.credentials import Secret
 from mlflow_exec.errors import ConfigError
-from mlflow_exec.runs.project import Project
+from mlflow_exec.runs.project import Project, without_credentials
 from mlflow_exec.settings import BackendSettings
 
 # https://mlflow.org/docs/latest/self-hosting/security/basic-http-auth/ and mlflow's
@@ -148,11 +148,3 @@ def _tags(project: Project, entry_point: str, version: str | None) -> dict[str, 
         names.MLFLOW_PARENT_RUN_ID: parent.info.run_id if parent else None,
     }
     return {key: value for key, value in tags.items() if value is not None}
-
-
-def without_credentials(uri: str) -> str:
-    """Return a URI without the user name and password in it."""
-    parts = urlsplit(uri)
-    if "@" not in parts.netloc or not parts.scheme.startswith("http"):
-        return uri
-    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))

@@ -8,8 +8,10 @@ import pytest
 
 from mlflow_exec.errors import ConfigError
 from mlflow_exec.runs.delivery import check_artifact, git_source
-from mlflow_exec.runs.project import Project
-from mlflow_exec.runs.tracking import job_tracking_uri, without_credentials
+from mlflow_exec.runs.progress import Progress
+from mlflow_exec.runs.project import Project, without_credentials
+from mlflow_exec.runs.submit import Call, prepare
+from mlflow_exec.runs.tracking import job_tracking_uri
 from mlflow_exec.settings import KubernetesSettings, RaySettings, expand_file
 
 VIRTUALENV = {"manager": "virtualenv"}
@@ -79,3 +81,19 @@ def test_a_configuration_file_is_read_before_anything_is_merged(tmp_path: Path) 
 def test_a_url_is_shown_without_its_credentials() -> None:
     assert without_credentials("https://u:p@host/x?y=1") == "https://host/x?y=1"
     assert without_credentials("git@host:team/p.git") == "git@host:team/p.git"
+
+
+def test_a_parameters_file_that_is_ignored_is_refused(tmp_path: Path) -> None:
+    (tmp_path / ".gitignore").write_text("data/\n")
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "x.csv").write_text("1")
+    (tmp_path / "MLproject").write_text(
+        "entry_points: {main: {parameters: {data: path}, command: 'echo {data}'}}"
+    )
+    config = {"address": "http://localhost:1"}
+    path = str(tmp_path / "data" / "x.csv")
+    call = Call("ray", str(tmp_path), "main", {"data": path}, None, config, "sqlite:///x.db", "0")
+    with pytest.raises(ConfigError, match=r"parameter 'data': data/x\.csv is left out"):
+        prepare(call, Progress())
+    (tmp_path / ".mlflowignore").write_text("!data/\n")
+    prepare(call, Progress()).close()
