@@ -236,7 +236,7 @@ class Job:
         upload = LogUpload(
             self._artifacts, self._log, order.log_part_interval_s, order.log_part_bytes
         )
-        if attempt > 1:
+        if attempt != 1:  # 0: not known, and an earlier log must not be overwritten
             earlier = os.path.join(self._scratch_dir, "earlier-log.txt")
             try:
                 self._log_gap = upload.continue_earlier(earlier, _START_PATIENCE_S)

@@ -36,7 +36,9 @@ class RunRecorder:
         self._log = log
 
     def begin_attempt(self, patience_s: float) -> int:
-        """Count this start on the run and return its number; 1 where the run cannot be asked.
+        """Count this start on the run and return its number.
+
+        1 where there is no server to ask, 0 where it does not answer: then nobody knows.
 
         Args:
             patience_s: How long each request is retried.
@@ -59,7 +61,7 @@ class RunRecorder:
                     store.delete_tags(self._run_id, [TAG_LOG_COMPLETE])
         except RequestError as error:
             self._log.say(f"the run cannot be updated: {error}")
-            return 1
+            return 0
         self._log.say(f"run {self._run_id}, attempt {attempt}")
         return attempt
 
