@@ -9,8 +9,7 @@ from __future__ import annotations
 import json
 
 from mlflow_exec.jobs import Failure, FailureCategory
-
-MARK = "mlflow-exec-end: "
+from mlflow_exec.runtime.end import END_LINE_PREFIX
 
 
 def parse_ending(text: str) -> tuple[Failure | None, int | None] | None:
@@ -19,7 +18,8 @@ def parse_ending(text: str) -> tuple[Failure | None, int | None] | None:
     Returns:
         The failure (None after success) and the entry point's exit code; None if there is none.
     """
-    candidates = [line.partition(MARK)[2] for line in reversed(text.splitlines()) if MARK in line]
+    mark = END_LINE_PREFIX
+    candidates = [line.partition(mark)[2] for line in reversed(text.splitlines()) if mark in line]
     for candidate in [*candidates[:1], text]:
         try:
             data = json.loads(candidate)

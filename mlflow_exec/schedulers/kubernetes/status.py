@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from mlflow_exec.jobs import Failure, FailureCategory, JobState, JobStatus
+from mlflow_exec.runtime.end import EXIT_STOPPED
 from mlflow_exec.schedulers.ending import parse_ending, user_error
 from mlflow_exec.schedulers.kubernetes.plan import CONTAINER, LABEL_QUEUE
 
@@ -39,8 +40,6 @@ CONFIG_REASONS = {
 
 # A registry that limits its clients, and the kubelet's own limit, pass: the pull is tried again.
 _TRANSIENT_PULL = re.compile(r"\b429\b|too many requests|toomanyrequests|pull QPS exceeded", re.I)
-
-_STOPPED = 143  # 128 + SIGTERM
 
 _HINTS = {
     FailureCategory.OUT_OF_MEMORY: "Raise resources.memory, or use less of it.",
@@ -189,7 +188,7 @@ def pod_failure(pod: Json) -> tuple[Failure, int | None] | None:
     if terminated.get("container") not in (None, CONTAINER):
         message = f"Fetching the source failed: {terminated.get('message') or exit_code}"
         return failure(FailureCategory.SOURCE_FETCH, message), exit_code
-    if exit_code == _STOPPED or (exit_code and pod["metadata"].get("deletionTimestamp")):
+    if exit_code == EXIT_STOPPED or (exit_code and pod["metadata"].get("deletionTimestamp")):
         # An exit that the first step saw itself was told above; this one came from outside.
         return failure(FailureCategory.INFRASTRUCTURE, "The pod was deleted or stopped."), exit_code
     return (user_error(exit_code), exit_code) if exit_code else None

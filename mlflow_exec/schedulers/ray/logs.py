@@ -11,13 +11,14 @@ from typing import Any
 
 from mlflow_exec.clients.ray import RayClient, RayStream
 from mlflow_exec.errors import ClusterError, UnreachableError
+from mlflow_exec.runtime.end import RETRY_LINE_PREFIX
 from mlflow_exec.schedulers.ray.status import STATES
 
 # How often a followed job is asked whether it has ended, because its log stream does not say so.
 _ASK_S = 1.0
 _RETRY_S = 0.5
 _QUEUED_PIECES = 256
-_RETRY_MARK = b"mlflow-exec-retry: "  # RETRY_LINE_PREFIX in runtime/end.py
+_RETRY_MARK = RETRY_LINE_PREFIX.encode()
 
 
 def log_tail(client: RayClient, record: Mapping[str, Any], lines: int) -> str:
