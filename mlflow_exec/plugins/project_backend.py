@@ -6,10 +6,12 @@ import signal
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, ClassVar
 
 import click
 from mlflow.exceptions import ExecutionException, MlflowException
+from mlflow.projects.backend.abstract_backend import AbstractBackend
+from mlflow.projects.submitted_run import SubmittedRun
 
 from mlflow_exec.errors import MlflowExecError
 from mlflow_exec.jobs import JobState
@@ -78,6 +80,28 @@ def run_project(
         else:
             progress.say(_ways_back(submitted.run_id))
     return submitted
+
+
+class ProjectBackend(AbstractBackend):  # type: ignore[misc]
+    """What MLflow loads for ``--backend``; a subclass gives the ``name``."""
+
+    name: ClassVar[str]
+
+    def run(
+        self,
+        project_uri: str,
+        entry_point: str,
+        params: dict[str, Any],
+        version: str | None,
+        backend_config: dict[str, Any],
+        tracking_uri: str,
+        experiment_id: str,
+    ) -> SubmittedRun:
+        """Submit the project; see MLflow's ``AbstractBackend.run``."""
+        return run_project(
+            self.name, project_uri, entry_point, params, version, backend_config, tracking_uri,
+            experiment_id,
+        )  # fmt: skip
 
 
 def _mlflow_run_command() -> click.Context | None:

@@ -11,7 +11,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -82,7 +82,7 @@ def supervise(
     """
     keeper = LogKeeper(job.client, job.run_id, uploads=job.uploads_log)
     follow = on_log is not None or not job.uploads_log
-    with _captured(job, keeper, on_log) if follow else _nothing() as flush:
+    with _Captured(job, keeper, on_log) if follow else nullcontext(lambda: None) as flush:
         status = _until_final(job, keeper, progress)
         flush()
         finish(job, status, keeper, progress)
@@ -258,15 +258,7 @@ def describe(status: JobStatus) -> str:
     return f"{status.state.value}{': ' + status.message if status.message else ''}"
 
 
-class _nothing:
-    def __enter__(self) -> Callable[[], None]:
-        return lambda: None
-
-    def __exit__(self, *_: object) -> None:
-        pass
-
-
-class _captured:
+class _Captured:
     """Follows the job's log in a thread, into a file and to ``on_log``."""
 
     def __init__(self, job: Job, keeper: LogKeeper, on_log: Follower | None) -> None:
