@@ -235,10 +235,14 @@ def render(
             raise ConfigError(f"-P: NAME=VALUE is needed; given {name!r}")
     given = {name: value for name, _, value in pairs}
     settings = {**parse_config(config), "ENV_MANAGER": env_manager}
-    plan, origins = rendered(backend, uri, entry_point, version, given, settings)
-    comments = "".join(f"# {key}: from {origin}\n" for key, origin in sorted(origins.items()))
+    plan, found = rendered(backend, uri, entry_point, version, given, settings)
+    comments = "".join(
+        f"# {key}: {json.dumps(item.value, ensure_ascii=False)} ({item.where})\n"
+        for key, item in sorted(found.items())
+    )
+    shown = {key: asdict(item) for key, item in found.items()}
     _emit(
-        {"objects": list(plan.objects), "origins": dict(origins)},
+        {"objects": list(plan.objects), "settings": shown},
         output,
         comments + plan.to_yaml().rstrip(),
     )

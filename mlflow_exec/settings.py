@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from decimal import Decimal, InvalidOperation
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
@@ -91,6 +91,8 @@ class SecretReference(Settings):
 class BackendSettings(Settings):
     """Settings that every backend has."""
 
+    _way_of_secrets: ClassVar[str] = "give it by 'secrets'"
+
     resources: Resources = Field(default_factory=Resources, description="CPU, memory, GPUs.")
     env: dict[str, str] = Field(
         default_factory=dict,
@@ -116,7 +118,9 @@ class BackendSettings(Settings):
         None, description="Give up when the job has waited this long for resources; none if null."
     )
     start_timeout_s: Seconds | None = Field(
-        900, description="Give up when a placed job has not started its container by then."
+        900,
+        description="Give up when a placed job has not started its container by then. Refused on "
+        "Ray, which does not tell that moment: `queue_timeout_s` counts until the start there.",
     )
     deadline_s: Seconds | None = Field(
         None, description="End the job this long after its first start, over all attempts."
@@ -143,7 +147,7 @@ class BackendSettings(Settings):
             if looks_secret(name):
                 raise ValueError(
                     f"env.{name}: the name says that this is a secret, and env is readable by "
-                    f"everybody who can see the job; give it by 'secrets'"
+                    f"everybody who can see the job; {self._way_of_secrets}"
                 )
         return self
 
@@ -248,6 +252,8 @@ class KubernetesSettings(BackendSettings):
 class RaySettings(BackendSettings):
     """Settings of `--backend ray`."""
 
+    _way_of_secrets: ClassVar[str] = "set it in the environment of the cluster's nodes"
+
     address: str | None = Field(
         None,
         description="The dashboard of a running Ray, `http://host:8265`. If null: "
@@ -255,6 +261,11 @@ class RaySettings(BackendSettings):
     )
     resources: RayResources = Field(
         default_factory=RayResources, description="CPU, memory, GPUs, Ray's custom resources."
+    )
+    start_timeout_s: Seconds | None = Field(
+        None,
+        description="Refused: Ray does not tell whether a waiting job has its resources; "
+        "`queue_timeout_s` limits the time until the entry point starts.",
     )
     runtime_env: dict[str, Any] = Field(
         default_factory=dict,
@@ -281,6 +292,11 @@ class RaySettings(BackendSettings):
             raise ValueError(
                 "infra_retries: Ray Jobs cannot start a job again after the loss of a node; "
                 "leave it out and submit again, or use 'retries' for the user's own failures"
+            )
+        if "start_timeout_s" in self.model_fields_set and self.start_timeout_s is not None:
+            raise ValueError(
+                "start_timeout_s: Ray does not tell whether a waiting job has its resources; "
+                "'queue_timeout_s' limits the time until its entry point starts"
             )
         return self
 

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 import mlflow
 from mlflow import MlflowClient
-from mlflow.exceptions import MlflowException
 
 from mlflow_exec import registry
 from mlflow_exec.errors import HandleError
 from mlflow_exec.jobs import JobHandle
 from mlflow_exec.runs import tracking
-from mlflow_exec.runs.logs import FOLDER
+from mlflow_exec.runs.logs import FOLDER, read_artifact
 from mlflow_exec.runs.submitted import ExecSubmittedRun
 from mlflow_exec.runs.supervise import Job
 from mlflow_exec.runtime.end import TAG_HANDLE, TAG_HANDLE_UID
@@ -56,8 +54,7 @@ def attach(
 
 def _submitted_with(client: MlflowClient, run_id: str) -> dict[str, object]:
     try:
-        path = client.download_artifacts(run_id, f"{FOLDER}/settings.json")
-        data = json.loads(Path(path).read_text(encoding="utf-8"))
-    except (MlflowException, OSError, ValueError):
+        data = json.loads(read_artifact(client, run_id, f"{FOLDER}/settings.json") or b"{}")
+    except ValueError:
         return {}  # the defaults do for everything but the clocks
     return data if isinstance(data, dict) else {}

@@ -31,6 +31,7 @@ def check_artifact(
     environment: Mapping[str, Any],
     *,
     carries_secrets: bool,
+    otherwise: str,
 ) -> str:
     """Say how a job can fetch from an artifact store: ``proxied``, ``presigned`` or ``mlflow``.
 
@@ -39,6 +40,7 @@ def check_artifact(
         tracking_uri: As the job sees it.
         environment: The job order's environment.
         carries_secrets: Whether the scheduler can hand the job a signed URL out of sight.
+        otherwise: What else the scheduler offers, for the message.
 
     Raises:
         ConfigError: In no way; the message names the ways on.
@@ -52,15 +54,14 @@ def check_artifact(
         raise ConfigError(
             f"source: artifact: the experiment's artifacts are in {artifact_root!r} on the "
             f"tracking server's own disk, where the job cannot fetch them; start the server with "
-            f"--serve-artifacts, make the project fit a ConfigMap with .mlflowignore, or use "
-            f"source 'git' or 'image'"
+            f"--serve-artifacts, or {otherwise}"
         )
     if environment["manager"] == "local":
         return "mlflow"
     raise ConfigError(
         f"source: artifact: {scheme}:// needs MLflow to be fetched from, before the project's "
         f"environment is there; use an image with MLflow and --env-manager local, start the "
-        f"tracking server with --serve-artifacts, or use source 'git' or 'image'"
+        f"tracking server with --serve-artifacts, or {otherwise}"
     )
 
 

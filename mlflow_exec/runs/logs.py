@@ -7,6 +7,7 @@ with what the scheduler still has. A gap is named in the file and in the tag, ne
 
 from __future__ import annotations
 
+import codecs
 import re
 import tempfile
 from collections.abc import Iterator
@@ -17,7 +18,7 @@ from mlflow.exceptions import MlflowException
 
 from mlflow_exec.errors import MlflowExecError
 from mlflow_exec.jobs import JobHandle
-from mlflow_exec.runtime.end import TAG_LOG_COMPLETE
+from mlflow_exec.runtime.end import GAP_LINE, START_LINE_PREFIX, TAG_LOG_COMPLETE
 from mlflow_exec.schedulers.base import Scheduler
 
 FOLDER = "mlflow-exec"
@@ -26,33 +27,62 @@ LOG = f"{FOLDER}/log.txt"
 _PART_NAME = re.compile(r"(\d{12})\.txt$")
 # Long enough that two different places of a log do not look the same, short enough to be found.
 _OVERLAP_BYTES = 4096
+_START_LINE = re.compile(rb"^" + re.escape(START_LINE_PREFIX.encode()) + rb".*\n", re.M)
+_GAP = GAP_LINE.encode()
 
 
-def join(head: bytes, tail: bytes) -> tuple[bytes, bool]:
+def join(head: bytes, tail: bytes) -> bytes:
     """Join two pieces of one output that overlap, or of which one is part of the other.
 
     Args:
-        head: From the very start.
+        head: From the very start, perhaps of earlier attempts too.
         tail: Up to the very end.
 
     Returns:
-        The whole, and whether it has no gap; a gap is marked by a line.
+        The whole; `GAP_LINE` stands where something is missing.
     """
-    if not head:
-        return tail, True
-    if not tail:
-        return head, True
+    if not head or not tail:
+        return head or tail
+    before, gap, after = tail.partition(_GAP + b"\n")
+    if before and gap:
+        return join(join(head, before), gap + after)
+    start = _START_LINE.search(tail)
+    if start is not None and not gap:
+        return _join_attempts(head, tail, start)
     # The scheduler often still has all; then a text that repeats itself joins rightly, too.
     if tail.startswith(head):
-        return tail, True
+        return tail
     if tail in head:
-        return head, True
+        return head
+    tail = after if gap else tail
     end = head[-_OVERLAP_BYTES:]
     place = tail.find(end) if len(end) == _OVERLAP_BYTES else -1
     if place >= 0:
-        return head + tail[place + len(end) :], True
-    note = b"\nmlflow-exec: here a part of the output is missing\n"
-    return head + note + tail, False
+        return head + tail[place + len(end) :]
+    return _on_a_line(head) + _GAP + b"\n" + tail
+
+
+def _join_attempts(head: bytes, tail: bytes, start: re.Match[bytes]) -> bytes:
+    """Join where the tail holds an attempt from its first line on."""
+    at = head.find(start.group())
+    if at < 0:  # the head is of earlier attempts only
+        return _on_a_line(head) + tail
+    lead, tail = tail[: start.start()], tail[start.start() :]
+    earlier, head = head[:at], head[at:]
+    return earlier + lead + (head if head.startswith(tail) else tail)
+
+
+def _on_a_line(text: bytes) -> bytes:
+    return text if text.endswith(b"\n") else text + b"\n"
+
+
+def read_artifact(client: MlflowClient, run_id: str, path: str) -> bytes | None:
+    """Return a run's artifact; None if there is none, or it cannot be had."""
+    with tempfile.TemporaryDirectory(prefix="mlflow-exec-") as folder:
+        try:
+            return Path(client.download_artifacts(run_id, path, folder)).read_bytes()
+        except Exception:  # each artifact store has errors of its own
+            return None
 
 
 class LogKeeper:
@@ -100,9 +130,9 @@ class LogKeeper:
                 return None
             head = self._uploaded()
             tail, unread = self._remaining(scheduler, handle)
-            whole, complete = join(head, tail)
+            whole = join(head, tail)
             self._upload(whole)
-            complete = complete and not unread
+            complete = not unread and _GAP not in whole
             told = "true" if complete else "false"
             self._client.set_tag(self._run_id, TAG_LOG_COMPLETE, told)
             self.kept = True
@@ -112,14 +142,15 @@ class LogKeeper:
 
     def read(self) -> Iterator[str]:
         """Yield the kept log: the whole file, or the parts uploaded so far."""
-        try:
-            path = self._client.download_artifacts(self._run_id, LOG)
-        except (MlflowException, OSError):
-            yield self._uploaded().decode("utf-8", "replace")
-            return
-        with open(path, encoding="utf-8", errors="replace") as file:
-            while piece := file.read(1 << 20):
-                yield piece
+        with tempfile.TemporaryDirectory(prefix="mlflow-exec-") as folder:
+            try:
+                path = self._client.download_artifacts(self._run_id, LOG, folder)
+            except (MlflowException, OSError):
+                yield self._uploaded().decode("utf-8", "replace")
+                return
+            with open(path, encoding="utf-8", errors="replace") as file:
+                while piece := file.read(1 << 20):
+                    yield piece
 
     def _uploaded(self) -> bytes:
         """Return the output that the job uploaded, up to the first gap.
@@ -144,7 +175,8 @@ class LogKeeper:
                 content = self._download(path, folder)
                 if offset + len(content) > len(whole):
                     whole = whole[:offset] + content
-        return whole
+        # As the scheduler's own text is read: what is no UTF-8 replaced, half a character not yet.
+        return codecs.getincrementaldecoder("utf-8")("replace").decode(whole).encode()
 
     def _download(self, path: str, folder: str) -> bytes:
         return Path(self._client.download_artifacts(self._run_id, path, folder)).read_bytes()

@@ -7,6 +7,7 @@ from typing import Any
 
 import mlflow
 
+from mlflow_exec.runs.configuration import Origin, origins, take_injected
 from mlflow_exec.runs.progress import Progress
 from mlflow_exec.runs.submit import Call, make_spec, prepare
 from mlflow_exec.schedulers.base import Plan
@@ -19,8 +20,8 @@ def rendered(
     version: str | None,
     parameters: Mapping[str, str],
     config: Mapping[str, Any],
-) -> tuple[Plan, Mapping[str, str]]:
-    """Return the plan of a call, for a run that does not exist, and where its settings are from.
+) -> tuple[Plan, Mapping[str, Origin]]:
+    """Return the plan of a call, for a run that does not exist, and its settings.
 
     Raises:
         MlflowExecError: The call would be refused.
@@ -30,6 +31,9 @@ def rendered(
     prepared = prepare(call, Progress())
     try:
         plan = prepared.scheduler.plan(make_spec(prepared))
-        return plan, prepared.origins
+        own, env_manager = take_injected(config)
+        found = origins(prepared.settings, own, prepared.project, prepared.scheduler,
+                        env_manager, prepared.job_tracking_uri)  # fmt: skip
+        return plan, found
     finally:
         prepared.close()

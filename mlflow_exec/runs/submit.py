@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -13,10 +12,20 @@ from mlflow.exceptions import MlflowException
 
 from mlflow_exec import registry
 from mlflow_exec import source as sources
-from mlflow_exec.credentials import Secret, looks_secret
+from mlflow_exec.credentials import Secret
 from mlflow_exec.errors import AccessDeniedError, ConfigError
-from mlflow_exec.jobs import JOB_NAME, Failure, FailureCategory, JobHandle, JobSpec, JobState
+from mlflow_exec.jobs import (
+    JOB_NAME,
+    Failure,
+    FailureCategory,
+    JobHandle,
+    JobSpec,
+    JobState,
+    JobStatus,
+)
 from mlflow_exec.runs import delivery, tracking
+from mlflow_exec.runs.configuration import read_settings, take_injected
+from mlflow_exec.runs.ending import end_of, keep_diagnosis
 from mlflow_exec.runs.logs import FOLDER
 from mlflow_exec.runs.progress import Progress
 from mlflow_exec.runs.project import Project, read_project
@@ -31,27 +40,12 @@ from mlflow_exec.runtime.end import (
     TAG_LOG_COMPLETE,
     TAG_STATE,
     TAG_STATE_BY,
-    End,
     write_end,
 )
 from mlflow_exec.schedulers.base import Plan, Scheduler
-from mlflow_exec.settings import BackendSettings, expand_file, parse_settings
+from mlflow_exec.settings import BackendSettings
 from mlflow_exec.source import Bundle
 
-# What MLflow puts into the configuration of every backend; taken out before keys are checked.
-_INJECTED = (
-    "ENV_MANAGER", "SYNCHRONOUS", "DOCKER_ARGS", "STORAGE_DIR", "build_image", "docker_auth",
-)  # fmt: skip
-_REFUSED = {
-    "DOCKER_ARGS": "--docker-args: the job runs in a pod, not by `docker run`; use the backend "
-    "configuration's own settings (env, volumes, resources, patch)",
-    "STORAGE_DIR": "--storage-dir: the job downloads path parameters on its own machine; leave it "
-    "out",
-    "build_image": "--build-image: no image is built; the project travels to the job by itself. "
-    "Build the image with your own tools and set 'image'",
-    "docker_auth": "docker_auth: no image is built or pulled here; for a private registry use "
-    "'image_pull_secrets'",
-}
 _PLACEHOLDER_RUN = "0" * 32
 
 
@@ -82,7 +76,6 @@ class Prepared:
     bundle: Bundle | None
     way: str
     job_tracking_uri: str
-    origins: Mapping[str, str]
 
     def close(self) -> None:
         """Remove what preparing left on this machine."""
@@ -97,74 +90,20 @@ def prepare(call: Call, progress: Progress) -> Prepared:
     Raises:
         ConfigError: Something is wrong with the call; nothing was created anywhere.
     """
-    config = expand_file(call.config, "--backend-config")
-    injected = {key: config.pop(key, None) for key in _INJECTED}
-    for key, message in _REFUSED.items():
-        if injected[key]:
-            raise ConfigError(message)
+    config, env_manager = take_injected(call.config)
     backend = registry.backend(call.backend)
     settings_class = registry.load(backend.settings)
-    parse_settings(settings_class, config, "--backend-config")  # before anything is fetched
+    read_settings(settings_class, config)  # before anything is fetched
     project = read_project(
-        call.project_uri, call.version, call.entry_point, call.parameters, injected["ENV_MANAGER"]
+        call.project_uri, call.version, call.entry_point, call.parameters, env_manager
     )
     try:
-        config, origins = _with_docker_env(config, project)
-        settings = parse_settings(settings_class, config, "--backend-config")
+        settings = read_settings(settings_class, config, project)
         scheduler = registry.load(backend.scheduler, backend.extra)(settings)
-        return _deliverable(call, settings, scheduler, project, origins, progress)
+        return _deliverable(call, settings, scheduler, project, progress)
     except BaseException:
         project.close()
         raise
-
-
-def _with_docker_env(
-    config: Mapping[str, Any], project: Project
-) -> tuple[dict[str, Any], dict[str, str]]:
-    """Lay the configuration over what the MLproject's docker_env says; also where each is from."""
-    merged = dict(config)
-    origins = dict.fromkeys(config, "--backend-config")
-    docker = project.docker_env
-    if not docker:
-        return merged, origins
-    if merged.get("image") is None:
-        merged["image"] = docker["image"]
-        origins["image"] = "MLproject docker_env"
-    env: dict[str, str] = {}
-    secrets: dict[str, Any] = {}
-    for item in docker.get("environment") or []:
-        if isinstance(item, list):
-            env[str(item[0])] = str(item[1])
-        elif item in os.environ and looks_secret(item):
-            secrets[item] = {"env": item}
-        elif item in os.environ:
-            env[item] = os.environ[item]
-    if env:
-        merged["env"] = env | dict(merged.get("env") or {})
-        origins["env"] = "MLproject docker_env, --backend-config"
-    if secrets:
-        merged["secrets"] = secrets | dict(merged.get("secrets") or {})
-    volumes, mounts = _docker_volumes(docker.get("volumes") or [])
-    if volumes:
-        merged["volumes"] = volumes + list(merged.get("volumes") or [])
-        merged["volume_mounts"] = mounts + list(merged.get("volume_mounts") or [])
-        origins["volumes"] = "MLproject docker_env, --backend-config"
-    return merged, origins
-
-
-def _docker_volumes(given: list[str]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    volumes, mounts = [], []
-    for number, text in enumerate(given):
-        host, _, rest = text.partition(":")
-        target, _, mode = rest.partition(":")
-        if not target.startswith("/"):
-            raise ConfigError(
-                f"MLproject docker_env.volumes: '/path:/path' is needed; given {text!r}"
-            )
-        name = f"docker-env-{number}"
-        volumes.append({"name": name, "hostPath": {"path": host}})
-        mounts.append({"name": name, "mountPath": target, "readOnly": mode == "ro"})
-    return volumes, mounts
 
 
 def _deliverable(
@@ -172,7 +111,6 @@ def _deliverable(
     settings: BackendSettings,
     scheduler: Scheduler,
     project: Project,
-    origins: Mapping[str, str],
     progress: Progress,
 ) -> Prepared:
     uri = tracking.job_tracking_uri(
@@ -186,7 +124,7 @@ def _deliverable(
                 f"another 'source'"
             )
         return Prepared(call, settings, scheduler, project, None,
-                        scheduler.delivery(0).kind, uri, origins)  # fmt: skip
+                        scheduler.delivery(0).kind, uri)  # fmt: skip
     with progress.working("bundling the project"):
         packed = sources.bundle(
             project.root,
@@ -195,7 +133,8 @@ def _deliverable(
         )
     try:
         delivery.check_bundled(project, packed)
-        way = scheduler.delivery(packed.size_bytes).kind
+        chosen = scheduler.delivery(packed.size_bytes)
+        way = chosen.kind
         if way == "artifact":
             experiment = MlflowClient(call.tracking_uri).get_experiment(call.experiment_id)
             way = delivery.check_artifact(
@@ -203,11 +142,12 @@ def _deliverable(
                 uri,
                 project.environment,
                 carries_secrets=scheduler.carries_secrets(),
+                otherwise=chosen.otherwise,
             )
     except BaseException:
         packed.close()
         raise
-    return Prepared(call, settings, scheduler, project, packed, way, uri, origins)
+    return Prepared(call, settings, scheduler, project, packed, way, uri)
 
 
 def make_spec(
@@ -303,7 +243,7 @@ def submit(prepared: Prepared, progress: Progress) -> Job:
     except BaseException as error:
         if handle is not None:  # a job that no run names could not be found again
             prepared.scheduler.cancel(handle, timeout_s=prepared.settings.cancel_timeout_s)
-        _end_failed(store, run_id, error)
+        _end_failed(client, run_id, error, progress)
         raise
     progress.say(f"run {run_id} is job {handle}")
     writes = tracking.entry_can_write(prepared.job_tracking_uri)
@@ -327,18 +267,31 @@ def _open(store: MlflowRunStore, run_id: str, backend: str) -> None:
     store.set_status(run_id, "SCHEDULED", None)
 
 
-def _end_failed(store: MlflowRunStore, run_id: str, error: BaseException) -> None:
+def _end_failed(
+    client: MlflowClient, run_id: str, error: BaseException, progress: Progress
+) -> None:
+    """End the run of a submission that failed; what cannot be written does not hide why."""
+    status = _status_of(error)
+    try:
+        keep_diagnosis(client, run_id, None, status)
+    except Exception as trouble:  # each artifact store has errors of its own
+        progress.say(f"the diagnosis could not be kept on the run: {trouble}")
+    try:
+        write_end(MlflowRunStore(client), run_id, end_of(status), by="client")
+    except MlflowException as trouble:
+        progress.say(f"the end of run {run_id} could not be written: {trouble}")
+
+
+def _status_of(error: BaseException) -> JobStatus:
     if isinstance(error, KeyboardInterrupt):
-        end = End("CANCELLED", message="Interrupted while the job was being submitted.")
-        write_end(store, run_id, end, by="client")
-        return
+        return JobStatus(JobState.CANCELLED, "Interrupted while the job was being submitted.")
     category = FailureCategory.INFRASTRUCTURE
     if isinstance(error, ConfigError):
         category = FailureCategory.INVALID_CONFIG
     elif isinstance(error, AccessDeniedError):
         category = FailureCategory.PERMISSION
-    why = Failure(category, f"The job could not be submitted: {error}")
-    write_end(store, run_id, End("FAILED", why.category.value, why.message), by="client")
+    message = f"The job could not be submitted: {error}"
+    return JobStatus(JobState.FAILED, message, Failure(category, message))
 
 
 # What is true of this machine only; another one that attaches has its own.

@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import suppress
 
 from mlflow.exceptions import ExecutionException
 from mlflow.projects import SubmittedRun
 
 from mlflow_exec.errors import ClusterError, ConfigError, HandleError, JobNotFoundError
-from mlflow_exec.jobs import Failure, FailureCategory, JobHandle, JobState, JobStatus
-from mlflow_exec.runs.logs import FOLDER, LogKeeper
+from mlflow_exec.jobs import Failure, JobHandle, JobState, JobStatus
+from mlflow_exec.runs.ending import kept_diagnosis, written_end, written_failure
+from mlflow_exec.runs.logs import LogKeeper
 from mlflow_exec.runs.progress import Progress
-from mlflow_exec.runs.supervise import DIAGNOSIS, Follower, Job, after_cancel, finish, supervise
-from mlflow_exec.runtime.end import (
-    FINAL_STATES,
-    TAG_FAILURE_CATEGORY,
-    TAG_FAILURE_HINT,
-    TAG_FAILURE_MESSAGE,
-    TAG_STATE,
-)
+from mlflow_exec.runs.supervise import Follower, Job, after_cancel, finish, supervise
+from mlflow_exec.runtime.end import FINAL_STATES, TAG_STATE
 from mlflow_exec.settings import BackendSettings
 
 
@@ -46,17 +41,18 @@ class ExecSubmittedRun(SubmittedRun):  # type: ignore[misc]
 
     def status(self) -> JobStatus:
         """Return the job's status: of the run where it has ended, else of the cluster."""
-        record = self._job.store.read(self.run_id)
-        state = record.tags.get(TAG_STATE, "")
-        if state in FINAL_STATES:
-            return JobStatus(JobState(state), "", _failure(record.tags))
+        tags = self._job.store.read(self.run_id).tags
+        written = written_end(tags)
+        if written is not None:
+            return written
         try:
             status = self._job.scheduler.status(self.handle)
         except JobNotFoundError as error:
             return JobStatus(JobState.UNKNOWN, str(error))
         except ClusterError as error:
             return JobStatus(JobState.UNKNOWN, f"the cluster cannot be asked: {error}")
-        if status.state is JobState.RUNNING and state == JobState.STARTING.value:
+        starting = tags.get(TAG_STATE) == JobState.STARTING.value
+        if status.state is JobState.RUNNING and starting:
             # The cluster sees a running container; only its first step knows better.
             return JobStatus(JobState.STARTING, "prepares its source and environment",
                              attempt=status.attempt, native=status.native)  # fmt: skip
@@ -70,22 +66,21 @@ class ExecSubmittedRun(SubmittedRun):  # type: ignore[misc]
     @property
     def failure(self) -> Failure | None:
         """Why the run failed, as its tags say; None if it did not, or has not ended."""
-        return _failure(self._job.store.read(self.run_id).tags)
+        return written_failure(self._job.store.read(self.run_id).tags)
 
     def wait(self) -> bool:
         """Wait until the end is written on the run; True if the job succeeded."""
-        record = self._job.store.read(self.run_id)
-        if record.tags.get(TAG_STATE) in FINAL_STATES and not self._lacks_diagnosis():
-            return record.tags[TAG_STATE] == JobState.SUCCEEDED.value
+        written = written_end(self._job.store.read(self.run_id).tags)
+        if written is not None and not self._lacks_diagnosis():
+            return written.state is JobState.SUCCEEDED
         return self.follow().state is JobState.SUCCEEDED
 
     def _lacks_diagnosis(self) -> bool:
         """Whether the job wrote its own end, and what the cluster knows of it can still be kept."""
         job = self._job
+        if kept_diagnosis(job.client, self.run_id, self.handle):
+            return False
         try:
-            kept = job.client.list_artifacts(self.run_id, FOLDER)
-            if any(item.path.endswith(DIAGNOSIS) for item in kept):
-                return False
             job.scheduler.status(self.handle)
         except Exception:  # the run has ended: what cannot be looked at is not worth an error
             return False
@@ -143,12 +138,3 @@ class ExecSubmittedRun(SubmittedRun):  # type: ignore[misc]
                 yield piece
         if not some:
             yield from keeper.read()
-
-
-def _failure(tags: Mapping[str, str]) -> Failure | None:
-    category = tags.get(TAG_FAILURE_CATEGORY)
-    if not category:
-        return None
-    message, hint = tags.get(TAG_FAILURE_MESSAGE, ""), tags.get(TAG_FAILURE_HINT, "")
-    return Failure(FailureCategory(category), message, hint)
-

@@ -5,14 +5,13 @@ One path for everybody who waits: the command line, ``synchronous=True``, ``atta
 
 from __future__ import annotations
 
-import json
 import queue
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import nullcontext, suppress
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Generator
+from contextlib import closing, nullcontext, suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 from mlflow import MlflowClient
@@ -21,17 +20,17 @@ from mlflow.exceptions import MlflowException
 from mlflow_exec.errors import CancelError, ClusterError, JobNotFoundError, MlflowExecError
 from mlflow_exec.jobs import Failure, FailureCategory, JobHandle, JobState, JobStatus
 from mlflow_exec.runs.clocks import Clocks
-from mlflow_exec.runs.logs import FOLDER, LogKeeper
+from mlflow_exec.runs.ending import end_of, keep_diagnosis, written_end
+from mlflow_exec.runs.logs import LogKeeper
 from mlflow_exec.runs.progress import Progress
 from mlflow_exec.runs.store import MlflowRunStore
-from mlflow_exec.runtime.end import FINAL_STATES, TAG_ATTEMPT, TAG_STATE, End, write_end
+from mlflow_exec.runtime.end import FINAL_STATES, TAG_ATTEMPT, TAG_STATE, write_end
 from mlflow_exec.schedulers.base import Scheduler
 from mlflow_exec.settings import BackendSettings
 
 # A job that its cluster does not know (any more) is lost only after this time: schedulers answer
 # without a job for some seconds after a restart.
 LOST_GRACE_S = 30.0
-DIAGNOSIS = "diagnosis.json"
 _TICK_S = 1.0
 _LOG_FLUSH_S = 30.0
 
@@ -69,7 +68,9 @@ class Job:
 def supervise(
     job: Job, *, on_log: Follower | None = None, progress: Progress | None = None
 ) -> JobStatus:
-    """Follow a job until its end is written on the run, and return its final status.
+    """Follow a job until its end is written on the run, and return that end.
+
+    It is the cluster's word, unless somebody else had ended the run before.
 
     Args:
         job: The job.
@@ -86,6 +87,9 @@ def supervise(
         status = _until_final(job, keeper, progress)
         flush()
         finish(job, status, keeper, progress)
+    written = written_end(job.store.read(job.run_id).tags)
+    if written is not None and written.state is not status.state:
+        status = written
     if progress is not None:
         progress.changed(describe(status))
     return status
@@ -93,19 +97,20 @@ def supervise(
 
 def _until_final(job: Job, keeper: LogKeeper, progress: Progress | None) -> JobStatus:
     clocks = Clocks(job.settings)
-    for status in _statuses(job):
-        now_s = time.monotonic()
-        if status is not None:
-            if status.state.is_final:
-                return status
-            if progress is not None:
-                progress.changed(describe(status))
-            _note(job, status)
-            clocks.see(status, now_s)
-        why = clocks.expired(now_s)
-        if why is not None:
-            keeper.capture(job.scheduler, job.handle)
-            return _give_up(job, why)
+    with closing(_statuses(job)) as statuses:
+        for status in statuses:
+            now_s = time.monotonic()
+            if status is not None:
+                if status.state.is_final:
+                    return status
+                if progress is not None:
+                    progress.changed(describe(status))
+                _note(job, status)
+                clocks.see(status, now_s)
+            why = clocks.expired(now_s)
+            if why is not None:
+                keeper.capture(job.scheduler, job.handle)
+                return _give_up(job, why)
     return _lost(job)
 
 
@@ -124,18 +129,19 @@ def _note(job: Job, status: JobStatus) -> None:
             job.store.set_status(job.run_id, wanted, None)
 
 
-def _statuses(job: Job) -> Iterator[JobStatus | None]:
+def _statuses(job: Job) -> Generator[JobStatus | None, None, None]:
     """Yield the job's statuses as they come, and None at least once a second in between.
 
     Ends when the cluster has not known the job for `LOST_GRACE_S`.
     """
     said: queue.SimpleQueue[JobStatus | Exception | None] = queue.SimpleQueue()
+    stop = threading.Event()
 
     def run() -> None:
         unknown_since_s: float | None = None
         try:
-            while True:
-                for _, status in job.scheduler.watch([job.handle]):
+            while not stop.is_set():
+                for _, status in job.scheduler.watch([job.handle], stop):
                     if status is None:
                         break
                     unknown_since_s = None
@@ -146,22 +152,25 @@ def _statuses(job: Job) -> Iterator[JobStatus | None]:
                 if time.monotonic() - unknown_since_s > LOST_GRACE_S:
                     said.put(None)
                     return
-                time.sleep(_TICK_S)  # the pause between two questions for a job not known
+                stop.wait(_TICK_S)  # the pause between two questions for a job not known
         except Exception as error:
             said.put(error)
 
     threading.Thread(target=run, name="mlflow-exec-watch", daemon=True).start()
-    while True:
-        try:
-            item = said.get(timeout=_TICK_S)
-        except queue.Empty:
-            yield None
-            continue
-        if isinstance(item, Exception):
-            raise item
-        if item is None:
-            return
-        yield item
+    try:
+        while True:
+            try:
+                item = said.get(timeout=_TICK_S)
+            except queue.Empty:
+                yield None
+                continue
+            if isinstance(item, Exception):
+                raise item
+            if item is None:
+                return
+            yield item
+    finally:
+        stop.set()
 
 
 def _give_up(job: Job, why: Failure) -> JobStatus:
@@ -187,10 +196,9 @@ def after_cancel(job: Job) -> JobStatus | None:
 
 
 def _lost(job: Job) -> JobStatus:
-    record = job.store.read(job.run_id)
-    state = record.tags.get(TAG_STATE)
-    if state in FINAL_STATES:
-        return JobStatus(JobState(state), "The run had ended before.")
+    written = written_end(job.store.read(job.run_id).tags)
+    if written is not None:
+        return written
     message = "The cluster does not know the job any more, and nobody saw how it ended."
     hint = "It was deleted, or its cluster was made anew. Submit it again."
     return JobStatus(JobState.FAILED, message, Failure(FailureCategory.LOST, message, hint))
@@ -211,7 +219,7 @@ def finish(
     kept = keeper.kept
     if status.native or status.failure:
         try:
-            keep_diagnosis(job, status)
+            keep_diagnosis(job.client, job.run_id, job.handle, status)
         except Exception as error:  # each artifact store has errors of its own
             kept = False
             say(f"the diagnosis could not be kept on the run: {error}")
@@ -222,31 +230,6 @@ def finish(
         job.scheduler.retire(job.handle)
     except MlflowExecError as error:
         say(f"the finished job stays in the cluster: {error}")
-
-
-def end_of(status: JobStatus) -> End:
-    """Return the end of a run whose job has this final status."""
-    why = status.failure
-    if status.state is JobState.SUCCEEDED:
-        return End("SUCCEEDED", exit_code=0)
-    if why is None:
-        return End(status.state.value, message=status.message, exit_code=status.exit_code)
-    return End(status.state.value, why.category.value, why.message, why.hint, status.exit_code)
-
-
-def keep_diagnosis(job: Job, status: JobStatus) -> None:
-    """Put what the scheduler says of the job on the run, as ``mlflow-exec/diagnosis.json``."""
-    data = {
-        "handle": str(job.handle),
-        "state": status.state.value,
-        "message": status.message,
-        "failure": asdict(status.failure) if status.failure else None,
-        "exit_code": status.exit_code,
-        "attempt": status.attempt,
-        "native": status.native,
-    }
-    text = json.dumps(data, indent=2, default=str, ensure_ascii=False)
-    job.client.log_text(job.run_id, text, f"{FOLDER}/{DIAGNOSIS}")
 
 
 def describe(status: JobStatus) -> str:

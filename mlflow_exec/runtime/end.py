@@ -48,6 +48,10 @@ EXIT_STOPPED = 143
 """Exit code after SIGTERM, or when the run had ended before: no end was written."""
 
 TAG_VALUE_LIMIT_CHARS = 500
+START_LINE_PREFIX = "mlflow-exec-start: "
+"""Begins the first line of every container's log; the rest of the line is different in each."""
+GAP_LINE = "mlflow-exec: here a part of the output is missing"
+"""Stands in a log where something is missing, or may be."""
 END_LINE_PREFIX = "mlflow-exec-end: "
 RETRY_LINE_PREFIX = "mlflow-exec-retry: "
 

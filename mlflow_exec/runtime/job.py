@@ -11,6 +11,7 @@ import contextlib
 import os
 import shutil
 import signal
+import socket
 import tempfile
 import time
 import traceback
@@ -18,7 +19,14 @@ from dataclasses import replace
 from typing import Dict, List, Mapping, Optional
 
 from .command import PathParameters, command_line
-from .end import END_LINE_PREFIX, EXIT_STOPPED, RESERVED_EXIT_CODES, RETRY_LINE_PREFIX, End
+from .end import (
+    END_LINE_PREFIX,
+    EXIT_STOPPED,
+    RESERVED_EXIT_CODES,
+    RETRY_LINE_PREFIX,
+    START_LINE_PREFIX,
+    End,
+)
 from .environment import Environment, EnvironmentBuilder
 from .job_log import JobLog
 from .job_order import JobOrder, SetupError, invalid
@@ -52,6 +60,9 @@ def main(argv: List[str]) -> int:
         with contextlib.suppress(OSError):
             scratch_dir = tempfile.mkdtemp(prefix="mlflow-exec-")
         log = JobLog(os.path.join(scratch_dir, "log.txt") if scratch_dir else None)
+        # Who reads the log later knows by this line that it begins at its beginning.
+        moment = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+        log.line(f"{START_LINE_PREFIX}{moment} {socket.gethostname()} {os.urandom(4).hex()}")
         environ = dict(os.environ)
         try:
             order = read_order(argv, environ)

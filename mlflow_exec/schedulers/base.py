@@ -13,7 +13,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import yaml
 
@@ -92,15 +92,21 @@ class Delivery:
     Attributes:
         kind: ``scheduler`` (it takes the bundle itself), ``artifact`` (through the run's artifact
             store), ``git`` (the job clones), or ``image`` (the code is there).
-        why: For the messages, why this one was taken.
+        otherwise: For the messages, what else the user can do where this one is not possible.
     """
 
     kind: str
-    why: str = ""
+    otherwise: str = ""
 
 
 class Scheduler(ABC):
-    """Runs jobs on one kind of cluster."""
+    """Runs jobs on one kind of cluster.
+
+    Attributes:
+        template: The built-in template of its jobs, below ``deploy_templates/``.
+    """
+
+    template: ClassVar[str]
 
     def shares_this_machine(self) -> bool:
         """Whether jobs run where this process runs, so that they can use its local stores; pure."""
@@ -109,6 +115,10 @@ class Scheduler(ABC):
     def carries_secrets(self) -> bool:
         """Whether ``spec.secrets`` reach the job where nobody else can read them; pure."""
         return True
+
+    def assumed(self) -> dict[str, tuple[str, str]]:
+        """Return the value, and where it is from, of settings found outside of the settings."""
+        return {}
 
     @abstractmethod
     def delivery(self, size_bytes: int) -> Delivery:
@@ -134,12 +144,15 @@ class Scheduler(ABC):
         """Yield all jobs of ours, or those of one run: pages of one list call."""
 
     @abstractmethod
-    def watch(self, handles: Iterable[JobHandle]) -> Iterator[tuple[JobHandle, JobStatus | None]]:
+    def watch(
+        self, handles: Iterable[JobHandle], stop: threading.Event | None = None
+    ) -> Iterator[tuple[JobHandle, JobStatus | None]]:
         """Yield the status of each job at once, then again whenever it changed.
 
         Yields ``None`` for a job that the cluster does not know (any more) without a trace of how
         it went. An interruption of the connection is not an end: the watch goes on, with
-        ``UNKNOWN`` while the cluster cannot be asked. Ends when every job was final or unknown.
+        ``UNKNOWN`` while the cluster cannot be asked. Ends when every job was final or unknown, and
+        soon after ``stop`` is set.
         """
 
     @abstractmethod
@@ -188,10 +201,11 @@ class Scheduler(ABC):
         if timeout_s is None:
             return self._last(self.watch([handle]), handle)
         seen: queue.SimpleQueue[JobStatus | Exception] = queue.SimpleQueue()
+        stop = threading.Event()
 
         def watch() -> None:  # a watch says nothing for as long as nothing changes
             try:
-                seen.put(self._last(self.watch([handle]), handle, seen.put))
+                seen.put(self._last(self.watch([handle], stop), handle, seen.put))
             except Exception as error:
                 seen.put(error)
 
@@ -202,6 +216,7 @@ class Scheduler(ABC):
             try:
                 item = seen.get(timeout=max(0.0, end_s - time.monotonic()))
             except queue.Empty:
+                stop.set()
                 break
             if isinstance(item, Exception):
                 raise item

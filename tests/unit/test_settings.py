@@ -177,7 +177,7 @@ def test_the_schema_names_every_setting_with_a_description(cls: type[Settings]) 
 
 def test_the_same_names_mean_the_same_on_every_backend() -> None:
     shared = set(known_keys(KubernetesSettings)) & set(known_keys(RaySettings)) - {
-        "resources", "source"
+        "resources", "source", "start_timeout_s"  # the last one is refused on Ray
     }  # fmt: skip
     one, other = (json_schema(c)["properties"] for c in (KubernetesSettings, RaySettings))
     assert {"env", "retries", "infra_retries", "deadline_s", "tracking_uri"} <= shared
@@ -188,3 +188,12 @@ def test_ray_refuses_retries_that_it_cannot_do() -> None:
     parse_settings(RaySettings, {"infra_retries": 0}, "--backend-config")
     with pytest.raises(ConfigError, match=r"--backend-config: infra_retries: .*submit again"):
         parse_settings(RaySettings, {"infra_retries": 2}, "--backend-config")
+    parse_settings(RaySettings, {"start_timeout_s": None}, "--backend-config")
+    with pytest.raises(ConfigError, match=r"start_timeout_s: .*queue_timeout_s"):
+        parse_settings(RaySettings, {"start_timeout_s": 60}, "--backend-config")
+
+
+def test_the_way_on_for_a_secret_is_one_that_the_backend_has() -> None:
+    for cls, way in ((KubernetesSettings, "give it by 'secrets'"), (RaySettings, "nodes")):
+        with pytest.raises(ConfigError, match=rf"env\.HF_TOKEN: .*{way}"):
+            parse_settings(cls, {"env": {"HF_TOKEN": "hf_1"}}, "--backend-config")

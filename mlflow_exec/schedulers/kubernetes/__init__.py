@@ -35,7 +35,12 @@ from mlflow_exec.schedulers.base import Delivery, Finding, Plan, Report, Schedul
 from mlflow_exec.schedulers.kubernetes.cancel import cancel, delete_job, find_pods
 from mlflow_exec.schedulers.kubernetes.doctor import findings
 from mlflow_exec.schedulers.kubernetes.logs import PodLog, has_log
-from mlflow_exec.schedulers.kubernetes.plan import CONFIGMAP_BUNDLE_BYTES, LABEL_RUN, make_plan
+from mlflow_exec.schedulers.kubernetes.plan import (
+    CONFIGMAP_BUNDLE_BYTES,
+    JOB_TEMPLATE,
+    LABEL_RUN,
+    make_plan,
+)
 from mlflow_exec.schedulers.kubernetes.status import job_status
 from mlflow_exec.schedulers.kubernetes.watch import (
     BATCH,
@@ -53,6 +58,8 @@ _POLL_S = (0.1, 0.2, 0.5, 1.0)
 
 class KubernetesScheduler(Scheduler):
     """Runs jobs on one Kubernetes cluster."""
+
+    template = JOB_TEMPLATE
 
     def __init__(self, settings: BackendSettings) -> None:
         """Keep the settings; nothing is read or asked yet."""
@@ -73,10 +80,17 @@ class KubernetesScheduler(Scheduler):
                 f"{CONFIGMAP_BUNDLE_BYTES} fit; use source 'artifact' or 'git'"
             )
         if asked == "configmap" or (asked == "auto" and fits):
-            return Delivery("scheduler", "it fits into a ConfigMap")
-        if asked == "auto":
-            return Delivery("artifact", "it does not fit into a ConfigMap")
-        return Delivery(asked, "the setting 'source' says so")
+            return Delivery("scheduler")
+        return Delivery(
+            "artifact" if asked == "auto" else asked,
+            otherwise="make the project fit a ConfigMap with .mlflowignore, or use source 'git' "
+            "or 'image'",
+        )
+
+    def assumed(self) -> dict[str, tuple[str, str]]:
+        """See :meth:`~.Scheduler.assumed`: the context's namespace."""
+        client = self._connect()
+        return {"namespace": (client.namespace, client.name)}
 
     def plan(self, spec: JobSpec) -> Plan:
         """See :meth:`~.Scheduler.plan`."""
@@ -266,7 +280,9 @@ class KubernetesScheduler(Scheduler):
             return status
         return job_status(job, pods, job_events(client, namespace, uids))
 
-    def watch(self, handles: Iterable[JobHandle]) -> Iterator[tuple[JobHandle, JobStatus | None]]:
+    def watch(
+        self, handles: Iterable[JobHandle], stop: threading.Event | None = None
+    ) -> Iterator[tuple[JobHandle, JobStatus | None]]:
         """See :meth:`~.Scheduler.watch`."""
         groups: dict[tuple[str, str], list[JobHandle]] = {}
         for handle in handles:
@@ -276,9 +292,9 @@ class KubernetesScheduler(Scheduler):
             runs = [handle.name.split("-")[1] for handle in members]
             watches.append(JobsWatch(self._client_of(members[0]), namespace, members, runs))
         if len(watches) == 1:
-            yield from watches[0].statuses()
+            yield from watches[0].statuses(stop)
             return
-        yield from _together(watches)
+        yield from _together(watches, stop)
 
     def logs(self, handle: JobHandle, *, follow: bool = False) -> Iterator[str]:
         """See :meth:`~.Scheduler.logs`."""
@@ -306,13 +322,15 @@ def _holds(client: api.KubernetesClient, handle: JobHandle) -> bool:
     return bool(handle.uid) and job["metadata"]["uid"] == handle.uid
 
 
-def _together(watches: list[JobsWatch]) -> Iterator[tuple[JobHandle, JobStatus | None]]:
+def _together(
+    watches: list[JobsWatch], stop: threading.Event | None
+) -> Iterator[tuple[JobHandle, JobStatus | None]]:
     """Yield what several watches say as it comes."""
     said: queue.SimpleQueue[Any] = queue.SimpleQueue()
 
     def run(watch: JobsWatch) -> None:
         try:
-            for item in watch.statuses():
+            for item in watch.statuses(stop):
                 said.put(item)
             said.put(None)
         except Exception as error:  # raised where it is waited for, or that would wait for ever

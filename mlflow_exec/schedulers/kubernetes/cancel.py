@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Mapping
 from typing import Any
 
 from mlflow_exec.clients import kubernetes as api
-from mlflow_exec.errors import CancelError, ConflictError, NotFoundError
+from mlflow_exec.errors import CancelError, ConflictError, NotFoundError, UnreachableError
 from mlflow_exec.jobs import JobHandle
 from mlflow_exec.schedulers.kubernetes.status import true_conditions
 from mlflow_exec.schedulers.kubernetes.watch import BATCH
@@ -64,26 +65,32 @@ def cancel(client: api.KubernetesClient, handle: JobHandle, timeout_s: float) ->
     """Delete the Job unless it has ended, and wait until its pods are gone.
 
     Raises:
-        CancelError: A pod may still run after ``timeout_s``.
-        ClusterError: The cluster refuses, or cannot be asked.
+        CancelError: A pod may still run after ``timeout_s``, or nobody answers that long.
+        ClusterError: The cluster refuses.
     """
-    if not _delete_unfinished(client, handle):
-        return
     end_s = time.monotonic() + timeout_s
-    for round_ in range(10**6):
-        left = [pod for pod in find_pods(client, handle) if _may_run(pod)]
-        if not left and find_job(client, handle) is None:
-            return
+    deleted = False
+    for round_ in itertools.count():
+        left: list[str] | None = None
+        trouble = ""
+        try:
+            if not deleted and not _delete_unfinished(client, handle):
+                return
+            deleted = True
+            left = [_place(pod) for pod in find_pods(client, handle) if _may_run(pod)]
+            if not left and find_job(client, handle) is None:
+                return
+        except UnreachableError as error:
+            trouble = f"the cluster cannot be asked: {error}"
         if time.monotonic() > end_s:
-            if not left:
+            if left == []:
                 return  # only the record is there, kept by somebody's finalizer
-            names = ", ".join(
-                f"{p['metadata']['name']} on node {p['spec'].get('nodeName')}" for p in left
-            )
-            raise CancelError(
-                f"cancel: {handle}: still running after {timeout_s:g} s: {names}; if the node "
-                f"is gone, delete it or the pod by force with kubectl"
-            )
+            if left:
+                trouble = (
+                    f"still running after {timeout_s:g} s: {', '.join(left)}; if the node is "
+                    f"gone, delete it or the pod by force with kubectl"
+                )
+            raise CancelError(f"cancel: {handle}: {trouble}")
         time.sleep(_POLL_S[min(round_, len(_POLL_S) - 1)])
 
 
@@ -105,6 +112,10 @@ def _delete_unfinished(client: api.KubernetesClient, handle: JobHandle) -> bool:
 def _path(handle: JobHandle) -> str:
     namespace, name = handle.path
     return api.object_path("jobs", namespace, name, group=BATCH)
+
+
+def _place(pod: Mapping[str, Any]) -> str:
+    return f"{pod['metadata']['name']} on node {pod['spec'].get('nodeName')}"
 
 
 def _may_run(pod: Mapping[str, Any]) -> bool:

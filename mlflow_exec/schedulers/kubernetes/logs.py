@@ -9,6 +9,7 @@ from typing import Any
 
 from mlflow_exec.clients.kubernetes import KubernetesClient, object_path
 from mlflow_exec.errors import ClusterError, NotFoundError, RejectedError, UnreachableError
+from mlflow_exec.runtime.end import GAP_LINE, START_LINE_PREFIX
 from mlflow_exec.schedulers.kubernetes.plan import CONTAINER
 
 # A job may say nothing for long; the connection is kept by TCP, and renewed after this time.
@@ -25,7 +26,12 @@ def has_log(pod: dict[str, Any]) -> bool:
 
 
 class PodLog:
-    """Reads one pod's log in order; goes on after a broken connection without repeating lines."""
+    """Reads one pod's log in order; goes on after a broken connection without repeating lines.
+
+    The kubelet keeps the newest part only of a log that is longer than its limit
+    (https://kubernetes.io/docs/concepts/cluster-administration/logging/#log-rotation). Where that
+    has taken something away before it was read, a line says so.
+    """
 
     def __init__(self, client: KubernetesClient, pod: dict[str, Any]) -> None:
         self._client = client
@@ -97,13 +103,17 @@ class PodLog:
             query["sinceTime"] = skip_until
         path = object_path("pods", self._namespace, self._name, sub="log")
         decoder = codecs.getincrementaldecoder("utf-8")("replace")
-        buffer = ""
+        buffer, first = "", True
         with self._client.stream(path, query, read_timeout_s=_READ_TIMEOUT_S) as pieces:
             for piece in pieces:
                 *lines, buffer = (buffer + decoder.decode(piece)).split("\n")
                 fresh = []
                 for line in lines:
                     stamp, _, text = line.partition(" ")
+                    if first:
+                        first = False
+                        if self._lacks_earlier(container, stamp, text):
+                            fresh.append(GAP_LINE)
                     if stamp < skip_until or (stamp == skip_until and skip_at > 0):
                         skip_at -= stamp == skip_until
                         continue
@@ -115,6 +125,12 @@ class PodLog:
             stamp, _, text = buffer.partition(" ")
             self._count(stamp)
             yield text
+
+    def _lacks_earlier(self, container: str, stamp: str, text: str) -> bool:
+        """Whether something may be missing before the first line of a connection."""
+        if self._last_time:  # the last line of the connection before comes again, if it is there
+            return stamp > self._last_time
+        return container == CONTAINER and not text.startswith(START_LINE_PREFIX)
 
     def _count(self, stamp: str) -> None:
         self._at_last_time = self._at_last_time + 1 if stamp == self._last_time else 1

@@ -23,6 +23,7 @@ LABEL_EXPERIMENT = "mlflow-exec/experiment-id"
 LABEL_QUEUE = "kueue.x-k8s.io/queue-name"
 MANAGED_BY = "mlflow-exec"
 CONTAINER = "job"
+JOB_TEMPLATE = "kubernetes/job.yaml.j2"
 
 # A ConfigMap holds 1 MiB in all; the rest is for our own files, the order and base64 is not
 # counted (the limit is on the decoded sizes):
@@ -173,7 +174,7 @@ def _job(
         "volumes": _volumes(spec.name, settings, git),
         "git": git,
     }  # fmt: skip
-    template = Path(settings.template) if settings.template else "kubernetes/job.yaml.j2"
+    template = Path(settings.template) if settings.template else JOB_TEMPLATE
     objects = render(template, parameters)
     if len(objects) != 1 or objects[0].get("kind") != "Job":
         raise TemplateError(f"template {str(template)!r}: exactly one Job is needed")

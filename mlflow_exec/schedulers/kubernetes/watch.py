@@ -83,7 +83,9 @@ class JobsWatch:
             "pods": ListWatch(client, object_path("pods", namespace), chosen),
         }
 
-    def statuses(self) -> Iterator[tuple[JobHandle, JobStatus | None]]:
+    def statuses(
+        self, stop: threading.Event | None = None
+    ) -> Iterator[tuple[JobHandle, JobStatus | None]]:
         """Yield as `Scheduler.watch` promises.
 
         Raises:
@@ -92,7 +94,7 @@ class JobsWatch:
         for kind in self._watches:
             threading.Thread(target=self._follow, args=(kind,), daemon=True).start()
         try:
-            yield from self._loop()
+            yield from self._loop(stop or threading.Event())
         finally:
             for watch in self._watches.values():
                 watch.stop()
@@ -104,10 +106,10 @@ class JobsWatch:
         except Exception as error:  # raised where it is waited for, or that would wait for ever
             self._queue.put((kind, error))
 
-    def _loop(self) -> Iterator[tuple[JobHandle, JobStatus | None]]:
+    def _loop(self, stop: threading.Event) -> Iterator[tuple[JobHandle, JobStatus | None]]:
         unsynced = set(self._watches)
         lost: set[str] = set()
-        while any(not item.over for item in self._tracked.values()):
+        while not stop.is_set() and any(not item.over for item in self._tracked.values()):
             changed: list[_Tracked] = []
             try:
                 kind, event = self._queue.get(timeout=_TICK_S)

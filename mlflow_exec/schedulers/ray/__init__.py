@@ -18,6 +18,7 @@ have them in the environment of its nodes.
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
@@ -44,7 +45,13 @@ from mlflow_exec.schedulers.base import Delivery, Finding, Plan, Report, Schedul
 from mlflow_exec.schedulers.ray.cancel import take_out_of_queue
 from mlflow_exec.schedulers.ray.doctor import findings
 from mlflow_exec.schedulers.ray.logs import DriverLog
-from mlflow_exec.schedulers.ray.plan import MANAGED_BY, META_MANAGED, META_RUN, make_plan
+from mlflow_exec.schedulers.ray.plan import (
+    JOB_TEMPLATE,
+    MANAGED_BY,
+    META_MANAGED,
+    META_RUN,
+    make_plan,
+)
 from mlflow_exec.schedulers.ray.preflight import unfit, unsent_secrets
 from mlflow_exec.schedulers.ray.status import job_status
 from mlflow_exec.schedulers.ray.watch import JobsWatch
@@ -63,6 +70,8 @@ BUNDLE_LIMIT_BYTES = PACKAGE_LIMIT_BYTES - _OWN_FILES_BYTES
 
 class RayScheduler(Scheduler):
     """Runs jobs on one Ray cluster."""
+
+    template = JOB_TEMPLATE
 
     def __init__(self, settings: BackendSettings) -> None:
         """Keep the settings; nothing is read, asked or started yet."""
@@ -83,10 +92,15 @@ class RayScheduler(Scheduler):
                 f"{BUNDLE_LIMIT_BYTES} fit into Ray's package store; use source 'artifact'"
             )
         if asked == "package" or (asked == "auto" and fits):
-            return Delivery("scheduler", "it fits into Ray's package store")
-        if asked == "auto":
-            return Delivery("artifact", "it does not fit into Ray's package store")
-        return Delivery(asked, "the setting 'source' says so")
+            return Delivery("scheduler")
+        return Delivery(
+            "artifact", otherwise="make the project fit Ray's package store with .mlflowignore"
+        )
+
+    def assumed(self) -> dict[str, tuple[str, str]]:
+        """See :meth:`~.Scheduler.assumed`: the address."""
+        address, where_from = resolve_address(self._settings)
+        return {"address": (address or "started when needed", where_from)}
 
     def shares_this_machine(self) -> bool:
         """See :meth:`~.Scheduler.shares_this_machine`."""
@@ -263,7 +277,9 @@ class RayScheduler(Scheduler):
             if ours and run_id in (None, metadata.get(META_RUN)):
                 yield handle_of(address, record["submission_id"], session), job_status(record)
 
-    def watch(self, handles: Iterable[JobHandle]) -> Iterator[tuple[JobHandle, JobStatus | None]]:
+    def watch(
+        self, handles: Iterable[JobHandle], stop: threading.Event | None = None
+    ) -> Iterator[tuple[JobHandle, JobStatus | None]]:
         """See :meth:`~.Scheduler.watch`."""
         clients: dict[int, RayClient] = {}
         groups: dict[int, list[JobHandle]] = {}
@@ -271,7 +287,8 @@ class RayScheduler(Scheduler):
             client = self._client_of(handle)
             clients[id(client)] = client
             groups.setdefault(id(client), []).append(handle)
-        yield from JobsWatch([(clients[key], group) for key, group in groups.items()]).statuses()
+        watch = JobsWatch([(clients[key], group) for key, group in groups.items()])
+        yield from watch.statuses(stop)
 
     def logs(self, handle: JobHandle, *, follow: bool = False) -> Iterator[str]:
         """See :meth:`~.Scheduler.logs`."""

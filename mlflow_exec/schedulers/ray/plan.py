@@ -24,6 +24,7 @@ META_RUN = "mlflow-exec/run-id"
 META_EXPERIMENT = "mlflow-exec/experiment-id"
 META_RETRIES = "mlflow-exec/retries"
 MANAGED_BY = "mlflow-exec"
+JOB_TEMPLATE = "ray/job.yaml.j2"
 
 RUNTIME_FOLDER = ".mlflow_exec"
 ORDER_VARIABLE = "MLFLOW_EXEC_ORDER"
@@ -71,7 +72,7 @@ def make_plan(spec: JobSpec, settings: RaySettings) -> Plan:
 
 
 def _template(settings: RaySettings) -> Path | str:
-    return Path(settings.template) if settings.template else "ray/job.yaml.j2"
+    return Path(settings.template) if settings.template else JOB_TEMPLATE
 
 
 def _order(spec: JobSpec, settings: RaySettings) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -56,20 +57,23 @@ class JobsWatch:
             for client, handles in groups
         ]
 
-    def statuses(self) -> Iterator[tuple[JobHandle, JobStatus | None]]:
+    def statuses(
+        self, stop: threading.Event | None = None
+    ) -> Iterator[tuple[JobHandle, JobStatus | None]]:
         """Yield as `Scheduler.watch` promises.
 
         Raises:
             AccessDeniedError: The cluster does not accept the token (any more).
         """
+        stop = stop or threading.Event()
         begun_s = time.monotonic()
-        while True:
+        while not stop.is_set():
             for cluster, jobs in self._groups:
                 yield from self._ask(cluster, [item for item in jobs if not item.over])
             if all(item.over for _, jobs in self._groups for item in jobs):
                 return
             slow = time.monotonic() - begun_s > _SLOW_AFTER_S
-            time.sleep(_SLOW_TICK_S if slow else _TICK_S)
+            stop.wait(_SLOW_TICK_S if slow else _TICK_S)
 
     def _ask(
         self, cluster: _Cluster, jobs: Sequence[_Tracked]

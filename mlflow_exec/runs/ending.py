@@ -1,0 +1,86 @@
+"""The end of a run between MLflow and the schedulers: what is written, and what stands written."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+from mlflow import MlflowClient
+
+from mlflow_exec.jobs import Failure, FailureCategory, JobHandle, JobState, JobStatus
+from mlflow_exec.runs.logs import FOLDER, read_artifact
+from mlflow_exec.runtime.end import (
+    FINAL_STATES,
+    TAG_FAILURE_CATEGORY,
+    TAG_FAILURE_HINT,
+    TAG_FAILURE_MESSAGE,
+    TAG_STATE,
+    End,
+)
+
+DIAGNOSIS = f"{FOLDER}/diagnosis.json"
+
+
+def end_of(status: JobStatus) -> End:
+    """Return the end of a run whose job has this final status."""
+    why = status.failure
+    if status.state is JobState.SUCCEEDED:
+        return End("SUCCEEDED", exit_code=0)
+    if why is None:
+        return End(status.state.value, message=status.message, exit_code=status.exit_code)
+    return End(status.state.value, why.category.value, why.message, why.hint, status.exit_code)
+
+
+def written_failure(tags: Mapping[str, str]) -> Failure | None:
+    """Return why a run failed, as its tags say; None if they name no category."""
+    category = tags.get(TAG_FAILURE_CATEGORY)
+    if not category:
+        return None
+    message, hint = tags.get(TAG_FAILURE_MESSAGE, ""), tags.get(TAG_FAILURE_HINT, "")
+    return Failure(FailureCategory(category), message, hint)
+
+
+def written_end(tags: Mapping[str, str]) -> JobStatus | None:
+    """Return the end that a run's tags tell; None while it has none."""
+    state = tags.get(TAG_STATE)
+    if state not in FINAL_STATES:
+        return None
+    return JobStatus(JobState(state), "", written_failure(tags))
+
+
+def keep_diagnosis(
+    client: MlflowClient, run_id: str, handle: JobHandle | None, status: JobStatus
+) -> None:
+    """Put what the scheduler says of a job on its run, as ``mlflow-exec/diagnosis.json``.
+
+    Args:
+        client: For the run's tracking server.
+        run_id: The run.
+        handle: The job; None where the submission failed.
+        status: Its final status.
+    """
+    data = {
+        "handle": str(handle) if handle else None,
+        "state": status.state.value,
+        "message": status.message,
+        "failure": asdict(status.failure) if status.failure else None,
+        "exit_code": status.exit_code,
+        "attempt": status.attempt,
+        "native": status.native,
+    }
+    text = json.dumps(data, indent=2, default=str, ensure_ascii=False)
+    client.log_text(run_id, text, DIAGNOSIS)
+
+
+def kept_diagnosis(client: MlflowClient, run_id: str, handle: JobHandle) -> Mapping[str, Any]:
+    """Return the diagnosis of this very job; empty while there is none.
+
+    A run that was submitted again may still hold the one of the job before.
+    """
+    try:
+        data = json.loads(read_artifact(client, run_id, DIAGNOSIS) or b"{}")
+    except ValueError:
+        return {}
+    return data if isinstance(data, dict) and data.get("handle") == str(handle) else {}
