@@ -10,6 +10,7 @@
     │   └── SourceTooLargeError   … it is over the limit
     ├── HandleError               a job handle is no handle, or names no cluster known here
     ├── JobNotFoundError          the cluster was asked and does not know the job
+    ├── ArtifactError             the run's artifact store refused, or could not be asked
     ├── CancelError               something of a job is still running after its cancellation
     └── ClusterError              the cluster refused or could not be asked
         ├── UnreachableError      no answer: try again later
@@ -54,6 +55,10 @@ class HandleError(MlflowExecError):
 
 class JobNotFoundError(MlflowExecError):
     """The cluster was asked and does not know the job."""
+
+
+class ArtifactError(MlflowExecError):
+    """The run's artifact store refused something, or could not be asked."""
 
 
 class CancelError(MlflowExecError):

@@ -12,7 +12,7 @@ from kubernetes.client import ApiClient, Configuration
 from kubernetes.config.config_exception import ConfigException
 
 from mlflow_exec.clients.kubernetes import KubernetesClient
-from mlflow_exec.errors import ClusterError, ConfigError
+from mlflow_exec.errors import ClusterError, ConfigError, NotFoundError
 
 _NAMESPACE_FILE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 _CONNECTIONS = 16
@@ -135,6 +135,7 @@ def connect(context: str | None, path: str | None) -> KubernetesClient:
 def find(
     identity: str,
     cluster_name: str | None,
+    context: str | None,
     path: str | None,
     holds: Callable[[KubernetesClient], bool],
 ) -> KubernetesClient:
@@ -143,6 +144,7 @@ def find(
     Args:
         identity: Of the cluster that is looked for.
         cluster_name: The setting; it names the identity of every context.
+        context: The only one to look at; all of them if None.
         path: A kubeconfig file; the usual ones if None.
         holds: Whether a cluster has the very object that is looked for. It decides where the
             credentials may not read the identity, as those of a pod usually may not.
@@ -152,28 +154,47 @@ def find(
     """
     ways: list[Callable[[], KubernetesClient]] = []
     tried: list[str] = []
-    try:
-        known = contexts(path)
-    except ConfigError as error:
-        known = []
-        tried.append(str(error))
-    for name, _, _ in sorted(known, key=lambda item: not item[2]):
-        ways.append(lambda name=name: from_kubeconfig(name, path))  # type: ignore[misc]
-    if os.environ.get("KUBERNETES_SERVICE_HOST"):
-        ways.append(in_cluster)
+    if context is not None:
+        ways.append(lambda: from_kubeconfig(context, path))
+    else:
+        try:
+            known = contexts(path)
+        except ConfigError as error:
+            known = []
+            tried.append(str(error))
+        for name, _, _ in sorted(known, key=lambda item: not item[2]):
+            ways.append(lambda name=name: from_kubeconfig(name, path))  # type: ignore[misc]
+        if os.environ.get("KUBERNETES_SERVICE_HOST"):
+            ways.append(in_cluster)
     for way in ways:
         try:
             client = way()
-            seen = client.identity(cluster_name)
-            # A name given by hand says nothing of one context or another; only the job does.
-            named = cluster_name is not None
-            if holds(client) if named else seen == identity or client.is_same(identity, holds):
-                return client
+            found = _is_the_one(client, identity, cluster_name, holds)
         except (ConfigError, ClusterError) as error:
             tried.append(str(error))
             continue
-        tried.append(f"{client.name} is cluster {seen}")
+        if found:
+            return client
+        named = cluster_name is not None
+        seen = "does not have the job" if named else f"is cluster {client.identity()}"
+        tried.append(f"{client.name} {seen}")
+    more = "leave 'context' out, or point" if context else "point"
     raise ConfigError(
         f"job handle: no configured cluster is {identity}. Tried: {'; '.join(tried) or 'nothing'}."
-        f" Point KUBECONFIG at one that is"
+        f" To find it, {more} KUBECONFIG at one that is"
     )
+
+
+def _is_the_one(
+    client: KubernetesClient,
+    identity: str,
+    cluster_name: str | None,
+    holds: Callable[[KubernetesClient], bool],
+) -> bool:
+    if cluster_name is None and client.identity() == identity:
+        return True
+    try:
+        # A name given by hand says nothing of one context or another; only the job does.
+        return client.is_same(identity, holds) if cluster_name is None else holds(client)
+    except NotFoundError:
+        return False

@@ -10,7 +10,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit, urlunsplit
 
 import yaml
 from mlflow.exceptions import MlflowException
@@ -22,7 +21,8 @@ from mlflow.utils.file_utils import get_local_path_or_none
 from mlflow_exec.errors import ConfigError
 
 _FOLDER_OF_PARAMETERS = ".mlflow-exec-parameters"
-_USER_OF_URL = re.compile(r"//[^/@\s]*@")
+# A password anywhere, and over HTTP a user name too: alone it is often a token.
+_CREDENTIALS = re.compile(r"(?<=//)[^/@\s]*:[^/@\s]*@|(?<=http://)[^/@\s]*@|(?<=https://)[^/@\s]*@")
 _REQUIREMENTS = "requirements.txt"
 
 
@@ -133,7 +133,7 @@ def _fetch(uri: str, version: str | None, entry_point: str, given: Mapping[str, 
     try:
         return Path(mlflow_projects.fetch_and_validate_project(uri, version, entry_point, given))
     except MlflowException as error:
-        shown = _USER_OF_URL.sub("//", str(error))
+        shown = without_credentials(str(error))
         if shown != str(error):  # the cause would show it all the same
             raise ConfigError(shown) from None
         raise
@@ -141,7 +141,7 @@ def _fetch(uri: str, version: str | None, entry_point: str, given: Mapping[str, 
         # MLflow takes what is no folder for a git repository, and lets git's own errors pass.
         if not type(error).__module__.startswith("git."):
             raise
-        shown = _USER_OF_URL.sub("//", uri)
+        shown = without_credentials(uri)
         why = str(getattr(error, "stderr", "") or error).strip()
         raise ConfigError(
             f"project: {shown!r} is neither a folder nor a git repository that can be fetched: "
@@ -271,9 +271,6 @@ def _python_environment(kind: str, file: str | None, work_dir: Path) -> dict[str
     }
 
 
-def without_credentials(uri: str) -> str:
-    """Return a URI without the user name and password in it."""
-    parts = urlsplit(uri)
-    if "@" not in parts.netloc or not parts.scheme.startswith("http"):
-        return uri
-    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
+def without_credentials(text: str) -> str:
+    """Return a URI, or a text with URIs in it, without the credentials in them."""
+    return _CREDENTIALS.sub("", text)

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 from mlflow import MlflowClient
+from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 
 from mlflow_exec import registry
 from mlflow_exec import source as sources
 from mlflow_exec.credentials import Secret
-from mlflow_exec.errors import AccessDeniedError, ConfigError
+from mlflow_exec.errors import AccessDeniedError, ArtifactError, ConfigError, MlflowExecError
 from mlflow_exec.jobs import (
     JOB_NAME,
     Failure,
@@ -28,7 +30,7 @@ from mlflow_exec.runs.configuration import read_settings, take_injected
 from mlflow_exec.runs.ending import end_of, keep_diagnosis
 from mlflow_exec.runs.logs import FOLDER
 from mlflow_exec.runs.progress import Progress
-from mlflow_exec.runs.project import Project, read_project
+from mlflow_exec.runs.project import Project, read_project, without_credentials
 from mlflow_exec.runs.store import MlflowRunStore
 from mlflow_exec.runs.supervise import Job
 from mlflow_exec.runtime.end import (
@@ -224,19 +226,8 @@ def submit(prepared: Prepared, progress: Progress) -> Job:
     try:
         tracking.log_parameters(client, run, prepared.project)
         submission = _next_submission(run.data.tags.get(TAG_HANDLE))
-        source: Mapping[str, Any] | None = None
-        secrets: Mapping[str, Secret] = {}
-        if prepared.bundle is not None and prepared.way in ("proxied", "presigned", "mlflow"):
-            with progress.working("uploading the project"):
-                source, secrets = delivery.upload(
-                    client, run_id, run.info.artifact_uri, prepared.bundle, prepared.way
-                )
-        spec = make_spec(
-            prepared, run_id, run.info.artifact_uri, submission, source, secrets
-        )
-        plan = prepared.scheduler.plan(spec)
-        client.log_text(run_id, plan.to_yaml(), f"{FOLDER}/manifest.yaml")
-        client.log_text(run_id, _portable(prepared.settings), f"{FOLDER}/settings.json")
+        with _artifact_errors(run.info.artifact_uri):
+            plan = _uploaded(client, run, prepared, submission, progress)
         _open(store, run_id, call.backend)
         handle = prepared.scheduler.submit(plan)
         store.set_tags(run_id, {TAG_HANDLE: str(handle), TAG_HANDLE_UID: handle.uid})
@@ -249,6 +240,37 @@ def submit(prepared: Prepared, progress: Progress) -> Job:
     writes = tracking.entry_can_write(prepared.job_tracking_uri)
     uploads = writes and tracking.is_proxied(run.info.artifact_uri)
     return Job(prepared.scheduler, handle, run_id, prepared.settings, client, writes, uploads)
+
+
+def _uploaded(
+    client: MlflowClient, run: Run, prepared: Prepared, submission: int, progress: Progress
+) -> Plan:
+    """Put on the run what the job fetches and what people read; return the job's plan."""
+    run_id, artifact_uri = run.info.run_id, run.info.artifact_uri
+    source: Mapping[str, Any] | None = None
+    secrets: Mapping[str, Secret] = {}
+    if prepared.bundle is not None and prepared.way in ("proxied", "presigned", "mlflow"):
+        with progress.working("uploading the project"):
+            source, secrets = delivery.upload(
+                client, run_id, artifact_uri, prepared.bundle, prepared.way
+            )
+    spec = make_spec(prepared, run_id, artifact_uri, submission, source, secrets)
+    plan = prepared.scheduler.plan(spec)
+    client.log_text(run_id, plan.to_yaml(), f"{FOLDER}/manifest.yaml")
+    client.log_text(run_id, _portable(prepared.settings), f"{FOLDER}/settings.json")
+    return plan
+
+
+@contextmanager
+def _artifact_errors(artifact_uri: str) -> Iterator[None]:
+    """Turn the errors that each kind of artifact store has of its own into one of ours."""
+    try:
+        yield
+    except (MlflowExecError, MlflowException):
+        raise
+    except Exception as error:
+        shown = without_credentials(artifact_uri)
+        raise ArtifactError(f"the run's artifacts {shown}: {error}") from error
 
 
 def _next_submission(handle: str | None) -> int:
@@ -272,10 +294,11 @@ def _end_failed(
 ) -> None:
     """End the run of a submission that failed; what cannot be written does not hide why."""
     status = _status_of(error)
-    try:
-        keep_diagnosis(client, run_id, None, status)
-    except Exception as trouble:  # each artifact store has errors of its own
-        progress.say(f"the diagnosis could not be kept on the run: {trouble}")
+    if status.state is not JobState.CANCELLED:  # who presses Ctrl-C waits for no artifact store
+        try:
+            keep_diagnosis(client, run_id, None, status)
+        except Exception as trouble:  # each artifact store has errors of its own
+            progress.say(f"the diagnosis could not be kept on the run: {trouble}")
     try:
         write_end(MlflowRunStore(client), run_id, end_of(status), by="client")
     except MlflowException as trouble:

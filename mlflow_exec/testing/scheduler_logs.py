@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from mlflow_exec.jobs import JobState
+from mlflow_exec.runtime.end import GAP_LINE
 from mlflow_exec.testing.jobs import WAIT, JobMaker
 
 LINES = 100_000
@@ -46,6 +47,8 @@ class LogsConformance:
         assert numbers == list(range(LINES)), "lines come twice or out of order"
         assert {len(line) for line in lines} == {LINE_BYTES - 1}
         assert job.ends().state is JobState.SUCCEEDED
+        later = job.log()
+        assert later == text or GAP_LINE in later, "the system lost a part, and nothing says so"
 
     def test_two_logs_do_not_mix(self, jobs: JobMaker) -> None:
         program = "\n".join(["for n in range(2000): print('NAME', n)", WAIT])

@@ -26,6 +26,7 @@ To see the values in failed assertions, have a ``conftest.py`` call
 from __future__ import annotations
 
 import socket
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
@@ -38,6 +39,7 @@ from mlflow_exec.errors import ConflictError, JobNotFoundError
 from mlflow_exec.jobs import JobHandle, JobState
 from mlflow_exec.schedulers.base import Scheduler
 from mlflow_exec.settings import BackendSettings, parse_settings
+from mlflow_exec.testing.collecting import until
 from mlflow_exec.testing.jobs import WAIT, JobMaker, known, snapshot, stranger_to
 from mlflow_exec.testing.scheduler_cancelling import CancellingConformance
 from mlflow_exec.testing.scheduler_ends import EndsConformance
@@ -190,6 +192,13 @@ class SchedulerConformance(CancellingConformance, EndsConformance, LogsConforman
         assert known(job.scheduler, earlier) is None
         job.scheduler.cancel(earlier, timeout_s=5)
         assert job.scheduler.status(job.handle).state is JobState.RUNNING
+
+    def test_a_wait_that_is_over_watches_no_longer(self, jobs: JobMaker) -> None:
+        job = jobs.submit(WAIT)
+        job.says("it waits")
+        before = threading.active_count()
+        assert job.scheduler.wait(job.handle, timeout_s=2).state is JobState.RUNNING
+        until(lambda: threading.active_count() <= before, "the watch has stopped", 30)
 
     def test_a_snapshot_tells_how_jobs_are(self, jobs: JobMaker) -> None:
         job = jobs.submit("raise SystemExit(7)")

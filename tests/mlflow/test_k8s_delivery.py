@@ -3,24 +3,16 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
-import urllib.request
 from collections.abc import Iterator
-from contextlib import suppress
-from importlib import import_module
-from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 from kubernetes import client
 from mlflow.exceptions import ExecutionException
 
-from mlflow_exec.testing.collecting import until
-from tests.clusters.pytest_kubernetes import unavailable
 from tests.mlflow.git_server import GitServer, git_server
 from tests.mlflow.k8s_runs import PLAIN, K8sRuns
-from tests.servers import free_port
+from tests.mlflow.s3_server import s3_server
 
 LISTS = """
 import hashlib, os
@@ -68,36 +60,10 @@ def test_a_large_project_does_not_fit_where_a_configmap_is_asked_for(k8s: K8sRun
 
 
 @pytest.fixture
-def bucket(k8s: K8sRuns, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """An S3 server with a bucket; only this process has its credentials."""
-    if not (find_spec("boto3") and find_spec("moto")):
-        unavailable("an S3 server for the test needs: pip install 'moto[s3]' boto3")
-    boto3 = import_module("boto3")
-    port = free_port()
-    argv = [sys.executable, "-W", "ignore", "-m", "moto.server", "-H", "0.0.0.0", "-p", str(port)]
-    server = subprocess.Popen(argv, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    endpoint = f"http://{k8s.cluster.node_ip}:{port}"
-
-    def answers() -> bool:
-        with suppress(OSError):
-            urllib.request.urlopen(f"{endpoint}/moto-api/", timeout=5).close()
-            return True
-        return False
-
-    try:
-        until(answers, "the S3 server answers")
-        for name, value in {
-            "MLFLOW_S3_ENDPOINT_URL": endpoint,
-            "AWS_ACCESS_KEY_ID": "someone",
-            "AWS_SECRET_ACCESS_KEY": "s3cret",
-            "AWS_DEFAULT_REGION": "us-east-1",
-        }.items():
-            monkeypatch.setenv(name, value)
-        boto3.client("s3", endpoint_url=endpoint).create_bucket(Bucket="artifacts")
-        yield "s3://artifacts/root"
-    finally:
-        server.kill()
-        server.wait()
+def bucket(k8s: K8sRuns) -> Iterator[str]:
+    """A bucket on an S3 server; only this process has its credentials."""
+    with s3_server(str(k8s.cluster.node_ip)) as server:
+        yield server.bucket
 
 
 def test_a_large_project_travels_by_a_signed_url_of_the_store(k8s: K8sRuns, bucket: str) -> None:

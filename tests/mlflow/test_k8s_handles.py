@@ -6,7 +6,7 @@ import base64
 import json
 import shutil
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,10 @@ from kubernetes import client
 import mlflow_exec
 from mlflow_exec.errors import MlflowExecError
 from mlflow_exec.runs.attach import attach
+from tests.clusters.kubernetes import configuration
+from tests.clusters.kubernetes.cluster import Cluster
+from tests.clusters.kubernetes.prerequisites import missing
+from tests.clusters.pytest_kubernetes import unavailable
 from tests.mlflow.k8s_runs import WAIT, K8sRuns
 from tests.servers import free_port
 
@@ -47,17 +51,18 @@ def colleague(k8s: K8sRuns) -> tuple[str, str]:
     return name, token
 
 
-def cluster_entry(k8s: K8sRuns) -> dict[str, Any]:
-    """Return how the test's kubeconfig reaches the cluster, with the authority's content."""
-    config = yaml.safe_load(k8s.cluster.kubeconfig.read_text())
-    context = next(c for c in config["contexts"] if c["name"] == k8s.cluster.context)["context"]
-    entry: dict[str, Any] = next(c for c in config["clusters"] if c["name"] == context["cluster"])[
-        "cluster"
-    ]
-    if "certificate-authority" in entry:
-        authority = k8s.cluster.kubeconfig.parent / entry.pop("certificate-authority")
-        entry["certificate-authority-data"] = base64.b64encode(authority.read_bytes()).decode()
-    return entry
+def entries(kubeconfig: Path, context: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return how a context reaches its cluster and as whom, with the content of its files."""
+    config = yaml.safe_load(kubeconfig.read_text())
+    names = next(c for c in config["contexts"] if c["name"] == context)["context"]
+    cluster = next(c for c in config["clusters"] if c["name"] == names["cluster"])["cluster"]
+    user = next(u for u in config["users"] if u["name"] == names["user"])["user"]
+    for entry in (cluster, user):
+        for key in ("certificate-authority", "client-certificate", "client-key"):
+            if key in entry:
+                data = (kubeconfig.parent / entry.pop(key)).read_bytes()
+                entry[f"{key}-data"] = base64.b64encode(data).decode()
+    return cluster, user
 
 
 def write_kubeconfig(path: Path, current: str, contexts: Mapping[str, tuple[Any, Any]]) -> Path:
@@ -86,10 +91,11 @@ def mlflow_exec_command(k8s: K8sRuns, kubeconfig: Path, *arguments: str) -> tupl
 def test_another_user_on_another_machine(k8s: K8sRuns, tmp_path: Path) -> None:
     submitted = k8s.run(k8s.project(WAIT))
     k8s.says(submitted, "it waits")
+    here, _ = entries(k8s.cluster.kubeconfig, k8s.cluster.context)
     user = {"token": colleague(k8s)[1]}
     dead = {"server": f"https://127.0.0.1:{free_port()}"}
     theirs = write_kubeconfig(
-        tmp_path / "theirs", "staging", {"staging": (dead, {}), "b": (cluster_entry(k8s), user)}
+        tmp_path / "theirs", "staging", {"staging": (dead, {}), "b": (here, user)}
     )
     code, out, err = mlflow_exec_command(
         k8s, theirs, "status", submitted.run_id, "--output", "json"
@@ -115,6 +121,38 @@ def test_a_kubeconfig_without_the_cluster(
         elsewhere.cancel()
     monkeypatch.setenv("KUBECONFIG", str(k8s.cluster.kubeconfig))
     assert submitted.status().state.value in ("QUEUED", "STARTING", "RUNNING")
+
+
+@pytest.fixture(scope="module")
+def other_cluster() -> Iterator[Cluster]:
+    """A second Kubernetes that answers, and has nothing of ours."""
+    if lacking := missing():
+        unavailable("a second Kubernetes cannot start here: " + " ".join(lacking))
+    cluster = Cluster.start()
+    yield cluster
+    cluster.stop()
+
+
+@pytest.mark.parametrize("name", [None, "prod-eu"], ids=["by its identity", "named by hand"])
+def test_of_two_clusters_that_answer_the_one_with_the_job(
+    k8s: K8sRuns, other_cluster: Cluster, tmp_path: Path, name: str | None
+) -> None:
+    submitted = k8s.run(k8s.project(WAIT), cluster_name=name)
+    assert submitted.handle.cluster == (name or submitted.handle.cluster)
+    k8s.says(submitted, "it waits")
+    near = entries(other_cluster.kubeconfig, configuration.CONTEXT)
+    far = entries(k8s.cluster.kubeconfig, k8s.cluster.context)
+    both = write_kubeconfig(tmp_path / "both", "near", {"near": near, "far": far})
+    code, out, err = mlflow_exec_command(k8s, both, "status", submitted.run_id, "--output", "json")
+    assert code == 0, err
+    assert json.loads(out)["state"] == "RUNNING", "the current context is the wrong cluster"
+    here = json.dumps({"context": "near"})
+    code, _, err = mlflow_exec_command(k8s, both, "cancel", submitted.run_id, "-c", here)
+    assert code == 1
+    assert "leave 'context' out" in err
+    code, _, err = mlflow_exec_command(k8s, both, "cancel", submitted.run_id)
+    assert code == 0, err
+    k8s.ends(submitted, "CANCELLED")
 
 
 INSIDE = """

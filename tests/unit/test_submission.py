@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import subprocess
+import tempfile
 from pathlib import Path
 
 import pytest
+from mlflow.exceptions import MlflowException
 
 from mlflow_exec.errors import ConfigError
 from mlflow_exec.runs.delivery import check_artifact, git_source
 from mlflow_exec.runs.progress import Progress
-from mlflow_exec.runs.project import Project, without_credentials
+from mlflow_exec.runs.project import Project, read_project, without_credentials
 from mlflow_exec.runs.submit import Call, prepare
 from mlflow_exec.runs.tracking import job_tracking_uri
 from mlflow_exec.settings import KubernetesSettings, RaySettings, expand_file
@@ -83,6 +86,28 @@ def test_a_configuration_file_is_read_before_anything_is_merged(tmp_path: Path) 
 def test_a_url_is_shown_without_its_credentials() -> None:
     assert without_credentials("https://u:p@host/x?y=1") == "https://host/x?y=1"
     assert without_credentials("git@host:team/p.git") == "git@host:team/p.git"
+    assert without_credentials("ssh://git@host/p.git") == "ssh://git@host/p.git"
+    assert without_credentials("sftp://u:p@host/x") == "sftp://host/x"
+    assert without_credentials("cannot read 'https://t0ken@host/x'") == "cannot read 'https://host/x'"
+
+
+def test_a_refused_call_leaves_no_clone_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    repository, clones = tmp_path / "p.git", tmp_path / "tmp"
+    clones.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(clones))
+    repository.mkdir()
+    (repository / "MLproject").write_text("entry_points: {main: {command: 'true'}}")
+    git = ("git", "-C", str(repository), "-c", "user.name=a", "-c", "user.email=a@b")
+    for command in (("init", "-q"), ("add", "."), ("commit", "-q", "-m", "first")):
+        subprocess.run([*git, *command], check=True)
+    uri = f"file://{repository}"
+    read_project(uri, None, "main", {}, "local").close()
+    assert list(clones.iterdir()) == []
+    with pytest.raises((ConfigError, MlflowException), match="mian"):
+        read_project(uri, None, "mian", {}, "local")
+    assert list(clones.iterdir()) == []
 
 
 def test_a_parameters_file_that_is_ignored_is_refused(tmp_path: Path) -> None:

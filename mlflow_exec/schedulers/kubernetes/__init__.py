@@ -114,22 +114,13 @@ class KubernetesScheduler(Scheduler):
         client = self._clients.get(handle.cluster)
         if client is None:
             settings = self._settings
-            if settings.context or settings.kube_context:
-                client = self._connect()
-                seen = client.identity(settings.cluster_name)
-                same = client.is_same(handle.cluster, lambda cluster: _holds(cluster, handle))
-                if seen != handle.cluster and not same:
-                    raise ConfigError(
-                        f"job handle: {handle} is on cluster {handle.cluster}, but {client.name} "
-                        f"is cluster {seen}; leave 'context' out to look through all contexts"
-                    )
-            else:
-                client = ways.find(
-                    handle.cluster,
-                    settings.cluster_name,
-                    settings.kubeconfig,
-                    lambda candidate: _holds(candidate, handle),
-                )
+            client = ways.find(
+                handle.cluster,
+                settings.cluster_name,
+                settings.context or settings.kube_context,
+                settings.kubeconfig,
+                lambda candidate: _holds(candidate, handle),
+            )
             self._clients[handle.cluster] = client
         return client
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from tests.servers import free_port
 from tests.unit.runtime.job_in_cluster import Cluster, archive
 
 STATE = "mlflow_exec.state"
@@ -74,6 +75,19 @@ def test_a_failure_that_kubernetes_retries_is_no_end(cluster: Cluster, failures:
     tags = cluster.server.tags(order["run_id"])
     assert (tags["mlflow_exec.attempt"], tags[STATE]) == ("2", "SUCCEEDED")
     assert cluster.log_artifact(order["run_id"]) == first.output + second.output
+
+
+@pytest.mark.large  # two minutes: it waits as long for the server as a job does
+def test_a_retry_that_cannot_ask_for_the_run_leaves_the_earlier_log_alone(
+    cluster: Cluster,
+) -> None:
+    order = flaky_order(cluster, 2, BY_KUBERNETES)
+    first = cluster.run(order, env={"FAILURES": "0"})
+    away = {**order, "tracking_uri": f"http://127.0.0.1:{free_port()}"}
+    second = cluster.start(away, env={"FAILURES": "1"}).wait(300)
+    assert second.end.state == "SUCCEEDED", "the job itself goes on"
+    assert "this one is not uploaded" in second.text
+    assert cluster.log_artifact(order["run_id"]) == first.output
 
 
 def test_the_last_failure_under_kubernetes_is_the_end(cluster: Cluster) -> None:
