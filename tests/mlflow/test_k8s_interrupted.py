@@ -13,7 +13,7 @@ from mlflow.exceptions import ExecutionException
 from mlflow_exec.jobs import JobState
 from mlflow_exec.runs.store import MlflowRunStore
 from mlflow_exec.runtime.end import End, write_end
-from mlflow_exec.testing.collecting import until
+from mlflow_exec.testing.collecting import Collected, until
 from tests.mlflow.k8s_runs import WAIT, K8sRuns
 from tests.mlflow.s3_server import S3Server, s3_server
 
@@ -74,12 +74,13 @@ def test_the_end_that_stands_on_the_run_is_the_one_that_is_told(k8s: K8sRuns) ->
     k8s.says(submitted, "it waits")
     earlier = End("FAILED", "lost", "Another machine had given it up.")
     write_end(MlflowRunStore(k8s.mlflow), submitted.run_id, earlier, by="client")
+    follower = Collected(submitted.follow() for _ in range(1))
     with k8s.cluster.api_client() as api:
         namespace, name = submitted.handle.path
         client.BatchV1Api(api).delete_namespaced_job(
             name, namespace, propagation_policy="Background"
         )
-    told = submitted.follow()
+    (told,) = follower.all()
     assert (told.state, told.failure) == (JobState.FAILED, submitted.failure)
     assert k8s.mlflow.get_run(submitted.run_id).info.status == "FAILED"
 
