@@ -73,7 +73,7 @@ def bucket(k8s: K8sRuns, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     if not (find_spec("boto3") and find_spec("moto")):
         unavailable("an S3 server for the test needs: pip install 'moto[s3]' boto3")
     boto3 = import_module("boto3")
-    port = free_port()
+    port = free_port("0.0.0.0")
     argv = [sys.executable, "-W", "ignore", "-m", "moto.server", "-H", "0.0.0.0", "-p", str(port)]
     server = subprocess.Popen(argv, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     endpoint = f"http://{k8s.cluster.node_ip}:{port}"
