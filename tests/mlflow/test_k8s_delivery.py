@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import urllib.request
@@ -108,6 +109,53 @@ def test_a_large_project_travels_by_a_signed_url_of_the_store(k8s: K8sRuns, buck
     everything = k8s.artifact(run.info.run_id, "manifest.yaml") + k8s.log(run.info.run_id)
     assert "Signature" not in everything
     assert "s3cret" not in everything
+
+
+@pytest.fixture
+def ftp(k8s: K8sRuns, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """An FTP server that lets everybody write."""
+    if not find_spec("pyftpdlib"):
+        unavailable("an FTP server for the test needs: pip install pyftpdlib")
+    log = tmp_path_factory.mktemp("ftp-log") / "log"
+    argv = [sys.executable, "-W", "ignore", "-m", "pyftpdlib", "--write", "--interface", "0.0.0.0"]
+    argv += ["--port", "0", "--directory", str(tmp_path_factory.mktemp("ftp"))]
+    with log.open("wb") as file:
+        server = subprocess.Popen(argv, stdout=file, stderr=file)
+
+    def port() -> str:
+        assert server.poll() is None, log.read_text()
+        found = re.search(r"starting FTP server on [\d.]+:(\d+)", log.read_text())
+        return found.group(1) if found else ""
+
+    try:
+        yield f"ftp://{k8s.cluster.node_ip}:{until(port, 'the FTP server says its port')}/root"
+    finally:
+        server.kill()
+        server.wait()
+
+
+def test_a_large_project_travels_by_a_store_that_only_mlflow_knows(k8s: K8sRuns, ftp: str) -> None:
+    k8s.experiment_id = k8s.mlflow.create_experiment("in FTP", artifact_location=ftp)
+    project = large(k8s.project(LISTS))
+    submitted = k8s.run(project, env_manager="local", image=k8s.cluster.image_mlflow)
+    run = k8s.ends(submitted, "SUCCEEDED")
+    assert "FILE ./large.bin" in k8s.log(run.info.run_id), "the client kept the log"
+    assert run.data.tags["mlflow_exec.log.complete"] == "true"
+    assert f'"mlflow_uri": "{ftp}/' in k8s.artifact(run.info.run_id, "manifest.yaml")
+
+
+def test_a_store_that_only_mlflow_knows_and_an_image_without_it(k8s: K8sRuns, ftp: str) -> None:
+    k8s.experiment_id = k8s.mlflow.create_experiment("in FTP, lost", artifact_location=ftp)
+    submitted = k8s.run(large(k8s.project(LISTS)), env_manager="local")
+    run = k8s.ends(submitted, "FAILED", "source_fetch")
+    assert "No module named 'mlflow'" in run.data.tags["mlflow_exec.failure.message"]
+    assert "image needs mlflow" in run.data.tags["mlflow_exec.failure.hint"]
+
+
+def test_a_store_that_only_mlflow_knows_cannot_bring_an_environment(k8s: K8sRuns, ftp: str) -> None:
+    k8s.experiment_id = k8s.mlflow.create_experiment("in FTP, refused", artifact_location=ftp)
+    with pytest.raises(ExecutionException, match=r"ftp:// needs MLflow.*--env-manager local"):
+        k8s.run(large(k8s.project(LISTS)), env_manager="virtualenv")
 
 
 @pytest.fixture
