@@ -221,6 +221,7 @@ def test_a_source_that_the_job_cannot_clone(k8s: K8sRuns, repositories: GitServe
         ]}}}},
     )  # fmt: skip
     run = k8s.ends(submitted, "FAILED", "source_fetch")
+    assert f"{repositories.url}/no.git/' not found" in run.data.tags["mlflow_exec.failure.message"]
     assert run.data.tags["mlflow_exec.failure.hint"]
 
 
