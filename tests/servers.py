@@ -16,7 +16,7 @@ import time
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -98,7 +98,11 @@ class MlflowServer:
 
 @contextlib.contextmanager
 def mlflow_server(
-    directory: Path, *, host: str = "127.0.0.1", visible_as: str | None = None
+    directory: Path,
+    *,
+    host: str = "127.0.0.1",
+    visible_as: str | None = None,
+    environment: Mapping[str, str] | None = None,
 ) -> Iterator[MlflowServer]:
     """Run a tracking server with sqlite and proxied artifacts in the directory.
 
@@ -106,14 +110,16 @@ def mlflow_server(
         directory: An existing empty folder.
         host: The address to listen on.
         visible_as: The host in the URL that is returned, where it is not ``host``.
+        environment: Further variables of the server's.
     """
-    port = free_port()
+    port = free_port(host)
     name = visible_as or host
     argv = [sys.executable, "-m", "mlflow", "server", "--host", host, "--port", str(port)]
     argv += ["--workers", "1", "--backend-store-uri", f"sqlite:///{directory}/mlflow.db"]
     argv += ["--artifacts-destination", str(directory / "artifacts"), "--allowed-hosts", "*"]
+    env = {**os.environ, **(environment or {})}
     with (directory / "server.log").open("wb") as log:
-        server = subprocess.Popen(argv, stdout=log, stderr=log, start_new_session=True)
+        server = subprocess.Popen(argv, stdout=log, stderr=log, env=env, start_new_session=True)
     try:
 
         def healthy() -> bool:

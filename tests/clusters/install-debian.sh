@@ -4,7 +4,7 @@
 # older): https://go.dev/doc/install
 set -eu
 export DEBIAN_FRONTEND=noninteractive
-# Debian would start etcd and containerd as services of the machine: the tests start their own.
+# Debian would start etcd, containerd and sshd as services: the tests start their own.
 policy=/usr/sbin/policy-rc.d
 if [ ! -e "$policy" ]; then
     printf '#!/bin/sh\nexit 101\n' >"$policy"
@@ -14,5 +14,5 @@ fi
 apt-get update -q
 apt-get install -y -q --no-install-recommends \
     etcd-server containerd runc containernetworking-plugins debootstrap iptables iproute2 mount \
-    openssl ca-certificates git \
+    openssl ca-certificates git openssh-client openssh-server \
     chromium chromium-driver fonts-dejavu

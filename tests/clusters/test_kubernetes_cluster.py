@@ -15,7 +15,8 @@ from typing import Any
 import pytest
 from kubernetes import client
 
-from tests.clusters.kubernetes import claims, prerequisites, remains
+from tests.clusters.kubernetes import claims, network, prerequisites, remains
+from tests.clusters.kubernetes.cluster import Cluster
 from tests.clusters.kubernetes.components import COMPONENTS
 from tests.clusters.kubernetes.slots import Slot
 from tests.clusters.processes import Process, appears
@@ -199,6 +200,35 @@ def test_what_a_killed_session_leaves_is_removed_by_the_next_start(abandoned: Sl
     assert not Path(f"/sys/class/net/{abandoned.bridge}").exists()
     assert abandoned.name not in _rules()
     assert claims.at(abandoned.folder) is None
+
+
+@pytest.fixture
+def network_only() -> Iterator[Slot]:
+    """A cluster of which only the network is there."""
+    if lacking := prerequisites.missing():
+        unavailable(" ".join(lacking))
+    cluster = Cluster(claims.claim(None))
+    try:
+        network.up(cluster.slot)
+        yield cluster.slot
+    finally:
+        cluster.stop()
+
+
+def test_the_bridge_keeps_its_address_when_a_pod_comes_and_goes(network_only: Slot) -> None:
+    bridge = network_only.bridge
+    address = Path(f"/sys/class/net/{bridge}/address")
+    before = address.read_text()
+    port = f"{bridge}-port"
+    ip = ["ip", "link"]
+    # The lowest address there is: the bridge would take it.
+    low = ["address", "02:00:00:00:00:01"]
+    subprocess.run([*ip, "add", port, *low, "master", bridge, "type", "veth"], check=True)
+    try:
+        assert address.read_text() == before
+    finally:
+        subprocess.run([*ip, "delete", port], check=True)
+    assert address.read_text() == before
 
 
 def test_a_living_cluster_outlives_the_start_of_another(

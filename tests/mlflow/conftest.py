@@ -24,7 +24,10 @@ def k8s_tracking(
     if kubernetes_cluster.node_ip is None:
         unavailable("pods of this cluster have no known way to a server of this machine")
     folder = tmp_path_factory.mktemp("k8s-tracking")
-    with mlflow_server(folder, host="0.0.0.0", visible_as=kubernetes_cluster.node_ip) as server:
+    # MLflow refuses experiments in an FTP store, unless whoever runs the server wants them.
+    stores = {"MLFLOW_ALLOWED_HOST_ADDRESSED_ARTIFACT_SCHEMES": "ftp"}
+    name = kubernetes_cluster.node_ip
+    with mlflow_server(folder, host="0.0.0.0", visible_as=name, environment=stores) as server:
         yield server
 
 

@@ -25,18 +25,16 @@ def git(*arguments: str, cwd: Path) -> str:
 
 
 @dataclass
-class GitServer:
-    """Serves the repositories of a folder.
+class Repositories:
+    """The repositories that a server serves.
 
     Attributes:
         url: Its root, without credentials.
         folder: Holds the repositories.
-        password: What user ``u`` must give; None for nothing.
     """
 
     url: str
     folder: Path
-    password: str | None = None
 
     def commit(self, name: str, project: Path) -> str:
         """Commit a folder's state to the repository of that name, and return the commit."""
@@ -47,6 +45,17 @@ class GitServer:
         git("commit", "-q", "-m", "state", cwd=project)
         git("push", "-q", str(self.folder / name), "HEAD:refs/heads/main", cwd=project)
         return git("rev-parse", "HEAD", cwd=project)
+
+
+@dataclass
+class GitServer(Repositories):
+    """Serves repositories over HTTP.
+
+    Attributes:
+        password: What user ``u`` must give; None for nothing.
+    """
+
+    password: str | None = None
 
     def answer(self, request: http.server.BaseHTTPRequestHandler, body: bytes) -> None:
         """Let git answer a request."""

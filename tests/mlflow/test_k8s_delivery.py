@@ -10,9 +10,9 @@ import pytest
 from kubernetes import client
 from mlflow.exceptions import ExecutionException
 
+from tests.mlflow.artifact_servers import ftp_server, s3_server
 from tests.mlflow.git_server import GitServer, git_server
 from tests.mlflow.k8s_runs import PLAIN, K8sRuns
-from tests.mlflow.s3_server import s3_server
 
 LISTS = """
 import hashlib, os
@@ -74,6 +74,37 @@ def test_a_large_project_travels_by_a_signed_url_of_the_store(k8s: K8sRuns, buck
     everything = k8s.artifact(run.info.run_id, "manifest.yaml") + k8s.log(run.info.run_id)
     assert "Signature" not in everything
     assert "s3cret" not in everything
+
+
+@pytest.fixture
+def ftp(k8s: K8sRuns, tmp_path: Path) -> Iterator[str]:
+    """An FTP server that lets everybody write."""
+    with ftp_server(str(k8s.cluster.node_ip), tmp_path / "ftp") as uri:
+        yield uri
+
+
+def test_a_large_project_travels_by_a_store_that_only_mlflow_knows(k8s: K8sRuns, ftp: str) -> None:
+    k8s.experiment_id = k8s.mlflow.create_experiment("in FTP", artifact_location=ftp)
+    project = large(k8s.project(LISTS))
+    submitted = k8s.run(project, env_manager="local", image=k8s.cluster.image_mlflow)
+    run = k8s.ends(submitted, "SUCCEEDED")
+    assert "FILE ./large.bin" in k8s.log(run.info.run_id), "the client kept the log"
+    assert run.data.tags["mlflow_exec.log.complete"] == "true"
+    assert f'"mlflow_uri": "{ftp}/' in k8s.artifact(run.info.run_id, "manifest.yaml")
+
+
+def test_a_store_that_only_mlflow_knows_and_an_image_without_it(k8s: K8sRuns, ftp: str) -> None:
+    k8s.experiment_id = k8s.mlflow.create_experiment("in FTP, lost", artifact_location=ftp)
+    submitted = k8s.run(large(k8s.project(LISTS)), env_manager="local")
+    run = k8s.ends(submitted, "FAILED", "source_fetch")
+    assert "No module named 'mlflow'" in run.data.tags["mlflow_exec.failure.message"]
+    assert "image needs mlflow" in run.data.tags["mlflow_exec.failure.hint"]
+
+
+def test_a_store_that_only_mlflow_knows_cannot_bring_an_environment(k8s: K8sRuns, ftp: str) -> None:
+    k8s.experiment_id = k8s.mlflow.create_experiment("in FTP, refused", artifact_location=ftp)
+    with pytest.raises(ExecutionException, match=r"ftp:// needs MLflow.*--env-manager local"):
+        k8s.run(large(k8s.project(LISTS)), env_manager="virtualenv")
 
 
 @pytest.fixture
@@ -139,6 +170,7 @@ def test_a_source_that_the_job_cannot_clone(k8s: K8sRuns, repositories: GitServe
         ]}}}},
     )  # fmt: skip
     run = k8s.ends(submitted, "FAILED", "source_fetch")
+    assert f"{repositories.url}/no.git/' not found" in run.data.tags["mlflow_exec.failure.message"]
     assert run.data.tags["mlflow_exec.failure.hint"]
 
 

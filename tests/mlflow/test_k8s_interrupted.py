@@ -14,8 +14,8 @@ from mlflow_exec.jobs import JobState
 from mlflow_exec.runs.store import MlflowRunStore
 from mlflow_exec.runtime.end import End, write_end
 from mlflow_exec.testing.collecting import Collected, until
+from tests.mlflow.artifact_servers import S3Server, s3_server
 from tests.mlflow.k8s_runs import WAIT, K8sRuns
-from tests.mlflow.s3_server import S3Server, s3_server
 
 
 @pytest.fixture

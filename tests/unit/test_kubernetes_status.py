@@ -256,6 +256,22 @@ def test_a_pod_that_was_deleted_is_not_the_users_failure() -> None:
     assert status.failure.category is FailureCategory.INFRASTRUCTURE
 
 
+def source_failure(said: str) -> str:
+    """Return the message about a clone that failed with this output."""
+    waits = ("job", waiting("PodInitializing"))
+    cloning = pod(waits, init=("source", terminated(128, message=said)))
+    return job_status(FAILED, [cloning]).message.removeprefix("Fetching the source failed: ")
+
+
+def test_the_last_lines_of_git_are_the_reason() -> None:
+    said = "git@h: Permission denied (publickey).\r\nfatal: Could not read.\n\nPlease check\n"
+    line = "git@h: Permission denied (publickey). fatal: Could not read. Please check"
+    assert source_failure(said) == line
+    assert source_failure("@" * 300 + "\n" + said) == line
+    assert source_failure("x" * 999) == "x" * 999
+    assert source_failure("") == "exit code 128"
+
+
 def test_users_own_exit_143_is_the_users_failure() -> None:
     told = '{"state": "FAILED", "category": "user_error", "message": "m", "exit_code": 143}'
     ended = {"terminated": {"exitCode": 143, "reason": "Error", "message": told}}

@@ -51,7 +51,8 @@ git config --global --add safe.directory '*'
 git init -q /mlflow-exec-source
 cd /mlflow-exec-source
 git remote add origin "$GIT_URI"
-git fetch -q --depth 1 origin "$GIT_COMMIT" || git fetch -q origin
+# Not every server gives out a single commit; what else is wrong, the second one says.
+git fetch -q --depth 1 origin "$GIT_COMMIT" 2>/dev/null || git fetch -q origin
 git checkout -q --detach "$GIT_COMMIT"
 git submodule update -q --init --recursive
 """

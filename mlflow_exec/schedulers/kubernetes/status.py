@@ -41,6 +41,8 @@ CONFIG_REASONS = {
 # A registry that limits its clients, and the kubelet's own limit, pass: the pull is tried again.
 _TRANSIENT_PULL = re.compile(r"\b429\b|too many requests|toomanyrequests|pull QPS exceeded", re.I)
 
+_LAST_WORDS_CHARS = 300  # a tag holds 500
+
 _HINTS = {
     FailureCategory.OUT_OF_MEMORY: "Raise resources.memory, or use less of it.",
     FailureCategory.IMAGE_PULL: "Check the image's name and tag, and image_pull_secrets.",
@@ -186,12 +188,24 @@ def pod_failure(pod: Json) -> tuple[Failure, int | None] | None:
         message = f"The container cannot be started: {terminated.get('message')}"
         return failure(FailureCategory.INVALID_CONFIG, message), exit_code
     if terminated.get("container") not in (None, CONTAINER):
-        message = f"Fetching the source failed: {terminated.get('message') or exit_code}"
+        said = _last_words(str(terminated.get("message") or ""))
+        message = f"Fetching the source failed: {said or f'exit code {exit_code}'}"
         return failure(FailureCategory.SOURCE_FETCH, message), exit_code
     if exit_code == EXIT_STOPPED or (exit_code and pod["metadata"].get("deletionTimestamp")):
         # An exit that the first step saw itself was told above; this one came from outside.
         return failure(FailureCategory.INFRASTRUCTURE, "The pod was deleted or stopped."), exit_code
     return (user_error(exit_code), exit_code) if exit_code else None
+
+
+def _last_words(output: str) -> str:
+    """Return the last lines of an output, where programs say what went wrong, as one line."""
+    kept = ""
+    for line in reversed(output.splitlines()):
+        longer = f"{line.strip()} {kept}".strip()
+        if kept and len(longer) > _LAST_WORDS_CHARS:
+            break
+        kept = longer
+    return kept
 
 
 def _terminated(pod: Json) -> dict[str, Any]:

@@ -29,7 +29,9 @@ PYTHON = "mlflow-exec-test/python:3.11"
 PYTHON_MLFLOW = "mlflow-exec-test/python-mlflow:3.11"
 
 _SUITE = "bookworm"
-_PACKAGES = ("python3", "python3-pip", "python3-venv", "ca-certificates", "git")
+_PACKAGES = (
+    "python3", "python3-pip", "python3-venv", "ca-certificates", "git", "openssh-client",
+)  # fmt: skip
 # Left out of the layer: what a container mounts or makes anew, and what only a person reads.
 _LEFT_OUT = ("dev", "proc", "sys", "var/cache/apt", "var/lib/apt/lists", "usr/share/doc",
              "usr/share/man", "usr/share/locale", "etc/resolv.conf", "etc/hostname")  # fmt: skip

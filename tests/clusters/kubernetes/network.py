@@ -23,7 +23,9 @@ _SYSCTLS = (
 
 def up(slot: Slot) -> None:
     """Make the bridge and the rules; pods then reach the host, and through it the world."""
-    _ip("link", "add", slot.bridge, "type", "bridge")
+    # Without an address of its own a bridge takes the lowest of its ports', a new one whenever that
+    # pod ends: what others on it have learnt is then wrong for a while, and their packets are lost.
+    _ip("link", "add", slot.bridge, "address", slot.bridge_mac, "type", "bridge")
     _ip("addr", "add", f"{slot.node_ip}/24", "dev", slot.bridge)
     _ip("link", "set", slot.bridge, "mtu", str(mtu()), "up")
     Path("/proc/sys/net/ipv4/ip_forward").write_text("1")

@@ -54,6 +54,11 @@ class Slot:
         return f"cni{self.number}"
 
     @property
+    def bridge_mac(self) -> str:
+        """The bridge's hardware address; 02 marks one that no manufacturer gave."""
+        return f"02:00:0a:58:{self.number:02x}:01"
+
+    @property
     def node_ip(self) -> str:
         """The address of node and host on the bridge: where pods reach the host's servers."""
         return f"10.88.{self.number}.1"
