@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import signal
 from collections.abc import Iterator
@@ -9,8 +10,10 @@ from collections.abc import Iterator
 import pytest
 from kubernetes import client
 from mlflow.exceptions import ExecutionException
+from rich.console import Console
 
 from mlflow_exec.jobs import JobState
+from mlflow_exec.runs.progress import Progress
 from mlflow_exec.runs.store import MlflowRunStore
 from mlflow_exec.runtime.end import End, write_end
 from mlflow_exec.testing.collecting import Collected, until
@@ -74,7 +77,11 @@ def test_the_end_that_stands_on_the_run_is_the_one_that_is_told(k8s: K8sRuns) ->
     k8s.says(submitted, "it waits")
     earlier = End("FAILED", "lost", "Another machine had given it up.")
     write_end(MlflowRunStore(k8s.mlflow), submitted.run_id, earlier, by="client")
-    follower = Collected(submitted.follow() for _ in range(1))
+    said = io.StringIO()
+    follower = Collected(
+        submitted.follow(progress=Progress(Console(file=said))) for _ in range(1)
+    )
+    until(lambda: "RUNNING" in said.getvalue(), "the job is watched")
     with k8s.cluster.api_client() as api:
         namespace, name = submitted.handle.path
         client.BatchV1Api(api).delete_namespaced_job(

@@ -181,6 +181,9 @@ ENDS: dict[str, tuple[list[Json], Json, tuple[str, int | None]]] = {
         [pod(("job", waiting("PodInitializing")),
              init=("source", terminated(128, message="fatal: repository not found")))],
         FAILED, ("source_fetch", 128)),
+    "a container of the user's own beside the job": (
+        [pod(("job", terminated(0)), ("proxy", terminated(3)))],
+        FAILED, ("user_error", 3)),
     "the deadline": (
         [pod(("job", terminated(143)))],
         job(("Failed", "DeadlineExceeded", "Job was active longer than specified deadline")),

@@ -23,6 +23,7 @@ LABEL_EXPERIMENT = "mlflow-exec/experiment-id"
 LABEL_QUEUE = "kueue.x-k8s.io/queue-name"
 MANAGED_BY = "mlflow-exec"
 CONTAINER = "job"
+SOURCE_CONTAINER = "source"
 JOB_TEMPLATE = "kubernetes/job.yaml.j2"
 
 # A ConfigMap holds 1 MiB in all; the rest is for our own files, the order and base64 is not

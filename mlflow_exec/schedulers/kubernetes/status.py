@@ -13,7 +13,7 @@ from typing import Any
 from mlflow_exec.jobs import Failure, FailureCategory, JobState, JobStatus
 from mlflow_exec.runtime.end import EXIT_STOPPED
 from mlflow_exec.schedulers.ending import parse_ending, user_error
-from mlflow_exec.schedulers.kubernetes.plan import CONTAINER, LABEL_QUEUE
+from mlflow_exec.schedulers.kubernetes.plan import CONTAINER, LABEL_QUEUE, SOURCE_CONTAINER
 
 Json = Mapping[str, Any]
 
@@ -187,13 +187,16 @@ def pod_failure(pod: Json) -> tuple[Failure, int | None] | None:
     if terminated.get("reason") in ("StartError", "ContainerCannotRun"):
         message = f"The container cannot be started: {terminated.get('message')}"
         return failure(FailureCategory.INVALID_CONFIG, message), exit_code
-    if terminated.get("container") not in (None, CONTAINER):
+    if terminated.get("container") == SOURCE_CONTAINER:
         said = _last_words(str(terminated.get("message") or ""))
         message = f"Fetching the source failed: {said or f'exit code {exit_code}'}"
         return failure(FailureCategory.SOURCE_FETCH, message), exit_code
     if exit_code == EXIT_STOPPED or (exit_code and pod["metadata"].get("deletionTimestamp")):
         # An exit that the first step saw itself was told above; this one came from outside.
         return failure(FailureCategory.INFRASTRUCTURE, "The pod was deleted or stopped."), exit_code
+    if exit_code and terminated["container"] != CONTAINER:
+        text = f"The container {terminated['container']!r} exited with code {exit_code}."
+        return Failure(FailureCategory.USER_ERROR, text, "Its own log says why."), exit_code
     return (user_error(exit_code), exit_code) if exit_code else None
 
 
