@@ -1,4 +1,4 @@
-"""Jobs in a queue of a real Kueue, which starts them and holds them."""
+"""Jobs in a queue of a real Kueue, which starts them, holds them and takes their place away."""
 
 from __future__ import annotations
 
@@ -22,7 +22,19 @@ from tests.mlflow.test_k8s_handles import (
 )
 
 ONE_PLACE = {"cpu": 0.1}
+URGENT = "mlflow-exec-test-urgent"
 FULL = "insufficient unused quota for cpu"
+
+WAITS_AT_ITS_FIRST_START = """
+import json, os, signal, sys, urllib.request
+url = "{MLFLOW_TRACKING_URI}/api/2.0/mlflow/runs/get?run_id={MLFLOW_RUN_ID}".format(**os.environ)
+tags = json.load(urllib.request.urlopen(url))["run"]["data"]["tags"]
+attempt = next(tag["value"] for tag in tags if tag["key"] == "mlflow_exec.attempt")
+print("start", attempt, flush=True)
+if attempt == "1":
+    signal.pause()
+sys.exit(EXIT_CODE)
+"""
 
 
 class Told(Progress):
@@ -44,7 +56,7 @@ class Told(Progress):
 
 @pytest.fixture
 def queue(k8s: K8sRuns, kueue: Kueue) -> str:
-    """A queue with one place."""
+    """A queue with one place; an urgent job takes it away from another one."""
     name = f"one-place-{uuid.uuid4().hex[:8]}"
     flavor = {"name": "any", "resources": [{"name": "cpu", "nominalQuota": "100m"}]}
     kueue.apply(
@@ -52,9 +64,12 @@ def queue(k8s: K8sRuns, kueue: Kueue) -> str:
         {"apiVersion": API, "kind": "ClusterQueue", "metadata": {"name": name}, "spec": {
             "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": k8s.namespace}},
             "resourceGroups": [{"coveredResources": ["cpu"], "flavors": [flavor]}],
+            "preemption": {"withinClusterQueue": "LowerPriority"},
         }},
         {"apiVersion": API, "kind": "LocalQueue",
          "metadata": {"name": name, "namespace": k8s.namespace}, "spec": {"clusterQueue": name}},
+        {"apiVersion": "scheduling.k8s.io/v1", "kind": "PriorityClass",
+         "metadata": {"name": URGENT}, "value": 1000},
     )  # fmt: skip
     return name
 
@@ -117,3 +132,27 @@ def test_a_queue_that_does_not_exist(k8s: K8sRuns, kueue: Kueue, tmp_path: Path)
     assert code == 0, err
     seen = json.loads(out)
     assert (seen["state"], seen["message"]) == ("QUEUED", "waits in queue 'none-such'")
+
+
+@pytest.mark.parametrize(("exit_code", "state"), [(0, "SUCCEEDED"), (7, "FAILED")])
+def test_a_preempted_job_waits_again_and_runs_to_its_end(
+    k8s: K8sRuns, queue: str, exit_code: int, state: str
+) -> None:
+    program = WAITS_AT_ITS_FIRST_START.replace("EXIT_CODE", str(exit_code))
+    preempted = k8s.run(
+        k8s.project(program), queue=queue, resources=ONE_PLACE, retries=0, infra_retries=0
+    )
+    k8s.says(preempted, "start 1")
+    told = Told()
+    followed = Collected(preempted.follow(progress=told) for _ in range(1))
+    until(lambda: told.states == ["RUNNING"], "somebody follows the job")
+    urgent = k8s.run(
+        k8s.project("print('it ran')"), queue=queue, resources=ONE_PLACE, priority_class=URGENT
+    )
+    k8s.ends(urgent, "SUCCEEDED")
+    followed.all()
+    assert told.states[:3] == ["RUNNING", "QUEUED", "STARTING"], told.lines
+    run = k8s.ends(preempted, state, "user_error" if exit_code else "")
+    assert run.data.tags["mlflow_exec.attempt"] == "2"
+    log = k8s.log(preempted.run_id)
+    assert log.index("start 1") < log.index("start 2")

@@ -159,8 +159,11 @@ class JobsWatch:
         if item is None or item.over:
             return []
         if kind == "pods":
-            # A deleted pod's last state still tells how an attempt ended.
-            item.pods[metadata["uid"]] = event.object
+            if event.kind == "DELETED" and item.job and item.job["spec"].get("suspend"):
+                item.pods.pop(metadata["uid"], None)  # the suspension took it: no attempt ended
+            else:
+                # A deleted pod's last state still tells how an attempt ended.
+                item.pods[metadata["uid"]] = event.object
             return [item]
         if item.handle.uid and metadata["uid"] != item.handle.uid:
             return []  # a namesake that was created later
