@@ -4,4 +4,8 @@ import pytest
 
 pytest.register_assert_rewrite("mlflow_exec.testing", "tests.servers")
 
-pytest_plugins = ["tests.clusters.pytest_kubernetes", "tests.clusters.pytest_ray"]
+pytest_plugins = [
+    "tests.clusters.pytest_kubernetes",
+    "tests.clusters.pytest_kueue",
+    "tests.clusters.pytest_ray",
+]

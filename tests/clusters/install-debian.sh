@@ -1,7 +1,7 @@
 #!/bin/sh
 # Installs what the tests' real systems need and a bare Debian 12 lacks. Run it as root.
-# Kubernetes is built from source besides, for which Go 1.24 or newer has to be on PATH (Debian's is
-# older): https://go.dev/doc/install
+# Kubernetes and Kueue are built from source besides, for which Go 1.25 or newer has to be on PATH
+# (Debian's is older): https://go.dev/doc/install
 set -eu
 export DEBIAN_FRONTEND=noninteractive
 # Debian would start etcd, containerd and sshd as services: the tests start their own.

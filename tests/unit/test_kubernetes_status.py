@@ -81,6 +81,9 @@ LIVE: dict[str, tuple[JobStatus, tuple[str, str | None, str, bool]]] = {
         job_status(job(suspend=True), []), ("QUEUED", None, "is suspended", True)),
     "in a queue": (
         job_status(job(suspend=True, queue="team-a"), []), ("QUEUED", None, "'team-a'", True)),
+    "in a queue that says why": (
+        job_status(job(suspend=True, queue="team-a"), [], kueue="no quota"),
+        ("QUEUED", None, "'team-a': no quota", True)),
     "without a pod": (job_status(job(), []), ("QUEUED", None, "waits for its pod", False)),
     "not yet looked at": (
         job_status(job(), [pod(node=None)]), ("QUEUED", None, "waits for its node", False)),

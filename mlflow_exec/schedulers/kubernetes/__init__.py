@@ -48,6 +48,7 @@ from mlflow_exec.schedulers.kubernetes.watch import (
     job_events,
     job_of,
     selector,
+    why_held,
 )
 from mlflow_exec.settings import BackendSettings, KubernetesSettings
 
@@ -269,7 +270,7 @@ class KubernetesScheduler(Scheduler):
         status = job_status(job, pods)
         if status.failure is None and pods:
             return status
-        return job_status(job, pods, job_events(client, namespace, uids))
+        return job_status(job, pods, job_events(client, namespace, uids), why_held(client, job))
 
     def watch(
         self, handles: Iterable[JobHandle], stop: threading.Event | None = None

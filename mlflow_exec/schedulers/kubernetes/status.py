@@ -69,13 +69,16 @@ def true_conditions(obj: Json) -> dict[str, Json]:
     return {c["type"]: c for c in conditions if c.get("status") == "True"}
 
 
-def job_status(job: Json, pods: Sequence[Json], events: Sequence[Json] = ()) -> JobStatus:
+def job_status(
+    job: Json, pods: Sequence[Json], events: Sequence[Json] = (), kueue: str = ""
+) -> JobStatus:
     """Return the status of a Job.
 
     Args:
         job: The Job.
         pods: Its pods, those of earlier attempts too, as far as they are still there.
         events: Events of the Job and its pods, where they were read.
+        kueue: Why Kueue holds it, where that was read.
     """
     pods = sorted(pods, key=lambda pod: pod["metadata"]["creationTimestamp"])
     native = _native(job, pods, events)
@@ -86,21 +89,27 @@ def job_status(job: Json, pods: Sequence[Json], events: Sequence[Json] = ()) -> 
     if "Failed" in conditions:
         why, exit_code = _why_failed(conditions["Failed"], pods)
         return JobStatus(JobState.FAILED, why.message, why, exit_code, attempt, native=native)
-    state, message, holding = _live(job, pods, events)
+    state, message, holding = _live(job, pods, events, kueue)
     held = bool(job["spec"].get("suspend")) or (holding is not None and _passes(holding))
     return JobStatus(state, message, holding, None, attempt, held, native)
 
 
 def _live(
-    job: Json, pods: Sequence[Json], events: Sequence[Json]
+    job: Json, pods: Sequence[Json], events: Sequence[Json], kueue: str
 ) -> tuple[JobState, str, Failure | None]:
     if job["spec"].get("suspend"):
-        queue = job["metadata"].get("labels", {}).get(LABEL_QUEUE)
-        return JobState.QUEUED, f"waits in queue {queue!r}" if queue else "is suspended", None
+        queue = queue_of(job)
+        message = f"waits in queue {queue!r}" if queue else "is suspended"
+        return JobState.QUEUED, f"{message}: {kueue}" if kueue else message, None
     if not pods:
         holding = _not_created(events)
         return JobState.QUEUED, holding.message if holding else "waits for its pod", holding
     return pod_state(pods[-1])
+
+
+def queue_of(job: Json) -> str:
+    """Return the queue of Kueue that a Job names; empty if it names none."""
+    return str(job["metadata"].get("labels", {}).get(LABEL_QUEUE, ""))
 
 
 def _not_created(events: Iterable[Json]) -> Failure | None:

@@ -14,12 +14,14 @@ from mlflow_exec.clients.kubernetes_watch import Event, ListWatch
 from mlflow_exec.errors import ClusterError
 from mlflow_exec.jobs import JobHandle, JobState, JobStatus
 from mlflow_exec.schedulers.kubernetes.plan import LABEL_MANAGED, LABEL_RUN, MANAGED_BY
-from mlflow_exec.schedulers.kubernetes.status import job_status, pod_failure
+from mlflow_exec.schedulers.kubernetes.status import job_status, pod_failure, queue_of
 
 BATCH = "batch/v1"
 _TICK_S = 0.5
-# How long a Job may be without a pod before its events are asked for the reason.
+# How long a Job may be without a pod before its events are asked for the reason; a queue may hold
+# it for days, so Kueue is asked less often.
 _NO_POD_S = 2.0
+_HELD_S = 5.0
 # A label selector of this many run ids is still a short URL; above, all of ours are watched.
 _SELECTED_RUNS = 20
 
@@ -51,12 +53,33 @@ def job_events(client: KubernetesClient, namespace: str, uids: Sequence[str]) ->
     return found
 
 
+def why_held(client: KubernetesClient, job: dict[str, Any]) -> str:
+    """Return why Kueue holds a Job; empty if it does not, or where that may not be read."""
+    if not job["spec"].get("suspend") or not queue_of(job):
+        return ""
+    metadata = job["metadata"]
+    query = {"labelSelector": f"kueue.x-k8s.io/job-uid={metadata['uid']}"}
+    try:
+        # Each release of Kueue serves some of its versions.
+        version = client.request("GET", "/apis/kueue.x-k8s.io")["preferredVersion"]["groupVersion"]
+        path = object_path("workloads", metadata["namespace"], group=version)
+        workloads = client.request("GET", path, query=query)["items"]
+    except ClusterError:  # as with events
+        return ""
+    for workload in workloads:
+        for condition in (workload.get("status") or {}).get("conditions") or []:
+            if condition["type"] == "QuotaReserved" and condition["status"] == "False":
+                return str(condition.get("message") or "")
+    return ""
+
+
 @dataclass
 class _Tracked:
     handle: JobHandle
     job: dict[str, Any] | None = None
     pods: dict[str, dict[str, Any]] = field(default_factory=dict)
     events: list[Any] = field(default_factory=list)
+    kueue: str = ""
     said: JobStatus | None = None
     bare_since_s: float = 0.0
     over: bool = False
@@ -114,7 +137,7 @@ class JobsWatch:
             try:
                 kind, event = self._queue.get(timeout=_TICK_S)
             except queue.Empty:
-                changed = self._explain_missing_pods()
+                changed = self._explain_waiting()
             else:
                 if isinstance(event, Exception):
                     raise event
@@ -138,8 +161,11 @@ class JobsWatch:
         if item is None or item.over:
             return []
         if kind == "pods":
-            # A deleted pod's last state still tells how an attempt ended.
-            item.pods[metadata["uid"]] = event.object
+            if event.kind == "DELETED" and item.job and item.job["spec"].get("suspend"):
+                item.pods.pop(metadata["uid"], None)  # the suspension took it: no attempt ended
+            else:
+                # A deleted pod's last state still tells how an attempt ended.
+                item.pods[metadata["uid"]] = event.object
             return [item]
         if item.handle.uid and metadata["uid"] != item.handle.uid:
             return []  # a namesake that was created later
@@ -163,10 +189,10 @@ class JobsWatch:
 
     def _status(self, item: _Tracked) -> JobStatus:
         assert item.job is not None
-        status = job_status(item.job, list(item.pods.values()), item.events)
+        status = job_status(item.job, list(item.pods.values()), item.events, item.kueue)
         if status.state is JobState.FAILED:
             self._read_late_reason(item)
-            return job_status(item.job, list(item.pods.values()), item.events)
+            return job_status(item.job, list(item.pods.values()), item.events, item.kueue)
         if item.job.get("deleted") and not status.state.is_final:
             return JobStatus(
                 JobState.CANCELLED,
@@ -191,19 +217,23 @@ class JobsWatch:
         uids = [item.job["metadata"]["uid"], *list(item.pods)[-1:]]
         item.events = job_events(self._client, self._namespace, uids)
 
-    def _explain_missing_pods(self) -> list[_Tracked]:
-        """Ask for events where a Job has had no pod for a while: they alone say why."""
+    def _explain_waiting(self) -> list[_Tracked]:
+        """Ask why, where a Job has had no pod for a while: its events or Kueue alone say so."""
         now_s = time.monotonic()
         explained = []
         for item in self._tracked.values():
-            if item.over or item.job is None or item.pods or item.job["spec"].get("suspend"):
-                item.bare_since_s = 0.0
+            held = item.job is not None and bool(item.job["spec"].get("suspend"))
+            if item.over or item.job is None or (item.pods and not held):
+                item.bare_since_s, item.kueue = 0.0, ""
                 continue
             item.bare_since_s = item.bare_since_s or now_s
-            if now_s - item.bare_since_s >= _NO_POD_S:
+            if now_s - item.bare_since_s >= (_HELD_S if held else _NO_POD_S):
                 item.bare_since_s = now_s
-                uid = item.job["metadata"]["uid"]
-                item.events = job_events(self._client, self._namespace, [uid])
+                if held:
+                    item.kueue = why_held(self._client, item.job)
+                else:
+                    uid = item.job["metadata"]["uid"]
+                    item.events = job_events(self._client, self._namespace, [uid])
                 explained.append(item)
         return explained
 

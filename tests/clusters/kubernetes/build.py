@@ -48,13 +48,21 @@ def _target(name: str) -> Path:
     return cache_folder() / f"kubernetes-{version()}" / "bin" / name
 
 
-def go_build(package: str, out: Path) -> None:
-    """Build a package of the tests' Go module into a static binary that knows its version."""
+def go_build(package: str, out: Path, *, module: Path = _MODULE) -> None:
+    """Build a package of a Go module, by default that of Kubernetes, into a static binary.
+
+    It knows the version of Kubernetes, ours or the one that its libraries go with.
+    """
     stamp = f"-X k8s.io/component-base/version.gitVersion={version()}"
-    command = ["go", "build", "-trimpath", f"-ldflags=-s -w {stamp}", "-o", str(out), package]
-    environment = {**os.environ, "CGO_ENABLED": "0"}
+    go("build", "-trimpath", f"-ldflags=-s -w {stamp}", "-o", str(out), package, module=module)
+
+
+def go(*arguments: str, module: Path) -> str:
+    """Run Go in a module's folder and return what it prints."""
     done = subprocess.run(
-        command, cwd=_MODULE, env=environment, capture_output=True, text=True, check=False
-    )
+        ["go", *arguments], cwd=module, env={**os.environ, "CGO_ENABLED": "0"},
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
     if done.returncode != 0:
-        raise RuntimeError(f"{' '.join(command)}: {done.stderr[-4000:]}")
+        raise RuntimeError(f"go {' '.join(arguments)}: {done.stderr[-4000:]}")
+    return done.stdout

@@ -29,7 +29,7 @@ def api(slot: Slot, path: str) -> str | None:
     certificates = slot.certificates
     context = ssl.create_default_context(cafile=str(certificates / "ca.crt"))
     context.load_cert_chain(certificates / "admin.crt", certificates / "admin.key")
-    return _get(f"https://{slot.node_ip}:6443{path}", context)
+    return get(f"https://{slot.node_ip}:6443{path}", context)
 
 
 def node_ready(slot: Slot) -> bool:
@@ -40,7 +40,7 @@ def node_ready(slot: Slot) -> bool:
     return ready and not node["spec"].get("taints")
 
 
-def _get(url: str, context: ssl.SSLContext | None = None) -> str | None:
+def get(url: str, context: ssl.SSLContext | None = None) -> str | None:
     handlers = [urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=context)]
     opener = urllib.request.build_opener(*handlers)
     with contextlib.suppress(OSError), opener.open(url, timeout=5) as response:
@@ -150,15 +150,15 @@ def _containerd_answers(slot: Slot) -> bool:
 def _healthy(port: int) -> Callable[[Slot], bool]:
     # Its certificate is its own; only that it answers matters.
     context = ssl._create_unverified_context()
-    return lambda slot: _get(f"https://{slot.loopback}:{port}/healthz", context) is not None
+    return lambda slot: get(f"https://{slot.loopback}:{port}/healthz", context) is not None
 
 
 COMPONENTS: Mapping[str, Component] = {
-    "etcd": Component(_etcd, lambda s: _get(f"http://{s.loopback}:2379/health") is not None),
+    "etcd": Component(_etcd, lambda s: get(f"http://{s.loopback}:2379/health") is not None),
     "containerd": Component(_containerd, _containerd_answers),
     "kube-apiserver": Component(_apiserver, lambda s: api(s, "/readyz") is not None),
     "kube-controller-manager": Component(_controller_manager, _healthy(10257)),
     "kube-scheduler": Component(_scheduler, _healthy(10259)),
-    "kubelet": Component(_kubelet, lambda s: _get(f"http://{s.loopback}:10248/healthz") == "ok"),
+    "kubelet": Component(_kubelet, lambda s: get(f"http://{s.loopback}:10248/healthz") == "ok"),
 }
 """Every process by name, in the order of their start."""

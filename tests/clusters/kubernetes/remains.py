@@ -25,8 +25,10 @@ def remove(slot: Slot) -> None:
     Raises:
         RuntimeError: something is still mounted below its folders; nothing below is deleted then.
     """
-    # The kubelet first: it would start again what ends. Nobody needs what the others would save.
-    for name in reversed(list(COMPONENTS)):
+    # First what tests started beside it. Then the kubelet: it would start again what ends. Nobody
+    # needs what the others would save.
+    beside = {path.stem for path in slot.run.glob("*.json")} - {*COMPONENTS, slot.record.stem}
+    for name in [*beside, *reversed(list(COMPONENTS))]:
         process = Process.read(slot.pid_file(name))
         if process and name == "containerd":
             _end_tasks(slot)

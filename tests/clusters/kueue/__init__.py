@@ -1,0 +1,1 @@
+"""A real Kueue beside a cluster of the tests."""
