@@ -15,8 +15,8 @@ from mlflow_exec.testing.collecting import Collected, until
 from tests.clusters.kueue.manager import API, Kueue
 from tests.mlflow.k8s_runs import WAIT, K8sRuns
 from tests.mlflow.test_k8s_handles import (
-    cluster_entry,
     colleague,
+    entries,
     mlflow_exec_command,
     write_kubeconfig,
 )
@@ -124,8 +124,9 @@ def test_a_queue_that_does_not_exist(k8s: K8sRuns, kueue: Kueue, tmp_path: Path)
     until(lambda: "none-such doesn't exist" in submitted.status().message, "Kueue's own words")
     assert submitted.status().state.value == "QUEUED"
     # Somebody who may not read Kueue's objects is told the rest.
+    here, _ = entries(k8s.cluster.kubeconfig, k8s.cluster.context)
     user = {"token": colleague(k8s)[1]}
-    theirs = write_kubeconfig(tmp_path / "theirs", "a", {"a": (cluster_entry(k8s), user)})
+    theirs = write_kubeconfig(tmp_path / "theirs", "a", {"a": (here, user)})
     code, out, err = mlflow_exec_command(
         k8s, theirs, "status", submitted.run_id, "--output", "json"
     )
