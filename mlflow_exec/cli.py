@@ -27,7 +27,8 @@ _config = click.option(
     help="Backend settings: a JSON or YAML file, or a JSON string.",
 )  # fmt: skip
 _run_id = click.argument("run_id")
-_backend = click.argument("backend", type=click.Choice([b.name for b in registry.BACKENDS]))
+_BACKENDS = click.Choice([b.name for b in registry.BACKENDS])
+_backend = click.argument("backend", type=_BACKENDS)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -206,6 +207,48 @@ def list_(
 
 
 @cli.command()
+@click.option("--backend", "-b", default=None, type=_BACKENDS, help="Only runs of this one.")
+@_config
+@click.option("--watch", is_flag=True, help="Go on, pass after pass, until it is stopped.")
+@click.option("--interval-s", default=30.0, show_default=True, help="Between two passes.")
+@click.option("--dry-run", is_flag=True, help="Say what would be written; write nothing.")
+@_output
+def reconcile(
+    backend: str | None,
+    config: str | None,
+    watch: bool,
+    interval_s: float,
+    dry_run: bool,
+    output: str,
+) -> None:
+    """End the runs whose jobs have ended while nobody looked.
+
+    Looks at every submitted run of the tracking server that has no end. The clusters are listed
+    once, not asked job by job. A job that its cluster does not know for half a minute is lost.
+    Exits with 1 if something could not be asked. With --output json each run is one line.
+    """
+    import mlflow
+
+    from mlflow_exec.runs.reconcile import Reconciler
+
+    if config and backend is None:
+        raise ConfigError("--backend-config: say by --backend which backend's settings they are")
+    names = [backend] if backend else [item.name for item in registry.BACKENDS]
+    configs = {name: parse_config(config) for name in names}
+    client = mlflow.MlflowClient(mlflow.get_tracking_uri())
+    reconciler = Reconciler(client, configs, dry_run=dry_run)
+    outcomes = reconciler.forever(interval_s) if watch else reconciler.once()
+    unknown = False
+    for item in outcomes:
+        unknown |= item.action == "unknown"
+        if output == "json":
+            click.echo(json.dumps(asdict(item), ensure_ascii=False))
+        elif item.action != "open":
+            click.echo(f"{item.run_id}  {item.action:<8}  {item.detail or item.state}")
+    sys.exit(1 if unknown else 0)
+
+
+@cli.command()
 @click.argument("uri")
 @click.option("--backend", "-b", required=True, help="k8s or ray.")
 @_config
@@ -258,9 +301,7 @@ def schema(backend: str, output: str) -> None:
 
 
 @cli.command()
-@click.argument(
-    "backend", required=False, type=click.Choice([b.name for b in registry.BACKENDS])
-)
+@click.argument("backend", required=False, type=_BACKENDS)
 @_config
 @_output
 def doctor(backend: str | None, config: str | None, output: str) -> None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 
 import mlflow
 from mlflow import MlflowClient
+from mlflow.entities import Run
 
 from mlflow_exec import registry
 from mlflow_exec.errors import HandleError
@@ -15,6 +17,7 @@ from mlflow_exec.runs.logs import FOLDER, read_artifact
 from mlflow_exec.runs.submitted import ExecSubmittedRun
 from mlflow_exec.runs.supervise import Job
 from mlflow_exec.runtime.end import TAG_HANDLE, TAG_HANDLE_UID
+from mlflow_exec.schedulers.base import Scheduler
 from mlflow_exec.settings import BackendSettings, parse_settings
 
 
@@ -33,7 +36,27 @@ def attach(
         HandleError: The run was not submitted by mlflow-exec.
     """
     client = MlflowClient(tracking_uri or mlflow.get_tracking_uri())
-    run = client.get_run(run_id)
+    return ExecSubmittedRun(job_of(client, client.get_run(run_id), config or {}))
+
+
+def job_of(
+    client: MlflowClient,
+    run: Run,
+    config: Mapping[str, object],
+    scheduler: Scheduler | None = None,
+) -> Job:
+    """Return a run's job.
+
+    Args:
+        client: For the run's tracking server.
+        run: The run.
+        config: See `attach`.
+        scheduler: One that reaches the job; made from the settings if None.
+
+    Raises:
+        HandleError: The run was not submitted by mlflow-exec.
+    """
+    run_id = run.info.run_id
     text = run.data.tags.get(TAG_HANDLE)
     if not text:
         raise HandleError(
@@ -43,13 +66,14 @@ def attach(
     handle = JobHandle.parse(text, run.data.tags.get(TAG_HANDLE_UID, ""))
     backend = registry.backend_of_scheme(handle.scheme)
     settings: BackendSettings = parse_settings(
-        registry.load(backend.settings), {**_submitted_with(client, run_id), **(config or {})},
-        "config",
-    )  # fmt: skip
-    scheduler = registry.load(backend.scheduler, backend.extra)(settings)
+        registry.load(backend.settings), {**_submitted_with(client, run_id), **config}, "config"
+    )
+    if scheduler is None:
+        scheduler = registry.load(backend.scheduler, backend.extra)(settings)
+        assert scheduler is not None
     writes = tracking.entry_can_write(settings.tracking_uri or client.tracking_uri)
     uploads = writes and tracking.is_proxied(run.info.artifact_uri)
-    return ExecSubmittedRun(Job(scheduler, handle, run_id, settings, client, writes, uploads))
+    return Job(scheduler, handle, run_id, settings, client, writes, uploads)
 
 
 def _submitted_with(client: MlflowClient, run_id: str) -> dict[str, object]:

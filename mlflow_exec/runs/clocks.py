@@ -53,6 +53,8 @@ class Clocks:
         waited_s = now_s - self._since_s
         if status is None or self._unknown_since_s is not None:
             return None
+        if status.abandoned:
+            return status.failure
         grace_s: float = getattr(settings, "image_pull_grace_s", math.inf)
         pulling_s = 0.0 if self._pull_since_s is None else now_s - self._pull_since_s
         if self._pull_since_s is not None and pulling_s >= grace_s:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import mlflow
 from mlflow import MlflowClient
-from mlflow.entities import ViewType
+from mlflow.entities import Run, ViewType
 
 from mlflow_exec.errors import ConfigError
 from mlflow_exec.runtime.end import (
@@ -19,6 +20,10 @@ from mlflow_exec.runtime.end import (
 )
 
 _PAGE = 1000
+_EXPERIMENTS = 100
+_OPEN = f"tags.`{TAG_BACKEND}` != ''" + "".join(
+    f" AND tags.`{TAG_STATE}` != '{state}'" for state in FINAL_STATES
+)
 
 
 def submitted_runs(
@@ -36,25 +41,39 @@ def submitted_runs(
     client = MlflowClient(mlflow.get_tracking_uri())
     experiments = _experiments(client, experiment_name, experiment_id)
     rows: list[dict[str, Any]] = []
-    for start in range(0, len(experiments), 100):
+    for start in range(0, len(experiments), _EXPERIMENTS):
         token: str | None = None
         while True:
             page = client.search_runs(
-                experiments[start : start + 100],
-                f"tags.`{TAG_BACKEND}` != ''",
+                experiments[start : start + _EXPERIMENTS],
+                _OPEN if only_open else f"tags.`{TAG_BACKEND}` != ''",
                 ViewType.ACTIVE_ONLY,
-                max_results=min(_PAGE, limit) if not only_open else _PAGE,
+                max_results=min(_PAGE, limit),
                 order_by=["attributes.start_time DESC"],
                 page_token=token,
             )
             rows += [_row(run) for run in page]
             token = page.token
-            if only_open:
-                rows = [row for row in rows if row["state"] not in FINAL_STATES]
             if not token or len(rows) >= limit:
                 break
     rows.sort(key=lambda row: -row["start_time_ms"])
     return rows[:limit]
+
+
+def open_runs(client: MlflowClient) -> Iterator[Run]:
+    """Yield all submitted runs that have no end, of every experiment: one request per page."""
+    experiments = _experiments(client, None, None)
+    for start in range(0, len(experiments), _EXPERIMENTS):
+        token: str | None = None
+        while True:
+            page = client.search_runs(
+                experiments[start : start + _EXPERIMENTS], _OPEN, ViewType.ACTIVE_ONLY,
+                max_results=_PAGE, page_token=token,
+            )  # fmt: skip
+            yield from page
+            token = page.token
+            if not token:
+                break
 
 
 def _experiments(client: MlflowClient, name: str | None, identifier: str | None) -> list[str]:

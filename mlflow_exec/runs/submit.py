@@ -228,11 +228,13 @@ def submit(prepared: Prepared, progress: Progress) -> Job:
         submission = _next_submission(run.data.tags.get(TAG_HANDLE))
         with _artifact_errors(run.info.artifact_uri):
             plan = _uploaded(client, run, prepared, submission, progress)
-        _open(store, run_id, call.backend)
+        address = prepared.scheduler.handle(plan)
+        # From here on whatever is interrupted is found by the run, and by what the job is called.
+        _open(store, run_id, call.backend, address)
         handle = prepared.scheduler.submit(plan)
         store.set_tags(run_id, {TAG_HANDLE: str(handle), TAG_HANDLE_UID: handle.uid})
     except BaseException as error:
-        if handle is not None:  # a job that no run names could not be found again
+        if handle is not None:  # a run that cannot be written to has no use for a job
             prepared.scheduler.cancel(handle, timeout_s=prepared.settings.cancel_timeout_s)
         _end_failed(client, run_id, error, progress)
         raise
@@ -280,12 +282,13 @@ def _next_submission(handle: str | None) -> int:
     return int(match.group(2)) + 1 if match else 1
 
 
-def _open(store: MlflowRunStore, run_id: str, backend: str) -> None:
+def _open(store: MlflowRunStore, run_id: str, backend: str, handle: JobHandle) -> None:
     """Mark the run as waiting, before the job can write to it; forget an earlier submission."""
     record = store.read(run_id)
-    old = [t for t in (*FAILURE_TAGS, TAG_STATE_BY, TAG_LOG_COMPLETE) if t in record.tags]
-    store.delete_tags(run_id, old)
-    store.set_tags(run_id, {TAG_BACKEND: backend, TAG_STATE: JobState.QUEUED.value})
+    forgotten = (*FAILURE_TAGS, TAG_STATE_BY, TAG_LOG_COMPLETE, TAG_HANDLE_UID)
+    store.delete_tags(run_id, [tag for tag in forgotten if tag in record.tags])
+    tags = {TAG_BACKEND: backend, TAG_HANDLE: str(handle), TAG_STATE: JobState.QUEUED.value}
+    store.set_tags(run_id, tags)
     store.set_status(run_id, "SCHEDULED", None)
 
 

@@ -105,28 +105,29 @@ def _until_final(job: Job, keeper: LogKeeper, progress: Progress | None) -> JobS
                     return status
                 if progress is not None:
                     progress.changed(describe(status))
-                _note(job, status)
+                if not job.writes_state:
+                    note(job.store, job.run_id, status)
                 clocks.see(status, now_s)
             why = clocks.expired(now_s)
             if why is not None:
                 keeper.capture(job.scheduler, job.handle)
-                return _give_up(job, why)
-    return _lost(job)
+                return give_up(job, why)
+    return lost(job)
 
 
-def _note(job: Job, status: JobStatus) -> None:
+def note(store: MlflowRunStore, run_id: str, status: JobStatus) -> None:
     """Write a live job's state on the run, where the job itself cannot reach it."""
     wanted = status.state.mlflow_status
-    if job.writes_state or wanted is None:
+    if wanted is None:
         return
     tags = {TAG_STATE: status.state.value, TAG_ATTEMPT: str(status.attempt)}
     with suppress(MlflowException):  # the end is what matters; this is for those who look now
-        record = job.store.read(job.run_id)
+        record = store.read(run_id)
         if record.tags.get(TAG_STATE) in FINAL_STATES:
             return
         if any(record.tags.get(key) != value for key, value in tags.items()):
-            job.store.set_tags(job.run_id, tags)
-            job.store.set_status(job.run_id, wanted, None)
+            store.set_tags(run_id, tags)
+            store.set_status(run_id, wanted, None)
 
 
 def _statuses(job: Job) -> Generator[JobStatus | None, None, None]:
@@ -173,7 +174,7 @@ def _statuses(job: Job) -> Generator[JobStatus | None, None, None]:
         stop.set()
 
 
-def _give_up(job: Job, why: Failure) -> JobStatus:
+def give_up(job: Job, why: Failure) -> JobStatus:
     """End a job whose clock ran out: the native job goes, the run says why."""
     message = why.message
     try:
@@ -195,7 +196,8 @@ def after_cancel(job: Job) -> JobStatus | None:
     return status if status.state in (JobState.SUCCEEDED, JobState.FAILED) else None
 
 
-def _lost(job: Job) -> JobStatus:
+def lost(job: Job) -> JobStatus:
+    """Return the end of a job of which its cluster has no trace: the run's own, if it has one."""
     written = written_end(job.store.read(job.run_id).tags)
     if written is not None:
         return written
@@ -227,7 +229,7 @@ def finish(
     if not kept:
         return  # what is left of the job is in the cluster only
     try:
-        job.scheduler.retire(job.handle)
+        job.scheduler.retire(job.handle, getattr(job.settings, "ttl_s", None))
     except MlflowExecError as error:
         say(f"the finished job stays in the cluster: {error}")
 

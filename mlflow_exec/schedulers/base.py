@@ -133,6 +133,13 @@ class Scheduler(ABC):
         """Refuse what can never succeed; warn of what is only full now; change nothing."""
 
     @abstractmethod
+    def handle(self, plan: Plan) -> JobHandle:
+        """Return the address that the job will have, before there is one.
+
+        It is written on the run before `submit`, so that whatever is interrupted can be found.
+        """
+
+    @abstractmethod
     def submit(self, plan: Plan) -> JobHandle:
         """Create the job and return when the system has accepted it.
 
@@ -140,8 +147,16 @@ class Scheduler(ABC):
         """
 
     @abstractmethod
-    def snapshot(self, *, run_id: str | None = None) -> Iterator[tuple[JobHandle, JobStatus]]:
-        """Yield all jobs of ours, or those of one run: pages of one list call."""
+    def snapshot(
+        self, *, run_id: str | None = None, near: JobHandle | None = None
+    ) -> Iterator[tuple[JobHandle, JobStatus]]:
+        """Yield all jobs of ours, or those of one run: pages of one list call.
+
+        Args:
+            run_id: Only this run's.
+            near: Where to look: in the cluster (and namespace) of this job. Where the settings
+                say, if None.
+        """
 
     @abstractmethod
     def watch(
@@ -173,8 +188,13 @@ class Scheduler(ABC):
         """
 
     @abstractmethod
-    def retire(self, handle: JobHandle) -> None:
-        """Let the cluster forget a finished job, now that all that matters of it was kept."""
+    def retire(self, handle: JobHandle, after_s: int | None) -> None:
+        """Let the cluster forget a finished job, now that all that matters of it was kept.
+
+        Args:
+            handle: The job.
+            after_s: So long after its end; None to leave it there.
+        """
 
     @abstractmethod
     def diagnose(self) -> Iterator[Finding]:

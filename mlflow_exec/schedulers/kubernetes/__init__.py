@@ -16,6 +16,7 @@ import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from copy import deepcopy
+from dataclasses import replace
 from typing import Any
 
 from mlflow_exec.clients import kubernetes as api
@@ -39,6 +40,7 @@ from mlflow_exec.schedulers.kubernetes.plan import (
     CONFIGMAP_BUNDLE_BYTES,
     JOB_TEMPLATE,
     LABEL_RUN,
+    SUBMITTING,
     make_plan,
 )
 from mlflow_exec.schedulers.kubernetes.status import job_status
@@ -152,6 +154,13 @@ class KubernetesScheduler(Scheduler):
 
     # -- acting -----------------------------------------------------------------------------
 
+    def handle(self, plan: Plan) -> JobHandle:
+        """See :meth:`~.Scheduler.handle`."""
+        client, metadata = self._connect(), plan.objects[0]["metadata"]
+        identity = client.identity(self._settings.cluster_name)
+        self._clients[identity] = client
+        return JobHandle("k8s", identity, (metadata["namespace"], metadata["name"]))
+
     def submit(self, plan: Plan) -> JobHandle:
         """See :meth:`~.Scheduler.submit`."""
         client = self._connect()
@@ -167,18 +176,12 @@ class KubernetesScheduler(Scheduler):
         try:
             for item in plan.objects[1:]:
                 self._create(client, item, plan, owner)
-            if not self._settings.queue and job["spec"].get("suspend"):
-                self._start(client, job)
+            self._start(client, job)
         except BaseException:
             if created:
                 delete_job(client, _path(job), {"uid": job["metadata"]["uid"]})
             raise
-        namespace = job["metadata"]["namespace"]
-        identity = client.identity(self._settings.cluster_name)
-        self._clients[identity] = client
-        return JobHandle(
-            "k8s", identity, (namespace, job["metadata"]["name"]), job["metadata"]["uid"]
-        )
+        return replace(self.handle(plan), uid=job["metadata"]["uid"])
 
     def _create(
         self,
@@ -210,26 +213,38 @@ class KubernetesScheduler(Scheduler):
         raise AssertionError("unreachable")
 
     def _start(self, client: api.KubernetesClient, job: Mapping[str, Any]) -> None:
-        """Un-suspend, only if nobody changed the Job in between."""
-        version = job["metadata"]["resourceVersion"]
-        body = {"metadata": {"resourceVersion": version}, "spec": {"suspend": False}}
+        """Say that the submission is complete, and un-suspend unless a queue does that.
+
+        Only if nobody changed the Job in between.
+        """
+        metadata = job["metadata"]
+        if SUBMITTING not in (metadata.get("annotations") or {}):
+            return  # an earlier try has done it
+        body: dict[str, Any] = {
+            "metadata": {
+                "resourceVersion": metadata["resourceVersion"],
+                "annotations": {SUBMITTING: None},
+            }
+        }
+        if not self._settings.queue:
+            body["spec"] = {"suspend": False}
         try:
             client.request("PATCH", _path(job), body=body, content_type=_MERGE_PATCH)
         except ConflictError:
             fresh = client.request("GET", _path(job))
-            if fresh["spec"].get("suspend") and not fresh["metadata"].get("deletionTimestamp"):
+            if not fresh["metadata"].get("deletionTimestamp"):
                 self._start(client, fresh)
 
     def cancel(self, handle: JobHandle, *, timeout_s: float = 120) -> None:
         """See :meth:`~.Scheduler.cancel`."""
         cancel(self._client_of(handle), handle, timeout_s)
 
-    def retire(self, handle: JobHandle) -> None:
-        """Let the Job be deleted ``ttl_s`` after its end; see :meth:`~.Scheduler.retire`."""
-        if self._settings.ttl_s is None:
+    def retire(self, handle: JobHandle, after_s: int | None) -> None:
+        """See :meth:`~.Scheduler.retire`."""
+        if after_s is None:
             return
         namespace, name = handle.path
-        body = {"spec": {"ttlSecondsAfterFinished": self._settings.ttl_s}}
+        body = {"spec": {"ttlSecondsAfterFinished": after_s}}
         path = api.object_path("jobs", namespace, name, group=BATCH)
         try:
             self._client_of(handle).request("PATCH", path, body=body, content_type=_MERGE_PATCH)
@@ -238,21 +253,24 @@ class KubernetesScheduler(Scheduler):
 
     # -- reading ----------------------------------------------------------------------------
 
-    def snapshot(self, *, run_id: str | None = None) -> Iterator[tuple[JobHandle, JobStatus]]:
+    def snapshot(
+        self, *, run_id: str | None = None, near: JobHandle | None = None
+    ) -> Iterator[tuple[JobHandle, JobStatus]]:
         """See :meth:`~.Scheduler.snapshot`."""
-        client = self._connect()
-        namespace = self._namespace()
+        client = self._connect() if near is None else self._client_of(near)
+        namespace = self._namespace() if near is None else near.path[0]
         chosen = selector([run_id] if run_id else [])
         pods: dict[str, list[Any]] = {}
         for page in list_pages(client, api.object_path("pods", namespace), chosen):
             for pod in page["items"]:
                 pods.setdefault(job_of(pod), []).append(pod)
-        identity = client.identity(self._settings.cluster_name)
+        identity = near.cluster if near else client.identity(self._settings.cluster_name)
         for page in list_pages(client, api.object_path("jobs", namespace, group=BATCH), chosen):
             for job in page["items"]:
                 metadata = job["metadata"]
                 handle = JobHandle("k8s", identity, (namespace, metadata["name"]), metadata["uid"])
-                yield handle, job_status(job, pods.get(metadata["name"], []))
+                found = pods.get(metadata["name"], [])
+                yield handle, job_status(job, found, now=client.now())
 
     def status(self, handle: JobHandle) -> JobStatus:
         """See :meth:`~.Scheduler.status`; two requests, no watch."""
@@ -270,7 +288,8 @@ class KubernetesScheduler(Scheduler):
         status = job_status(job, pods)
         if status.failure is None and pods:
             return status
-        return job_status(job, pods, job_events(client, namespace, uids), why_held(client, job))
+        events = job_events(client, namespace, uids)
+        return job_status(job, pods, events, why_held(client, job), client.now())
 
     def watch(
         self, handles: Iterable[JobHandle], stop: threading.Event | None = None

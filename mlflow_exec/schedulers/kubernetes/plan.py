@@ -22,6 +22,8 @@ LABEL_RUN = "mlflow-exec/run-id"
 LABEL_EXPERIMENT = "mlflow-exec/experiment-id"
 LABEL_QUEUE = "kueue.x-k8s.io/queue-name"
 MANAGED_BY = "mlflow-exec"
+# On a Job until all that it needs is there; it does not start before.
+SUBMITTING = "mlflow-exec/submitting"
 CONTAINER = "job"
 SOURCE_CONTAINER = "source"
 JOB_TEMPLATE = "kubernetes/job.yaml.j2"
@@ -156,6 +158,7 @@ def _job(
     parameters = {
         **values,
         "annotations": settings.annotations,
+        "job_annotations": settings.annotations | {SUBMITTING: "true"},
         "retries": settings.retries,
         "deadline_s": None if settings.deadline_s is None else int(settings.deadline_s),
         "final_exit_codes": list(runtime.FINAL_EXIT_CODES),

@@ -8,12 +8,18 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
 from typing import Any
 
 from mlflow_exec.jobs import Failure, FailureCategory, JobState, JobStatus
 from mlflow_exec.runtime.end import EXIT_STOPPED
 from mlflow_exec.schedulers.ending import parse_ending, user_error
-from mlflow_exec.schedulers.kubernetes.plan import CONTAINER, LABEL_QUEUE, SOURCE_CONTAINER
+from mlflow_exec.schedulers.kubernetes.plan import (
+    CONTAINER,
+    LABEL_QUEUE,
+    SOURCE_CONTAINER,
+    SUBMITTING,
+)
 
 Json = Mapping[str, Any]
 
@@ -43,6 +49,10 @@ _TRANSIENT_PULL = re.compile(r"\b429\b|too many requests|toomanyrequests|pull QP
 
 _LAST_WORDS_CHARS = 300  # a tag holds 500
 
+# A submission takes a second; a Job that is not complete after a minute has lost its client.
+_SUBMITTING_S = 60.0
+_ABANDONED = "Its submission was interrupted before all that it needs was there."
+
 _HINTS = {
     FailureCategory.OUT_OF_MEMORY: "Raise resources.memory, or use less of it.",
     FailureCategory.IMAGE_PULL: "Check the image's name and tag, and image_pull_secrets.",
@@ -70,7 +80,11 @@ def true_conditions(obj: Json) -> dict[str, Json]:
 
 
 def job_status(
-    job: Json, pods: Sequence[Json], events: Sequence[Json] = (), kueue: str = ""
+    job: Json,
+    pods: Sequence[Json],
+    events: Sequence[Json] = (),
+    kueue: str = "",
+    now: datetime | None = None,
 ) -> JobStatus:
     """Return the status of a Job.
 
@@ -79,6 +93,7 @@ def job_status(
         pods: Its pods, those of earlier attempts too, as far as they are still there.
         events: Events of the Job and its pods, where they were read.
         kueue: Why Kueue holds it, where that was read.
+        now: By the cluster's own clock; where it is not known, nothing is told from ages.
     """
     pods = sorted(pods, key=lambda pod: pod["metadata"]["creationTimestamp"])
     native = _native(job, pods, events)
@@ -89,9 +104,12 @@ def job_status(
     if "Failed" in conditions:
         why, exit_code = _why_failed(conditions["Failed"], pods)
         return JobStatus(JobState.FAILED, why.message, why, exit_code, attempt, native=native)
+    if now is not None and _is_abandoned(job, now):
+        why = Failure(FailureCategory.INFRASTRUCTURE, _ABANDONED, "Submit it again.")
+        return JobStatus(JobState.QUEUED, _ABANDONED, why, abandoned=True, native=native)
     state, message, holding = _live(job, pods, events, kueue)
     held = bool(job["spec"].get("suspend")) or (holding is not None and _passes(holding))
-    return JobStatus(state, message, holding, None, attempt, held, native)
+    return JobStatus(state, message, holding, None, attempt, held, native=native)
 
 
 def _live(
@@ -105,6 +123,14 @@ def _live(
         holding = _not_created(events)
         return JobState.QUEUED, holding.message if holding else "waits for its pod", holding
     return pod_state(pods[-1])
+
+
+def _is_abandoned(job: Json, now: datetime) -> bool:
+    metadata = job["metadata"]
+    if SUBMITTING not in (metadata.get("annotations") or {}):
+        return False
+    created = datetime.fromisoformat(metadata["creationTimestamp"].replace("Z", "+00:00"))
+    return (now - created).total_seconds() > _SUBMITTING_S
 
 
 def queue_of(job: Json) -> str:

@@ -189,7 +189,8 @@ class JobsWatch:
 
     def _status(self, item: _Tracked) -> JobStatus:
         assert item.job is not None
-        status = job_status(item.job, list(item.pods.values()), item.events, item.kueue)
+        now = self._client.now()
+        status = job_status(item.job, list(item.pods.values()), item.events, item.kueue, now)
         if status.state is JobState.FAILED:
             self._read_late_reason(item)
             return job_status(item.job, list(item.pods.values()), item.events, item.kueue)

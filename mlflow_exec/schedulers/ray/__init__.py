@@ -54,7 +54,7 @@ from mlflow_exec.schedulers.ray.plan import (
 )
 from mlflow_exec.schedulers.ray.preflight import unfit, unsent_secrets
 from mlflow_exec.schedulers.ray.status import job_status
-from mlflow_exec.schedulers.ray.watch import JobsWatch
+from mlflow_exec.schedulers.ray.watch import JobsWatch, known_status
 from mlflow_exec.settings import BackendSettings, RaySettings
 
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
@@ -187,17 +187,23 @@ class RayScheduler(Scheduler):
 
     # -- acting -----------------------------------------------------------------------------
 
+    def handle(self, plan: Plan) -> JobHandle:
+        """See :meth:`~.Scheduler.handle`."""
+        client = self._connect()
+        session = str(_repeated(client.version).get("session_name") or "")
+        handle = handle_of(client.address, str(plan.objects[0]["submission_id"]), session)
+        self._clients[address_of(handle)] = client
+        return handle
+
     def submit(self, plan: Plan) -> JobHandle:
         """See :meth:`~.Scheduler.submit`."""
+        handle = self.handle(plan)
         client = self._connect()
         job = plan.objects[0]
-        session = str(_repeated(client.version).get("session_name") or "")
         for name, content in plan.data.items():
             if not _repeated(lambda name=name: client.has_package(name)):
                 _repeated(lambda name=name, content=content: client.put_package(name, content))
         self._submit_once(client, job, plan.spec.run_id)
-        handle = handle_of(client.address, str(job["submission_id"]), session)
-        self._clients[address_of(handle)] = client
         return handle
 
     @staticmethod
@@ -253,7 +259,7 @@ class RayScheduler(Scheduler):
                 )
             time.sleep(_POLL_S)
 
-    def retire(self, handle: JobHandle) -> None:
+    def retire(self, handle: JobHandle, after_s: int | None) -> None:
         """Do nothing: Ray keeps the records of finished jobs, small as they are, by itself.
 
         Deleting one would let its id be taken again, and ids are never to be used twice.
@@ -261,21 +267,25 @@ class RayScheduler(Scheduler):
 
     # -- reading ----------------------------------------------------------------------------
 
-    def snapshot(self, *, run_id: str | None = None) -> Iterator[tuple[JobHandle, JobStatus]]:
+    def snapshot(
+        self, *, run_id: str | None = None, near: JobHandle | None = None
+    ) -> Iterator[tuple[JobHandle, JobStatus]]:
         """See :meth:`~.Scheduler.snapshot`; starts no Ray on this machine."""
-        address, _ = resolve_address(self._settings)
+        address = address_of(near) if near else resolve_address(self._settings)[0]
         if address is None:
             embedded = ray_embedded.status()
             if embedded is None:
                 return
             address = embedded.address
-        client = self._client(address)
+        client = self._client_of(near) if near else self._client(address)
         session = str(client.version().get("session_name") or "")
         for record in client.jobs():
             metadata = record.get("metadata") or {}
             ours = metadata.get(META_MANAGED) == MANAGED_BY
             if ours and run_id in (None, metadata.get(META_RUN)):
-                yield handle_of(address, record["submission_id"], session), job_status(record)
+                status = known_status(client, record)
+                assert status is not None
+                yield handle_of(address, record["submission_id"], session), status
 
     def watch(
         self, handles: Iterable[JobHandle], stop: threading.Event | None = None

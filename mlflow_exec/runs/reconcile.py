@@ -1,0 +1,249 @@
+"""Ends the runs whose jobs have ended while nobody looked.
+
+One list per cluster and namespace tells how all jobs are; only runs whose job has changed cost
+more. Safe beside living clients and other reconcilers: an end is written once (`runtime.end`).
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from typing import Any
+
+from mlflow import MlflowClient
+from mlflow.entities import Run
+from mlflow.exceptions import MlflowException
+
+from mlflow_exec import registry
+from mlflow_exec.errors import MlflowExecError
+from mlflow_exec.jobs import Failure, JobHandle, JobState, JobStatus
+from mlflow_exec.runs.attach import job_of
+from mlflow_exec.runs.clocks import Clocks
+from mlflow_exec.runs.listing import open_runs
+from mlflow_exec.runs.progress import Progress
+from mlflow_exec.runs.store import MlflowRunStore
+from mlflow_exec.runs.supervise import (
+    LOST_GRACE_S,
+    Job,
+    describe,
+    finish,
+    give_up,
+    lost,
+    note,
+)
+from mlflow_exec.runs.tracking import entry_can_write
+from mlflow_exec.runtime.end import TAG_BACKEND, TAG_HANDLE, TAG_HANDLE_UID, TAG_STATE
+from mlflow_exec.schedulers.base import Scheduler
+from mlflow_exec.settings import parse_settings
+
+INTERVAL_S = 30.0
+_WORKERS = 8
+# The run names its job before the job is there. So long after the run was made nobody submits any
+# more; no clocks of two machines differ that much.
+_UNCONFIRMED_S = 3600.0
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one open run.
+
+    Attributes:
+        run_id: The run.
+        handle: Its job.
+        action: ``ended`` (its end was written), ``open`` (its job goes on), ``missing`` (its job
+            is not known; it is lost if that stays so), or ``unknown`` (nobody could be asked).
+        state: The job's state; UNKNOWN where it could not be asked.
+        detail: One line for people.
+    """
+
+    run_id: str
+    handle: str
+    action: str
+    state: str
+    detail: str = ""
+
+
+@dataclass(frozen=True)
+class _Open:
+    """An open run, as the search tells it, and its job."""
+
+    run: Run
+    handle: JobHandle
+
+    def outcome(self, action: str, state: str, detail: str) -> Outcome:
+        return Outcome(self.run.info.run_id, str(self.handle), action, state, detail)
+
+
+class Reconciler:
+    """Looks at all open runs of a tracking server, once or again and again."""
+
+    def __init__(
+        self,
+        client: MlflowClient,
+        configs: Mapping[str, Mapping[str, Any]],
+        *,
+        dry_run: bool = False,
+        lost_grace_s: float = LOST_GRACE_S,
+        progress: Progress | None = None,
+    ) -> None:
+        """Ask nobody yet.
+
+        Args:
+            client: For the tracking server.
+            configs: The backends to look at, with the settings that reach their clusters.
+            dry_run: Say what would be written, and write nothing.
+            lost_grace_s: How long a job must be unknown to its cluster to be lost.
+            progress: Told what could not be done.
+        """
+        self._client = client
+        self._configs = configs
+        self._dry_run = dry_run
+        self._lost_grace_s = lost_grace_s
+        self._progress = progress or Progress()
+        self._schedulers: dict[str, Scheduler] = {}
+        self._missing_since_s: dict[str, float] = {}
+        self._clocks: dict[str, Clocks] = {}
+
+    def once(self) -> Iterator[Outcome]:
+        """Yield what became of every open run; waits for the grace where a job is not known."""
+        again: list[_Open] = []
+        for run, outcome in self._pass(self._open()):
+            if outcome.action == "missing":
+                again.append(run)
+            else:
+                yield outcome
+        if again:
+            time.sleep(self._lost_grace_s)  # the stated grace: a cluster that has just restarted
+            yield from (outcome for _, outcome in self._pass(again))
+
+    def forever(
+        self, interval_s: float = INTERVAL_S, stop: threading.Event | None = None
+    ) -> Iterator[Outcome]:
+        """Yield what changed, pass after pass, until told to stop."""
+        stop = stop or threading.Event()
+        said: dict[str, Outcome] = {}
+        while not stop.is_set():
+            seen: dict[str, Outcome] = {}
+            try:
+                for _, outcome in self._pass(self._open()):
+                    seen[outcome.run_id] = outcome
+                    if said.get(outcome.run_id) != outcome:
+                        yield outcome
+            except MlflowException as error:
+                self._progress.changed(f"the tracking server cannot be asked: {error}")
+                seen = said
+            said = seen
+            self._clocks = {k: v for k, v in self._clocks.items() if k in seen}
+            self._missing_since_s = {
+                k: v for k, v in self._missing_since_s.items() if k in seen
+            }
+            stop.wait(interval_s)
+
+    # -- one pass ---------------------------------------------------------------------------
+
+    def _open(self) -> Iterator[_Open]:
+        for run in open_runs(self._client):
+            tags = run.data.tags
+            if tags.get(TAG_HANDLE) and tags[TAG_BACKEND] in self._configs:
+                yield _Open(run, JobHandle.parse(tags[TAG_HANDLE], tags.get(TAG_HANDLE_UID, "")))
+
+    def _pass(self, runs: Iterable[_Open]) -> Iterator[tuple[_Open, Outcome]]:
+        places: dict[tuple[Any, ...], list[_Open]] = {}
+        for run in runs:
+            handle = run.handle
+            places.setdefault((handle.scheme, handle.cluster, handle.path[:-1]), []).append(run)
+        with ThreadPoolExecutor(_WORKERS, thread_name_prefix="mlflow-exec-reconcile") as pool:
+            for members in places.values():
+                try:
+                    statuses = self._statuses(members)
+                except MlflowExecError as error:
+                    yield from ((r, r.outcome("unknown", "UNKNOWN", str(error))) for r in members)
+                    continue
+                found = [statuses.get(run.handle.name) for run in members]
+                yield from zip(members, pool.map(self._treat, members, found), strict=True)
+
+    def _statuses(self, members: Sequence[_Open]) -> dict[str, JobStatus]:
+        """Return how the jobs of one place are, by name, from one list of them."""
+        wanted = {run.handle.name: run.handle for run in members}
+        statuses: dict[str, JobStatus] = {}
+        near = members[0].handle
+        for handle, status in self._scheduler(near).snapshot(near=near):
+            asked = wanted.get(handle.name)
+            if asked is None or asked.uid not in ("", handle.uid):
+                continue
+            # What a living job's record holds is of no use here, and there may be thousands.
+            statuses[handle.name] = status if status.state.is_final else replace(status, native={})
+        return statuses
+
+    def _scheduler(self, handle: JobHandle) -> Scheduler:
+        backend = registry.backend_of_scheme(handle.scheme)
+        place = f"{handle.scheme}://{handle.cluster}"
+        if place not in self._schedulers:
+            settings = parse_settings(
+                registry.load(backend.settings), self._configs[backend.name], "--backend-config"
+            )
+            self._schedulers[place] = registry.load(backend.scheduler, backend.extra)(settings)
+        return self._schedulers[place]
+
+    def _treat(self, run: _Open, status: JobStatus | None) -> Outcome:
+        """Bring one run to what its job is; nothing that goes wrong stops the others."""
+        run_id = run.run.info.run_id
+        try:
+            if status is None:
+                return self._missing(run)
+            self._missing_since_s.pop(run_id, None)
+            if status.state.is_final:
+                return self._end(run, status)
+            why = self._expired(run, status)
+            if why is not None:
+                return self._end(run, status, why)
+            told = run.run.data.tags.get(TAG_STATE) == status.state.value
+            if not (told or self._dry_run or entry_can_write(self._client.tracking_uri)):
+                note(MlflowRunStore(self._client), run_id, status)
+            return run.outcome("open", status.state.value, describe(status))
+        except Exception as error:  # artifact stores have errors of their own
+            return run.outcome("unknown", "UNKNOWN", f"{type(error).__name__}: {error}")
+
+    def _missing(self, run: _Open) -> Outcome:
+        now_s = time.monotonic()
+        since_s = self._missing_since_s.setdefault(run.run.info.run_id, now_s)
+        if now_s - since_s < self._lost_grace_s:
+            return run.outcome("missing", "UNKNOWN", "its cluster does not know the job")
+        age_s = time.time() - (run.run.info.start_time or 0) / 1000
+        if not run.handle.uid and age_s < _UNCONFIRMED_S:
+            text = "its submission is not confirmed, and may still be going on"
+            return run.outcome("open", "UNKNOWN", text)
+        return self._end(run, None)
+
+    def _expired(self, run: _Open, status: JobStatus) -> Failure | None:
+        """Return why a job that waits must be ended now; None if it may go on."""
+        if status.abandoned:
+            return status.failure
+        if status.state in (JobState.RUNNING, JobState.UNKNOWN):
+            return None
+        clocks = self._clocks.get(run.run.info.run_id)
+        if clocks is None:
+            clocks = self._clocks[run.run.info.run_id] = Clocks(self._job(run).settings)
+        now_s = time.monotonic()
+        clocks.see(status, now_s)
+        return clocks.expired(now_s)
+
+    def _end(self, run: _Open, status: JobStatus | None, why: Failure | None = None) -> Outcome:
+        """Write an end: that of the status, of a clock that ran out, or of a lost job."""
+        job = self._job(run)
+        if status is None:
+            status = lost(job)
+        if self._dry_run:
+            state = "FAILED" if why else status.state.value
+            return run.outcome("ended", state, f"not written: {why or describe(status)}")
+        if why is not None:
+            status = give_up(job, why)
+        finish(job, status, progress=self._progress)
+        return run.outcome("ended", status.state.value, describe(status))
+
+    def _job(self, run: _Open) -> Job:
+        config = self._configs[run.run.data.tags[TAG_BACKEND]]
+        return job_of(self._client, run.run, config, self._scheduler(run.handle))

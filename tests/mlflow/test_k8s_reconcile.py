@@ -1,0 +1,137 @@
+"""Runs whose jobs ended while nobody looked get their end from any machine."""
+
+from __future__ import annotations
+
+import json
+import threading
+
+import pytest
+from kubernetes import client
+
+from mlflow_exec.runs.reconcile import Outcome, Reconciler
+from mlflow_exec.runs.submitted import ExecSubmittedRun
+from mlflow_exec.testing.collecting import Collected, until
+from tests.mlflow.k8s_runs import WAIT, K8sRuns
+
+
+def job_is_gone(k8s: K8sRuns, submitted: ExecSubmittedRun) -> bool:
+    with k8s.cluster.api_client() as api:
+        jobs = client.BatchV1Api(api).list_namespaced_job(k8s.namespace).items
+    return submitted.handle.name not in [job.metadata.name for job in jobs]
+
+
+def delete_job(k8s: K8sRuns, submitted: ExecSubmittedRun) -> None:
+    """Delete a job as an operator does."""
+    with k8s.cluster.api_client() as api:
+        client.BatchV1Api(api).delete_namespaced_job(
+            submitted.handle.name, k8s.namespace, propagation_policy="Foreground"
+        )
+    until(lambda: job_is_gone(k8s, submitted), "the job is gone")
+
+
+def reconciled(k8s: K8sRuns, *options: str) -> dict[str, dict[str, str]]:
+    """Run the command and return what it says of each run."""
+    command = k8s.command_line(
+        "mlflow-exec", "reconcile", "--backend", "k8s", "--output", "json", *options
+    )
+    out, err = command.communicate(timeout=180)
+    assert command.returncode == 0, err + out
+    rows = [json.loads(line) for line in out.splitlines()]
+    return {row["run_id"]: row for row in rows}
+
+
+def test_the_runs_of_jobs_that_ended_unseen_are_ended(k8s: K8sRuns) -> None:
+    late = k8s.run(k8s.project(WAIT), deadline_s=6)
+    deleted, waiting = k8s.run(k8s.project(WAIT)), k8s.run(k8s.project(WAIT))
+    finished = k8s.run(k8s.project("print('done')"))
+    k8s.says(deleted, "it waits")
+    k8s.says(waiting, "it waits")
+    k8s.says(finished, "done")
+    delete_job(k8s, deleted)
+    k8s.state_becomes(late, "FAILED")
+    assert k8s.mlflow.get_run(late.run_id).data.tags["mlflow_exec.state"] == "RUNNING"
+
+    tried = reconciled(k8s, "--dry-run")
+    assert tried[late.run_id]["action"] == "ended"
+    assert k8s.mlflow.get_run(late.run_id).info.status == "RUNNING", "nothing is written"
+
+    said = reconciled(k8s)
+    assert said[late.run_id]["action"] == said[deleted.run_id]["action"] == "ended"
+    assert (said[waiting.run_id]["action"], said[waiting.run_id]["state"]) == ("open", "RUNNING")
+    assert finished.run_id not in said, "it wrote its own end"
+    assert "it waits" in k8s.log(late.run_id)
+    k8s.ends(late, "FAILED", "deadline")
+    k8s.ends(deleted, "FAILED", "lost")
+    assert set(reconciled(k8s)) == {waiting.run_id}
+    waiting.cancel()
+    assert reconciled(k8s) == {}
+
+
+def test_a_clock_ends_a_job_that_nobody_else_watches(k8s: K8sRuns) -> None:
+    submitted = k8s.run(k8s.project(""), image="no-such-registry.test/x:1", image_pull_grace_s=3)
+    stop = threading.Event()
+    seen = Collected(Reconciler(k8s.mlflow, {"k8s": {}}).forever(1, stop))
+    seen.until(
+        lambda said: any(o.run_id == submitted.run_id and o.action == "ended" for o in said),
+        "the reconciler gives it up",
+    )
+    stop.set()
+    k8s.ends(submitted, "FAILED", "image_pull")
+    until(lambda: job_is_gone(k8s, submitted), "the job is gone")
+
+
+def test_two_reconcilers_and_a_client_write_one_end(k8s: K8sRuns) -> None:
+    submitted = k8s.run(k8s.project(WAIT), deadline_s=8)
+    k8s.says(submitted, "it waits")
+    follower = Collected(submitted.wait() for _ in range(1))
+    stop = threading.Event()
+    passes = [Collected(Reconciler(k8s.mlflow, {"k8s": {}}).forever(0.5, stop)) for _ in range(2)]
+    assert follower.all() == [False]
+    stop.set()
+    outcomes = [o for found in passes for o in found.all() if o.run_id == submitted.run_id]
+    assert {o.state for o in outcomes} <= {"QUEUED", "RUNNING", "FAILED"}
+    assert not [o for o in outcomes if o.action == "unknown"], outcomes
+    k8s.ends(submitted, "FAILED", "deadline")
+    log = k8s.log(submitted.run_id)
+    assert log.count("it waits\n") == 1
+
+
+@pytest.fixture
+def interrupted(k8s: K8sRuns, monkeypatch: pytest.MonkeyPatch) -> ExecSubmittedRun:
+    """A submission whose client died after it had created the Job, and before all the rest."""
+    from mlflow_exec.runs.attach import attach
+    from mlflow_exec.schedulers.kubernetes import KubernetesScheduler
+
+    def dies(*_: object) -> None:
+        raise SystemExit
+
+    before = k8s.run_ids()
+    with monkeypatch.context() as patch:
+        patch.setattr(KubernetesScheduler, "_start", dies)
+        patch.setattr("mlflow_exec.schedulers.kubernetes.delete_job", lambda *_: None)
+        patch.setattr("mlflow_exec.runs.submit._end_failed", lambda *_: None)
+        with pytest.raises(SystemExit):
+            k8s.run(k8s.project(""))
+    (run_id,) = k8s.run_ids() - before
+    submitted = attach(run_id)
+    k8s.submitted.append(submitted)
+    return submitted
+
+
+def test_a_submission_that_was_interrupted_is_cleared_away(
+    k8s: K8sRuns, interrupted: ExecSubmittedRun
+) -> None:
+    assert reconciled(k8s)[interrupted.run_id]["action"] == "open", "its client may still live"
+    assert not job_is_gone(k8s, interrupted)
+    stop = threading.Event()
+    seen = Collected(Reconciler(k8s.mlflow, {"k8s": {}}).forever(2, stop))
+
+    def ended(said: list[Outcome]) -> bool:
+        return any(o.run_id == interrupted.run_id and o.action == "ended" for o in said)
+
+    seen.until(ended, "the job that never starts is given up")
+    stop.set()
+    run = k8s.ends(interrupted, "FAILED", "infrastructure")
+    assert "submission was interrupted" in run.data.tags["mlflow_exec.failure.message"]
+    assert job_is_gone(k8s, interrupted)
+    assert not [name for name in k8s.objects() if interrupted.run_id in name]
