@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,10 +17,15 @@ from mlflow_exec.errors import ClusterError, ConfigError, NotFoundError
 
 _NAMESPACE_FILE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 _CONNECTIONS = 16
+_clients: dict[tuple[str, str, tuple[tuple[int, int], ...]], KubernetesClient] = {}
+_lock = threading.Lock()
 
 
 def from_kubeconfig(context: str | None, path: str | None = None) -> KubernetesClient:
     """Return a client for a context of a kubeconfig; the current one if None.
+
+    The same one for the same context of an unchanged file, so that a process with many jobs keeps
+    its connections.
 
     Raises:
         ConfigError: There is no such file or context. Nothing else is tried in its place.
@@ -46,7 +52,18 @@ def from_kubeconfig(context: str | None, path: str | None = None) -> KubernetesC
                 file, name, persist_config=False, client_configuration=configuration
             )
 
-    return KubernetesClient(f"context {name!r}", namespace, load)
+    key = (file, name, _version(file))
+    with _lock:
+        if key not in _clients:
+            _clients[key] = KubernetesClient(f"context {name!r}", namespace, load)
+        return _clients[key]
+
+
+def _version(file: str) -> tuple[tuple[int, int], ...]:
+    """Return what changes when a kubeconfig is written anew."""
+    found = (Path(part) for part in file.split(os.pathsep) if part)
+    states = [path.stat() for path in found if path.exists()]
+    return tuple((state.st_mtime_ns, state.st_ino) for state in states)
 
 
 def in_cluster() -> KubernetesClient:

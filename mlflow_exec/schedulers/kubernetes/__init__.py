@@ -10,12 +10,10 @@
 
 from __future__ import annotations
 
-import base64
 import queue
 import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from copy import deepcopy
 from dataclasses import replace
 from typing import Any
 
@@ -23,12 +21,10 @@ from mlflow_exec.clients import kubernetes as api
 from mlflow_exec.clients import kubernetes_config as ways
 from mlflow_exec.clients.kubernetes_watch import list_pages
 from mlflow_exec.errors import (
-    AccessDeniedError,
     ConfigError,
     ConflictError,
     JobNotFoundError,
     NotFoundError,
-    RejectedError,
     UnreachableError,
 )
 from mlflow_exec.jobs import JobHandle, JobSpec, JobStatus
@@ -36,6 +32,12 @@ from mlflow_exec.schedulers.base import Delivery, Finding, Plan, Report, Schedul
 from mlflow_exec.schedulers.kubernetes.cancel import cancel, delete_job, find_pods
 from mlflow_exec.schedulers.kubernetes.doctor import findings
 from mlflow_exec.schedulers.kubernetes.logs import PodLog, has_log
+from mlflow_exec.schedulers.kubernetes.objects import (
+    BATCH,
+    collection_of,
+    path_of,
+    with_contents,
+)
 from mlflow_exec.schedulers.kubernetes.plan import (
     CONFIGMAP_BUNDLE_BYTES,
     JOB_TEMPLATE,
@@ -43,9 +45,9 @@ from mlflow_exec.schedulers.kubernetes.plan import (
     SUBMITTING,
     make_plan,
 )
+from mlflow_exec.schedulers.kubernetes.preflight import check
 from mlflow_exec.schedulers.kubernetes.status import job_status
 from mlflow_exec.schedulers.kubernetes.watch import (
-    BATCH,
     JobsWatch,
     job_events,
     job_of,
@@ -128,20 +130,8 @@ class KubernetesScheduler(Scheduler):
         return client
 
     def check(self, plan: Plan) -> Report:
-        """Let the API server validate the objects, strictly, without creating them."""
-        client = self._connect()
-        for item in plan.objects:
-            path = _collection(item)
-            query = {"dryRun": "All", "fieldValidation": "Strict"}
-            try:
-                client.request("POST", path, body=_bodied(item, plan, dry=True), query=query)
-            except (RejectedError, NotFoundError, AccessDeniedError) as error:
-                raise type(error)(
-                    f"preflight: the cluster refuses the {item['kind']}: {error}",
-                    status=error.status,
-                    reason=error.reason,
-                ) from error
-        return Report()
+        """See :meth:`~.Scheduler.check`; an answer counts for jobs of the same shape."""
+        return check(self._connect(), plan)
 
     def diagnose(self) -> Iterator[Finding]:
         """See :meth:`~.Scheduler.diagnose`."""
@@ -179,7 +169,7 @@ class KubernetesScheduler(Scheduler):
             self._start(client, job)
         except BaseException:
             if created:
-                delete_job(client, _path(job), {"uid": job["metadata"]["uid"]})
+                delete_job(client, path_of(job), {"uid": job["metadata"]["uid"]})
             raise
         return replace(self.handle(plan), uid=job["metadata"]["uid"])
 
@@ -191,14 +181,14 @@ class KubernetesScheduler(Scheduler):
         owner: Mapping[str, Any] | None = None,
     ) -> tuple[dict[str, Any], bool]:
         """Create an object, or find the one that an earlier try made; also say which it was."""
-        body = _bodied(item, plan)
+        body = with_contents(item, plan)
         if owner:
             body["metadata"]["ownerReferences"] = [owner]
         for attempt in range(1, _CREATE_TRIES + 1):
             try:
-                return client.request("POST", _collection(item), body=body), True
+                return client.request("POST", collection_of(item), body=body), True
             except ConflictError as conflict:
-                found = client.request("GET", _path(item))
+                found = client.request("GET", path_of(item))
                 if (found["metadata"].get("labels") or {}).get(LABEL_RUN) != plan.spec.run_id:
                     raise ConflictError(
                         f"{item['kind']} {item['metadata']['name']!r}: exists and is not of this "
@@ -229,9 +219,9 @@ class KubernetesScheduler(Scheduler):
         if not self._settings.queue:
             body["spec"] = {"suspend": False}
         try:
-            client.request("PATCH", _path(job), body=body, content_type=_MERGE_PATCH)
+            client.request("PATCH", path_of(job), body=body, content_type=_MERGE_PATCH)
         except ConflictError:
-            fresh = client.request("GET", _path(job))
+            fresh = client.request("GET", path_of(job))
             if not fresh["metadata"].get("deletionTimestamp"):
                 self._start(client, fresh)
 
@@ -358,28 +348,3 @@ def _together(
             left -= 1
         else:
             yield item
-
-
-_RESOURCES = {"Job": ("jobs", BATCH), "ConfigMap": ("configmaps", ""), "Secret": ("secrets", "")}
-
-
-def _collection(item: Mapping[str, Any]) -> str:
-    resource, group = _RESOURCES[item["kind"]]
-    return api.object_path(resource, item["metadata"]["namespace"], group=group)
-
-
-def _path(item: Mapping[str, Any]) -> str:
-    resource, group = _RESOURCES[item.get("kind", "Job")]
-    metadata = item["metadata"]
-    return api.object_path(resource, metadata["namespace"], metadata["name"], group=group)
-
-
-def _bodied(item: Mapping[str, Any], plan: Plan, *, dry: bool = False) -> dict[str, Any]:
-    """Return an object with what the plan only refers to: secret values and binary data."""
-    body = deepcopy(dict(item))
-    if body["kind"] == "Secret":
-        values = {name: ("" if dry else s.reveal()) for name, s in plan.secrets.items()}
-        body["stringData"] = values
-    if body["kind"] == "ConfigMap" and plan.data:
-        body["binaryData"] = {k: base64.b64encode(v).decode() for k, v in plan.data.items()}
-    return body

@@ -7,16 +7,7 @@ from collections.abc import Iterator
 from mlflow_exec.clients.kubernetes import KubernetesClient
 from mlflow_exec.errors import ClusterError, ConfigError
 from mlflow_exec.schedulers.base import Finding
-
-# Every verb that the backend uses; the Role in the docs is this list.
-RIGHTS = (
-    ("batch", "jobs", "", ("create", "get", "list", "watch", "patch", "delete")),
-    ("", "pods", "", ("get", "list", "watch")),
-    ("", "pods", "log", ("get",)),
-    ("", "events", "", ("list",)),
-    ("", "configmaps", "", ("create", "get")),
-    ("", "secrets", "", ("create", "get")),
-)
+from mlflow_exec.schedulers.kubernetes.rights import missing_rights
 
 
 def findings(
@@ -32,7 +23,7 @@ def findings(
     except (ClusterError, ConfigError) as error:
         yield Finding(False, "cluster", str(error), "Check the kubeconfig and its context.")
         return
-    missing = list(_missing_rights(client, namespace))
+    missing = list(missing_rights(client, namespace))
     if missing:
         way = "Ask for the Role in docs/kubernetes.md."
         yield Finding(False, "rights", f"in {namespace!r} missing: {', '.join(missing)}", way)
@@ -48,20 +39,3 @@ def _user(client: KubernetesClient) -> str:
         return str(answer["status"]["userInfo"]["username"])
     except ClusterError as error:
         return f"not told: {error}"
-
-
-def _missing_rights(client: KubernetesClient, namespace: str) -> Iterator[str]:
-    for group, resource, sub, verbs in RIGHTS:
-        for verb in verbs:
-            attributes = {
-                "namespace": namespace, "verb": verb, "group": group,
-                "resource": resource, "subresource": sub,
-            }  # fmt: skip
-            body = {
-                "apiVersion": "authorization.k8s.io/v1",
-                "kind": "SelfSubjectAccessReview",
-                "spec": {"resourceAttributes": attributes},
-            }
-            path = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews"
-            if not client.request("POST", path, body=body)["status"]["allowed"]:
-                yield f"{verb} {resource}{'/' + sub if sub else ''}"

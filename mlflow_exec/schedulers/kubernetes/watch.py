@@ -13,10 +13,10 @@ from mlflow_exec.clients.kubernetes import KubernetesClient, object_path
 from mlflow_exec.clients.kubernetes_watch import Event, ListWatch
 from mlflow_exec.errors import ClusterError
 from mlflow_exec.jobs import JobHandle, JobState, JobStatus
+from mlflow_exec.schedulers.kubernetes.objects import BATCH
 from mlflow_exec.schedulers.kubernetes.plan import LABEL_MANAGED, LABEL_RUN, MANAGED_BY
 from mlflow_exec.schedulers.kubernetes.status import job_status, pod_failure, queue_of
 
-BATCH = "batch/v1"
 _TICK_S = 0.5
 # How long a Job may be without a pod before its events are asked for the reason; a queue may hold
 # it for days, so Kueue is asked less often.
