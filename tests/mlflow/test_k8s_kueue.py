@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from kubernetes import client
 
 from mlflow_exec.runs.progress import Progress
 from mlflow_exec.runs.submitted import ExecSubmittedRun
@@ -87,9 +88,15 @@ def test_a_job_in_a_queue_with_room(k8s: K8sRuns, kueue: Kueue, queue: str) -> N
     submitted = k8s.run(k8s.project("print('it ran')"), queue=queue, resources=ONE_PLACE)
     k8s.ends(submitted, "SUCCEEDED")
     assert "it ran" in k8s.log(submitted.run_id)
+    with k8s.cluster.api_client() as api:
+        of_it = f"involvedObject.uid={submitted.handle.uid}"
+        events = client.CoreV1Api(api).list_namespaced_event(k8s.namespace, field_selector=of_it)
+    said = {(event.reason, event.message) for event in events.items}
+    assert ("Started", f"Admitted by clusterQueue {queue}") in said
+    assert "Stopped" not in {reason for reason, _ in said}, "nobody else had started it"
     [workload] = workloads(kueue, submitted)
-    said = {c["type"] for c in workload["status"]["conditions"] if c["status"] == "True"}
-    assert "Finished" in said, "Kueue has followed it to its end"
+    ended = {c["type"] for c in workload["status"]["conditions"] if c["status"] == "True"}
+    assert "Finished" in ended, "its place is free again"
 
 
 def test_a_job_without_room_starts_when_there_is_some(k8s: K8sRuns, queue: str) -> None:
