@@ -33,6 +33,10 @@ _UPLOAD_TIMEOUT_S = 600.0
 # The dashboard passes a failure of a node's agent on as 500 with the agent's status in the text:
 # https://github.com/ray-project/ray/blob/ray-2.60.0/python/ray/dashboard/modules/job/job_head.py
 _INNER_STATUS = re.compile(r"Request failed with status code (\d{3})")
+# https://github.com/ray-project/ray/blob/ray-2.60.0/python/ray/util/state/state_manager.py
+_NO_AGENT = re.compile(r"Agent for node id: \w+ doesn't exist")
+NODE_GONE = "NodeGone"
+"""The reason of a `NotFoundError` where the cluster has no such node (any more)."""
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
 # The connection broke, which says nothing of the certificate.
 _TLS_CUT = (ssl.SSLEOFError, ssl.SSLZeroReturnError, ssl.SSLSyscallError)
@@ -275,6 +279,9 @@ class RayClient:
             file: Its name.
             follow: Whether to wait for more at the end of the file.
             lines: How many of the last lines; -1 for all.
+
+        Raises:
+            NotFoundError: With reason `NODE_GONE`: no such node is up, or not yet quite.
         """
         query: dict[str, Any] = {"node_id": node_id, "filename": file, "lines": lines}
         query |= {"interval": 0.5} if follow else {"timeout": 24 * 3600}
@@ -377,6 +384,8 @@ def _refused(where: str, response: requests.Response) -> ClusterError:
         )
     if status == 404:
         return NotFoundError(message, status=404)
+    if _NO_AGENT.search(text):
+        return NotFoundError(message, status=status, reason=NODE_GONE)
     if status == 429 or status >= 500:
         return UnreachableError(message, status=status)
     return RejectedError(message, status=status)

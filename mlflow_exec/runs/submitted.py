@@ -8,7 +8,13 @@ from contextlib import suppress
 from mlflow.exceptions import ExecutionException
 from mlflow.projects import SubmittedRun
 
-from mlflow_exec.errors import ClusterError, ConfigError, HandleError, JobNotFoundError
+from mlflow_exec.errors import (
+    ClusterError,
+    ConfigError,
+    HandleError,
+    JobNotFoundError,
+    NotFoundError,
+)
 from mlflow_exec.jobs import Failure, FailureCategory, JobHandle, JobState, JobStatus
 from mlflow_exec.runs.logs import FOLDER, LogKeeper
 from mlflow_exec.runs.progress import Progress
@@ -137,7 +143,7 @@ class ExecSubmittedRun(SubmittedRun):  # type: ignore[misc]
             yield from keeper.read()
             return
         some = False
-        with suppress(JobNotFoundError):
+        with suppress(JobNotFoundError, NotFoundError):
             for piece in self._job.scheduler.logs(self.handle, follow=follow):
                 some = True
                 yield piece
