@@ -106,8 +106,12 @@ def _start(home: Path, cgroup: MemoryCgroup | None) -> RayCluster:
 
 
 def _remove(home: Path) -> None:
+    state = home / "ray.json"
+    folders = [json.loads(state.read_text())["folder"]] if state.exists() else []
     in_home(home, _STOP)
     discard(home)
+    left = [folder for folder in folders if Path(folder).exists()]
+    assert not left, f"the Ray has left files behind: {left}"
 
 
 def _homes() -> Path:
