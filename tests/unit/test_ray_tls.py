@@ -27,7 +27,8 @@ from tests.unit.tls_relay import Authority, TlsRelay
 # Not a loopback address for requests, which looks for nothing in the environment for those.
 FOREIGN = "127.0.0.2"
 
-insecure = pytest.mark.filterwarnings("default::urllib3.exceptions.InsecureRequestWarning")
+# urllib3 tells the user, once in a process, what was asked for.
+insecure = pytest.mark.filterwarnings("ignore::urllib3.exceptions.InsecureRequestWarning")
 
 
 @dataclass(frozen=True)
