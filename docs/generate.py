@@ -35,6 +35,7 @@ _COMPUTED = {
         "name": "`mlflow-<run id>-<n>`, n counting submissions",
         "namespace": "the setting, or the namespace of the context",
         "labels": "of the setting, and those by which the job is found",
+        "job_annotations": "`annotations`, and the mark of a submission that is not complete",
         "final_exit_codes": "exit codes of the first step that no further start can mend",
         "image_pull_secrets": "of the setting, each as `{\"name\": …}`",
         "command": "starts the first step, which then runs the entry point",

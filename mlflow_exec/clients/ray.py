@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+import ssl
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -32,7 +33,13 @@ _UPLOAD_TIMEOUT_S = 600.0
 # The dashboard passes a failure of a node's agent on as 500 with the agent's status in the text:
 # https://github.com/ray-project/ray/blob/ray-2.60.0/python/ray/dashboard/modules/job/job_head.py
 _INNER_STATUS = re.compile(r"Request failed with status code (\d{3})")
+# https://github.com/ray-project/ray/blob/ray-2.60.0/python/ray/util/state/state_manager.py
+_NO_AGENT = re.compile(r"Agent for node id: \w+ doesn't exist")
+NODE_GONE = "NodeGone"
+"""The reason of a `NotFoundError` where the cluster has no such node (any more)."""
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
+# The connection broke, which says nothing of the certificate.
+_TLS_CUT = (ssl.SSLEOFError, ssl.SSLZeroReturnError, ssl.SSLSyscallError)
 
 # https://github.com/ray-project/ray/blob/ray-2.60.0/python/ray/_private/ray_constants.py#L324
 # (DASHBOARD_CLIENT_MAX_SIZE): a larger body is refused, though the store itself could hold more.
@@ -188,13 +195,17 @@ class RayClient:
             token: The cluster's token.
             ca_cert: A PEM file with the authority of the dashboard's certificate.
             verify_tls: Whether the certificate is checked.
+
+        Raises:
+            ConfigError: ``ca_cert`` is no such file.
         """
         self.address = address
         self.has_token = token is not None
         self._session = requests.Session()
         self._session.auth = _TokenAuth(token)
         self._session.headers["User-Agent"] = "mlflow-exec"
-        self._session.verify = (ca_cert or True) if verify_tls else False
+        # Given to every request: the session's own would give way to $REQUESTS_CA_BUNDLE.
+        self._verify = (_authority(ca_cert) if ca_cert else None) if verify_tls else False
         if (urlsplit(address).hostname or "") in _LOOPBACK:
             self._session.trust_env = False  # a proxy knows nothing of this machine's loopback
 
@@ -268,6 +279,9 @@ class RayClient:
             file: Its name.
             follow: Whether to wait for more at the end of the file.
             lines: How many of the last lines; -1 for all.
+
+        Raises:
+            NotFoundError: With reason `NODE_GONE`: no such node is up, or not yet quite.
         """
         query: dict[str, Any] = {"node_id": node_id, "filename": file, "lines": lines}
         query |= {"interval": 0.5} if follow else {"timeout": 24 * 3600}
@@ -304,6 +318,7 @@ class RayClient:
                 self.address + path,
                 timeout=(CONNECT_TIMEOUT_S, read_timeout_s),
                 allow_redirects=False,
+                verify=self._verify,
                 **arguments,
             )
         except (requests.RequestException, OSError) as error:
@@ -314,16 +329,41 @@ class RayClient:
             raise _refused(where, response)
 
 
+def _authority(ca_cert: str) -> str:
+    path = Path(ca_cert).expanduser()
+    try:
+        ssl.create_default_context(cafile=path)
+    except OSError as error:  # ssl.SSLError is one
+        raise ConfigError(
+            f"ca_cert: {str(path)!r} is no PEM file with an authority: {error}"
+        ) from error
+    return str(path)
+
+
 def _unanswered(where: str, error: Exception) -> ClusterError:
-    if isinstance(error, requests.exceptions.SSLError):
+    tls = _tls_error(error)
+    if isinstance(tls, ssl.SSLCertVerificationError):
         return RejectedError(
-            f"{where}: the certificate is not accepted: {error}; set 'ca_cert' to its authority"
+            f"{where}: the certificate is not accepted: {tls.verify_message.rstrip('.')}; set "
+            f"'ca_cert' to a file with its authority, or 'verify_tls' to false to accept any"
+        )
+    if tls is not None and not isinstance(tls, _TLS_CUT):
+        return RejectedError(
+            f"{where}: no TLS connection can be made: {tls}; where the dashboard speaks plain "
+            f"HTTP its address begins with http://"
         )
     if isinstance(error, OSError) and not isinstance(error, requests.RequestException):
-        return RejectedError(f"{where}: {error}")  # such as a ca_cert that does not exist
+        return RejectedError(f"{where}: {error}")
     if isinstance(error, (ValueError, requests.exceptions.InvalidURL)):
         return RejectedError(f"{where}: {error}")
     return UnreachableError(f"{where}: no answer: {error}")
+
+
+def _tls_error(error: BaseException | None) -> ssl.SSLError | None:
+    """Return what TLS itself had to say, below what urllib3 and requests have made of it."""
+    if error is None or isinstance(error, ssl.SSLError):
+        return error
+    return _tls_error(error.__cause__) or _tls_error(error.__context__)
 
 
 def _refused(where: str, response: requests.Response) -> ClusterError:
@@ -344,6 +384,8 @@ def _refused(where: str, response: requests.Response) -> ClusterError:
         )
     if status == 404:
         return NotFoundError(message, status=404)
+    if _NO_AGENT.search(text):
+        return NotFoundError(message, status=status, reason=NODE_GONE)
     if status == 429 or status >= 500:
         return UnreachableError(message, status=status)
     return RejectedError(message, status=status)

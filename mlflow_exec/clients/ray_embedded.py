@@ -57,7 +57,7 @@ class EmbeddedRay:
         pid: The process that the others are children of.
         started: When that process started, as the operating system counts; with ``pid`` unique.
         mark: The value of ``MARK`` in the environment of all its processes.
-        folder: Its temporary files, removed when it stops.
+        folder: Its temporary files and those of its jobs, removed when it stops.
         token_file: The file with its token.
     """
 
@@ -203,9 +203,10 @@ def _start(progress: Callable[[str], None]) -> EmbeddedRay:
     folder = _short_folder()
     token_file = folder / "token"
     _write_private(token_file, secrets.token_hex(32))
+    (folder / "tmp").mkdir(mode=0o700)
     port = _free_port()
     log = home() / "ray.log"
-    pid = _spawn([program, *_arguments(port, folder)], _environment(mark, token_file), log)
+    pid = _spawn([program, *_arguments(port, folder)], _environment(mark, folder, token_file), log)
     address = f"http://127.0.0.1:{port}"
     draft = EmbeddedRay(
         address, "", pid, ray_processes.started(pid) or "", mark, str(folder), str(token_file)
@@ -249,11 +250,14 @@ def _arguments(port: int, folder: Path) -> list[str]:
     ]  # fmt: skip
 
 
-def _environment(mark: str, token_file: Path) -> dict[str, str]:
+def _environment(mark: str, folder: Path, token_file: Path) -> dict[str, str]:
     environment = {k: v for k, v in os.environ.items() if k not in _NOT_INHERITED}
     path = f"{Path(sys.executable).parent}{os.pathsep}{environment.get('PATH', os.defpath)}"
+    # Ray is ended too suddenly to remove what its dashboard makes there.
+    temporary = environment.get("TMPDIR") or str(folder / "tmp")
     return environment | {
         "PATH": path,
+        "TMPDIR": temporary,
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN_PATH": str(token_file),
         MARK: mark,

@@ -8,7 +8,13 @@ from contextlib import suppress
 from mlflow.exceptions import ExecutionException
 from mlflow.projects import SubmittedRun
 
-from mlflow_exec.errors import ClusterError, ConfigError, HandleError, JobNotFoundError
+from mlflow_exec.errors import (
+    ClusterError,
+    ConfigError,
+    HandleError,
+    JobNotFoundError,
+    NotFoundError,
+)
 from mlflow_exec.jobs import Failure, JobHandle, JobState, JobStatus
 from mlflow_exec.runs.ending import kept_diagnosis, written_end, written_failure
 from mlflow_exec.runs.logs import LogKeeper
@@ -132,7 +138,7 @@ class ExecSubmittedRun(SubmittedRun):  # type: ignore[misc]
             yield from keeper.read()
             return
         some = False
-        with suppress(JobNotFoundError):
+        with suppress(JobNotFoundError, NotFoundError):
             for piece in self._job.scheduler.logs(self.handle, follow=follow):
                 some = True
                 yield piece

@@ -29,8 +29,10 @@ from tests.clusters.ray_cgroup import MemoryCgroup
 MEMORY_LIMIT_BYTES = 6 * 1024**3
 _START_TIMEOUT_S = 240
 
+# Where a test wants an environment that cannot be made, Ray need not try thrice.
 _START = """
 import os, sys
+os.environ["RUNTIME_ENV_RETRY_TIMES"] = "1"
 for path in sys.argv[1:]:
     open(path, "w").write(str(os.getpid()))
 from mlflow_exec.clients import ray_embedded
@@ -104,8 +106,12 @@ def _start(home: Path, cgroup: MemoryCgroup | None) -> RayCluster:
 
 
 def _remove(home: Path) -> None:
+    state = home / "ray.json"
+    folders = [json.loads(state.read_text())["folder"]] if state.exists() else []
     in_home(home, _STOP)
     discard(home)
+    left = [folder for folder in folders if Path(folder).exists()]
+    assert not left, f"the Ray has left files behind: {left}"
 
 
 def _homes() -> Path:

@@ -119,6 +119,22 @@ def test_it_serves_only_its_owner_and_passes_on_its_environment(
     assert "rotated" not in warning
 
 
+def test_temporary_files_of_its_jobs_go_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    require_ray()
+    monkeypatch.delenv("TMPDIR", raising=False)
+    ray = ray_embedded.start_or_reuse()
+    client = ray.client()
+    make = "exec python -c 'import tempfile; print(tempfile.mkdtemp())'"
+    client.submit({"submission_id": "make", "entrypoint": make})
+    assert appears(lambda: (client.job("make") or {})["status"] == "SUCCEEDED", timeout_s=60)
+    made = Path(client.job_log("make").split()[-1])
+    assert made.is_dir()
+    assert stat.S_IMODE(made.parent.stat().st_mode) == 0o700
+    assert ray_embedded.stop()
+    assert not made.exists()
+    assert not Path(ray.folder).exists()
+
+
 def test_another_ray_is_left_alone_and_a_stopped_ones_jobs_are_known_to_be_lost(
     home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -25,24 +25,19 @@ from mlflow_exec.errors import (
 )
 from mlflow_exec.jobs import FailureCategory, JobHandle, JobState, JobStatus
 from mlflow_exec.schedulers.ray import RayScheduler
-from mlflow_exec.settings import BackendSettings, RaySettings, parse_settings
 from mlflow_exec.testing.collecting import Collected
 from mlflow_exec.testing.jobs import WAIT, JobMaker, stranger_to
 from tests.clusters.processes import appears
 from tests.clusters.pytest_kubernetes import unavailable
 from tests.clusters.pytest_ray import RayCluster
+from tests.unit.ray_jobs import driver_processes, is_in, ray_jobs
 from tests.unit.tcp_link import TcpLink
 
 
 @pytest.fixture
 def jobs(ray_cluster: RayCluster, tmp_path: Path) -> Iterator[JobMaker]:
-    def settings(further: Mapping[str, Any]) -> BackendSettings:
-        chosen = {**ray_cluster.settings(resources={"cpu": 0.25}), **further}
-        return parse_settings(RaySettings, chosen, "test")
-
-    maker = JobMaker(RayScheduler, settings, tmp_path)
-    yield maker
-    maker.close()
+    with ray_jobs(ray_cluster, tmp_path) as maker:
+        yield maker
 
 
 @pytest.fixture
@@ -65,25 +60,6 @@ def by_link(jobs: JobMaker, link: TcpLink, handle: JobHandle) -> tuple[RaySchedu
     """Return a scheduler that reaches the job by the link alone, and the handle that it gives."""
     settings = jobs.settings({"address": f"http://127.0.0.1:{link.port}"})
     return RayScheduler(settings), replace(handle, cluster=f"127.0.0.1:{link.port}")
-
-
-def is_in(state: JobState) -> Callable[[list[JobStatus | None]], bool]:
-    """Return a check that the last status is in this state."""
-    return lambda seen: bool(seen) and seen[-1] is not None and seen[-1].state is state
-
-
-def driver_processes(handle: JobHandle, script: str) -> list[int]:
-    """Return the processes of a job on this machine whose command line has this in it."""
-    found = []
-    for entry in Path("/proc").glob("[0-9]*"):
-        try:
-            command = (entry / "cmdline").read_bytes()
-            environment = (entry / "environ").read_bytes()
-        except OSError:
-            continue
-        if script.encode() in command and handle.name.split("-")[1].encode() in environment:
-            found.append(int(entry.name))
-    return found
 
 
 # -- the connection -------------------------------------------------------------------------

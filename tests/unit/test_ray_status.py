@@ -96,6 +96,45 @@ def test_what_failed_without_an_exit_code(
     assert status.failure.message
 
 
+@pytest.mark.parametrize(
+    ("raised", "told"),
+    [
+        (
+            "x.SubprocessCalledProcessError: Run cmd[3] failed with the following details.\n"
+            "Command '['python', '-m', 'pip', 'install']' returned non-zero exit status 1.\n"
+            "Last 50 lines of stdout:\n    Looking in links: /a\n    ERROR: No such thing.\n\n",
+            "runtime_env setup failed: [Node 10.0.0.1] Looking in links: /a ERROR: No such thing.",
+        ),
+        (
+            "ValueError: first\n\nThe above exception was the direct cause of the following "
+            'exception:\n\nTraceback (most recent call last):\n  File "b.py", line 2, in b\n'
+            "    raise\nOSError: second\n",
+            "runtime_env setup failed: [Node 10.0.0.1] OSError: second",
+        ),
+        ("OSError: " + "x" * 400, f"runtime_env setup failed: [Node 10.0.0.1] …{'x' * 300}"),
+    ],
+    ids=["a command", "a chain", "a long one"],
+)
+def test_of_a_traceback_remains_what_was_raised(raised: str, told: str) -> None:
+    message = (
+        "runtime_env setup failed:\n[Node 10.0.0.1] Traceback (most recent call last):\n"
+        f'  File "a.py", line 1, in a\n    a()\n    ^^^\n{raised}'
+    )
+    error_type = "RUNTIME_ENV_SETUP_FAILURE"
+    status = job_status(record("FAILED", error_type=error_type, message=message))
+    assert status.message == told
+    assert status.native["job"]["message"] == message, "the diagnosis has it whole"
+
+
+def test_what_names_the_actor_is_left_out() -> None:
+    error_type = "JOB_SUPERVISOR_ACTOR_DIED"
+    status = job_status(record("FAILED", error_type=error_type, message=DIED + CRASHED))
+    assert status.message.startswith(
+        "Job supervisor actor died: The actor died unexpectedly before finishing this task. "
+        "The actor is dead because its worker process has died."
+    )
+
+
 def test_the_first_steps_last_line_tells_more_than_the_exit_code() -> None:
     line = (
         'mlflow-exec-end: {"state": "FAILED", "category": "out_of_memory", "message": "It used '

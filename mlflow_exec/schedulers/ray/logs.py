@@ -7,10 +7,11 @@ import queue
 import threading
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from typing import Any
 
-from mlflow_exec.clients.ray import RayClient, RayStream
-from mlflow_exec.errors import ClusterError, UnreachableError
+from mlflow_exec.clients.ray import NODE_GONE, RayClient, RayStream
+from mlflow_exec.errors import ClusterError, NotFoundError, UnreachableError
 from mlflow_exec.runtime.end import RETRY_LINE_PREFIX
 from mlflow_exec.schedulers.ray.status import STATES
 
@@ -70,7 +71,11 @@ class DriverLog:
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
 
     def pieces(self, *, follow: bool) -> Iterator[str]:
-        """Yield the output; with ``follow`` until the job has ended or is unknown."""
+        """Yield the output; with ``follow`` until the job has ended or is unknown.
+
+        Raises:
+            NotFoundError: The job's node is gone, and nothing was read before.
+        """
         while True:
             try:
                 record = self._client.job(self._id)
@@ -80,7 +85,8 @@ class DriverLog:
                     yield from self._rest(record)
                     return
                 if record.get("driver_node_id"):
-                    yield from self._live(record)
+                    with suppress(NotFoundError):  # its node is gone; soon the record says so, too
+                        yield from self._live(record)
             except UnreachableError:
                 if not follow:
                     raise
@@ -98,9 +104,18 @@ class DriverLog:
             with self._client.stream_log(node_id, _file(record), follow=False) as stream:
                 yield from self._fresh(stream)
         except ClusterError as error:
-            yield from self._by_jobs_api(error)
+            if error.reason == NODE_GONE:
+                self._refuse_if_unread(error)
+            else:
+                yield from self._by_jobs_api(error)
         if final := self._decoder.decode(b"", final=True):
             yield final
+
+    def _refuse_if_unread(self, error: ClusterError) -> None:
+        """Say that the log is lost, unless a live reader has had it till the node's end."""
+        if self._read_bytes == 0:
+            lost = f"{error}; the node that the job ran on is gone, and the log with it"
+            raise NotFoundError(lost, status=error.status, reason=error.reason) from error
 
     def _by_jobs_api(self, error: ClusterError) -> Iterator[str]:
         """Yield the rest by the other way there is: whole, in one answer, for text alone."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
+from itertools import dropwhile
 from typing import Any
 
 from mlflow_exec.jobs import Failure, FailureCategory, JobState, JobStatus
@@ -61,6 +63,12 @@ _DEATHS = (
     ("due to the node running low on memory", FailureCategory.OUT_OF_MEMORY),
 )
 
+_TRACEBACK = "Traceback (most recent call last):"
+_ACTOR = re.compile(r"^\t(class_name|actor_id|pid|name|namespace|ip): .*\n", re.MULTILINE)
+# Before it stands the whole command (python/ray/_private/runtime_env/utils.py).
+_OUTPUT = re.compile(r"Last \d+ lines of stdout:\n")
+_REASON_CHARS = 300
+
 Json = Mapping[str, Any]
 
 
@@ -98,6 +106,20 @@ def has_ending(record: Json) -> bool:
     return parse_ending(str(record.get("message") or "")) is not None
 
 
+def one_line(message: str) -> str:
+    """Return what Ray says for people; the record keeps the tracebacks that it is made of.
+
+    Of a traceback remains what was raised, and of a command that failed the end of its output.
+    """
+    head, _, traceback = _ACTOR.sub("", message).partition(_TRACEBACK)
+    lines = traceback.rpartition(_TRACEBACK)[2].splitlines()
+    raised = dropwhile(lambda line: not line or line.startswith(" "), lines)  # after its frames
+    reason = " ".join(_OUTPUT.split("\n".join(raised))[-1].split())
+    if len(reason) > _REASON_CHARS:
+        reason = f"…{reason[-_REASON_CHARS:]}"
+    return " ".join([*head.split(), reason]).strip()
+
+
 def _exit_code(record: Json) -> int | None:
     code = record.get("driver_exit_code")
     if code is None:
@@ -121,7 +143,8 @@ def _why_failed(
     category = ERROR_TYPES.get(str(record.get("error_type")), FailureCategory.INFRASTRUCTURE)
     if record.get("error_type") == "JOB_SUPERVISOR_ACTOR_DIED":
         category = next((c for words, c in _DEATHS if words in message), category)
-    return _failure(category, message or "Ray says that the job failed, and not why."), None
+    text = one_line(message) or "Ray says that the job failed, and not why."
+    return _failure(category, text), None
 
 
 def _killed(exit_code: int) -> Failure:
