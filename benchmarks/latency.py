@@ -63,6 +63,8 @@ def kubernetes_ends(namespace: str | None, config: dict[str, Any]) -> dict[str, 
 
     def run() -> None:
         for event in ListWatch(client, path, "").events():
+            if not event.packed:
+                continue
             conditions = (event.object.get("status") or {}).get("conditions") or []
             if any(c["type"] in ("Complete", "Failed") for c in conditions):
                 ends.setdefault(event.object["metadata"]["name"], time.monotonic())

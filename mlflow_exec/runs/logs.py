@@ -131,7 +131,8 @@ class LogKeeper:
             head = self._uploaded()
             tail, unread = self._remaining(scheduler, handle)
             whole = join(head, tail)
-            self._upload(whole)
+            if whole:
+                self._upload(whole)
             complete = not unread and _GAP not in whole
             told = "true" if complete else "false"
             self._client.set_tag(self._run_id, TAG_LOG_COMPLETE, told)

@@ -52,7 +52,7 @@ class ExecSubmittedRun(SubmittedRun):  # type: ignore[misc]
         if written is not None:
             return written
         try:
-            status = self._job.scheduler.status(self.handle)
+            status = self._job.scheduler.glance(self.handle)
         except JobNotFoundError as error:
             return JobStatus(JobState.UNKNOWN, str(error))
         except ClusterError as error:

@@ -212,6 +212,16 @@ class Scheduler(ABC):
             return status
         raise JobNotFoundError(f"{handle}: the cluster does not know this job (any more)")
 
+    def glance(self, handle: JobHandle) -> JobStatus:
+        """Return the job's status as `status` does, perhaps without the scheduler's record.
+
+        For those who ask again and again: it costs nothing where the job is followed anyway.
+
+        Raises:
+            JobNotFoundError: The cluster does not know the job.
+        """
+        return self.status(handle)
+
     def wait(self, handle: JobHandle, timeout_s: float | None = None) -> JobStatus:
         """Return the final status of a job, or its last one when the time is over.
 

@@ -1,6 +1,6 @@
 """A fixture that gives tests a real Kueue, beside a cluster that the tests started.
 
-It is there from the first test that needs it to the end of the session.
+It is there while the tests of one module use it, because it changes what other tests see.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from tests.clusters.kueue import build, manager
 from tests.clusters.pytest_kubernetes import KubernetesCluster, unavailable
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def kueue(kubernetes_cluster: KubernetesCluster) -> Iterator[manager.Kueue]:
     """A real Kueue; it takes care of the Jobs that name a queue, and of no others."""
     if kubernetes_cluster.ours is None:

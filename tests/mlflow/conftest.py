@@ -61,4 +61,4 @@ def k8s(
     runs = K8sRuns(kubernetes_cluster, k8s_namespace, k8s_tracking, tmp_path)
     yield runs
     runs.close()
-    mlflow.set_tracking_uri("")
+    mlflow.set_tracking_uri(None)

@@ -41,12 +41,13 @@ def reconciled(k8s: K8sRuns, *options: str) -> dict[str, dict[str, str]]:
 
 
 def test_the_runs_of_jobs_that_ended_unseen_are_ended(k8s: K8sRuns) -> None:
-    late = k8s.run(k8s.project(WAIT), deadline_s=6)
+    late = k8s.run(k8s.project(WAIT), deadline_s=20)
     deleted, waiting = k8s.run(k8s.project(WAIT)), k8s.run(k8s.project(WAIT))
     finished = k8s.run(k8s.project("print('done')"))
     k8s.says(deleted, "it waits")
     k8s.says(waiting, "it waits")
     k8s.says(finished, "done")
+    k8s.says(late, "it waits")
     delete_job(k8s, deleted)
     k8s.state_becomes(late, "FAILED")
     assert k8s.mlflow.get_run(late.run_id).data.tags["mlflow_exec.state"] == "RUNNING"

@@ -54,6 +54,7 @@ class TlsRelay:
         self._target = (host, port)
         self._serving = authority.serving()
         self._at = at
+        self._writers: list[asyncio.StreamWriter] = []
         self._ready = threading.Event()
         self._thread = threading.Thread(target=lambda: asyncio.run(self._run()), daemon=True)
         self._thread.start()
@@ -70,13 +71,23 @@ class TlsRelay:
         self.port: int = server.sockets[0].getsockname()[1]
         self._ready.set()
         await self._closed.wait()
-        server.close()  # and the connections with the loop, whose tasks are cancelled
+        server.close()
+        for writer in self._writers:
+            writer.transport.abort()
+        await asyncio.wait([asyncio.create_task(_gone(writer)) for writer in self._writers] or
+                           [asyncio.create_task(asyncio.sleep(0))], timeout=5)  # fmt: skip
 
     async def _serve(self, near: asyncio.StreamReader, to_near: asyncio.StreamWriter) -> None:
+        self._writers.append(to_near)
         with contextlib.closing(to_near), contextlib.suppress(OSError):
             far, to_far = await asyncio.open_connection(*self._target)
             with contextlib.closing(to_far):
                 await asyncio.gather(_pump(near, to_far), _pump(far, to_near))
+
+
+async def _gone(writer: asyncio.StreamWriter) -> None:
+    with contextlib.suppress(OSError):
+        await writer.wait_closed()
 
 
 async def _pump(source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:

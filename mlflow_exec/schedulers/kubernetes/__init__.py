@@ -10,7 +10,6 @@
 
 from __future__ import annotations
 
-import queue
 import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping
@@ -29,13 +28,18 @@ from mlflow_exec.errors import (
 )
 from mlflow_exec.jobs import JobHandle, JobSpec, JobStatus
 from mlflow_exec.schedulers.base import Delivery, Finding, Plan, Report, Scheduler
-from mlflow_exec.schedulers.kubernetes.cancel import cancel, delete_job, find_pods
+from mlflow_exec.schedulers.kubernetes.cancel import cancel, delete_job, find_job, find_pods
 from mlflow_exec.schedulers.kubernetes.doctor import findings
-from mlflow_exec.schedulers.kubernetes.logs import PodLog, has_log
+from mlflow_exec.schedulers.kubernetes.explain import job_events, why_held
+from mlflow_exec.schedulers.kubernetes.follow import follow as follow_jobs
+from mlflow_exec.schedulers.kubernetes.follow import known_status
+from mlflow_exec.schedulers.kubernetes.logs import PodLog, has_log, has_run
 from mlflow_exec.schedulers.kubernetes.objects import (
     BATCH,
     collection_of,
+    job_of,
     path_of,
+    selector,
     with_contents,
 )
 from mlflow_exec.schedulers.kubernetes.plan import (
@@ -47,13 +51,6 @@ from mlflow_exec.schedulers.kubernetes.plan import (
 )
 from mlflow_exec.schedulers.kubernetes.preflight import check
 from mlflow_exec.schedulers.kubernetes.status import job_status
-from mlflow_exec.schedulers.kubernetes.watch import (
-    JobsWatch,
-    job_events,
-    job_of,
-    selector,
-    why_held,
-)
 from mlflow_exec.settings import BackendSettings, KubernetesSettings
 
 _MERGE_PATCH = "application/merge-patch+json"
@@ -281,38 +278,38 @@ class KubernetesScheduler(Scheduler):
         events = job_events(client, namespace, uids)
         return job_status(job, pods, events, why_held(client, job), client.now())
 
+    def glance(self, handle: JobHandle) -> JobStatus:
+        """See :meth:`~.Scheduler.glance`; from the second question on the job is followed."""
+        return known_status(self._client_of(handle), handle) or self.status(handle)
+
     def watch(
         self, handles: Iterable[JobHandle], stop: threading.Event | None = None
     ) -> Iterator[tuple[JobHandle, JobStatus | None]]:
         """See :meth:`~.Scheduler.watch`."""
-        groups: dict[tuple[str, str], list[JobHandle]] = {}
-        for handle in handles:
-            groups.setdefault((handle.cluster, handle.path[0]), []).append(handle)
-        watches = []
-        for (_, namespace), members in groups.items():
-            runs = [handle.name.split("-")[1] for handle in members]
-            watches.append(JobsWatch(self._client_of(members[0]), namespace, members, runs))
-        if len(watches) == 1:
-            yield from watches[0].statuses(stop)
-            return
-        yield from _together(watches, stop)
+        yield from follow_jobs([(self._client_of(handle), handle) for handle in handles], stop)
 
     def logs(self, handle: JobHandle, *, follow: bool = False) -> Iterator[str]:
         """See :meth:`~.Scheduler.logs`."""
         client = self._client_of(handle)
+        if not follow:
+            pods = find_pods(client, handle)
+            if not pods and has_run(find_job(client, handle)):
+                raise NotFoundError(f"{handle}: its pods are gone, and their logs with them")
+            for pod in pods:
+                if has_log(pod):
+                    yield from PodLog(client, pod).pieces(follow=False)
+            return
         done: set[str] = set()
         for _, status in self.watch([handle]):
             try:
                 pods = find_pods(client, handle)
             except UnreachableError:
-                if not follow:
-                    raise
                 continue  # the watch says when the cluster answers again
             for pod in pods:
                 if pod["metadata"]["uid"] not in done and has_log(pod):
-                    yield from PodLog(client, pod).pieces(follow=follow)
+                    yield from PodLog(client, pod).pieces(follow=True)
                     done.add(pod["metadata"]["uid"])
-            if not follow or status is None:
+            if status is None:
                 return
 
 
@@ -321,30 +318,3 @@ def _holds(client: api.KubernetesClient, handle: JobHandle) -> bool:
     namespace, name = handle.path
     job = client.request("GET", api.object_path("jobs", namespace, name, group=BATCH))
     return bool(handle.uid) and job["metadata"]["uid"] == handle.uid
-
-
-def _together(
-    watches: list[JobsWatch], stop: threading.Event | None
-) -> Iterator[tuple[JobHandle, JobStatus | None]]:
-    """Yield what several watches say as it comes."""
-    said: queue.SimpleQueue[Any] = queue.SimpleQueue()
-
-    def run(watch: JobsWatch) -> None:
-        try:
-            for item in watch.statuses(stop):
-                said.put(item)
-            said.put(None)
-        except Exception as error:  # raised where it is waited for, or that would wait for ever
-            said.put(error)
-
-    for watch in watches:
-        threading.Thread(target=run, args=(watch,), daemon=True).start()
-    left = len(watches)
-    while left:
-        item = said.get()
-        if isinstance(item, Exception):
-            raise item
-        if item is None:
-            left -= 1
-        else:
-            yield item

@@ -25,6 +25,12 @@ def has_log(pod: dict[str, Any]) -> bool:
     return any("waiting" not in item["state"] for item in containers)
 
 
+def has_run(job: dict[str, Any] | None) -> bool:
+    """Whether a Job had a pod that has ended, as far as it tells; a Job that is gone may have."""
+    status = {} if job is None else job.get("status") or {}
+    return job is None or bool(status.get("succeeded") or status.get("failed"))
+
+
 class PodLog:
     """Reads one pod's log in order; goes on after a broken connection without repeating lines.
 

@@ -1,16 +1,20 @@
-"""The paths and bodies of the objects of a plan."""
+"""The objects of a job: their paths, their bodies, and how they are found again."""
 
 from __future__ import annotations
 
 import base64
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from copy import deepcopy
 from typing import Any
 
 from mlflow_exec.clients.kubernetes import object_path
+from mlflow_exec.jobs import JobHandle
 from mlflow_exec.schedulers.base import Plan
+from mlflow_exec.schedulers.kubernetes.plan import LABEL_MANAGED, LABEL_RUN, MANAGED_BY
 
 BATCH = "batch/v1"
+# A label selector of this many run ids is still a short URL; above, all of ours are selected.
+SELECTED_RUNS = 20
 _RESOURCES = {"Job": ("jobs", BATCH), "ConfigMap": ("configmaps", ""), "Secret": ("secrets", "")}
 
 
@@ -39,3 +43,40 @@ def with_contents(item: Mapping[str, Any], plan: Plan, *, dry: bool = False) -> 
     if body["kind"] == "ConfigMap" and plan.data:
         body["binaryData"] = {k: base64.b64encode(v).decode() for k, v in plan.data.items()}
     return body
+
+
+def selector(run_ids: Iterable[str]) -> str:
+    """Return the label selector of these runs' objects, made so that the server filters."""
+    ours, runs = f"{LABEL_MANAGED}={MANAGED_BY}", set(run_ids)
+    if not runs or len(runs) > SELECTED_RUNS:
+        return ours
+    return f"{ours},{LABEL_RUN} in ({','.join(sorted(runs))})"
+
+
+def job_of(pod: dict[str, Any]) -> str:
+    """Return the name of the Job that a pod belongs to."""
+    labels = pod["metadata"].get("labels") or {}
+    return str(labels.get("batch.kubernetes.io/job-name") or labels.get("job-name") or "")
+
+
+_METADATA = (
+    "name", "namespace", "uid", "creationTimestamp", "deletionTimestamp", "labels", "annotations",
+)  # fmt: skip
+_SPEC = ("suspend", "nodeName")
+
+
+def essential(item: dict[str, Any]) -> dict[str, Any]:
+    """Return what a status is made of; the rest of a Job or pod is ten times as large."""
+    metadata = {key: item["metadata"][key] for key in _METADATA if key in item["metadata"]}
+    spec = {key: item["spec"][key] for key in _SPEC if key in item["spec"]}
+    return {"metadata": metadata, "spec": spec, "status": item.get("status") or {}}
+
+
+def owner_of(pod: dict[str, Any]) -> str:
+    """Return the uid of the Job that a pod belongs to; empty if it does not tell."""
+    return str((pod["metadata"].get("labels") or {}).get("batch.kubernetes.io/controller-uid", ""))
+
+
+def run_of(handle: JobHandle) -> str:
+    """Return the run that a job's name holds."""
+    return handle.name.split("-")[1]

@@ -1,200 +1,294 @@
-"""Follows jobs by one watch of Jobs and one of pods for each namespace."""
+"""Follows the jobs of a namespace by one watch of Jobs and one of pods, for all who ask."""
 
 from __future__ import annotations
 
+import json
 import queue
 import threading
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from mlflow_exec.clients.kubernetes import KubernetesClient, object_path
 from mlflow_exec.clients.kubernetes_watch import Event, ListWatch
 from mlflow_exec.errors import ClusterError
 from mlflow_exec.jobs import JobHandle, JobState, JobStatus
-from mlflow_exec.schedulers.kubernetes.objects import BATCH
-from mlflow_exec.schedulers.kubernetes.plan import LABEL_MANAGED, LABEL_RUN, MANAGED_BY
+from mlflow_exec.schedulers.kubernetes.explain import (
+    job_events,
+    reasons_of_kueue,
+    warnings_of_jobs,
+)
+from mlflow_exec.schedulers.kubernetes.objects import (
+    BATCH,
+    SELECTED_RUNS,
+    essential,
+    job_of,
+    owner_of,
+    run_of,
+    selector,
+)
 from mlflow_exec.schedulers.kubernetes.status import job_status, pod_failure, queue_of
 
 _TICK_S = 0.5
 # How long a Job may be without a pod before its events are asked for the reason; a queue may hold
-# it for days, so Kueue is asked less often.
+# it for days, so the questions become rare.
 _NO_POD_S = 2.0
-_HELD_S = 5.0
-# A label selector of this many run ids is still a short URL; above, all of ours are watched.
-_SELECTED_RUNS = 20
+_LONGEST_PAUSE_S = 30.0
+# Nobody has followed a job for so long: the watches end.
+_IDLE_S = 10.0
 
-
-def selector(run_ids: Sequence[str]) -> str:
-    """Return the label selector of these runs' objects, made so that the server filters."""
-    ours = f"{LABEL_MANAGED}={MANAGED_BY}"
-    if not run_ids or len(run_ids) > _SELECTED_RUNS:
-        return ours
-    return f"{ours},{LABEL_RUN} in ({','.join(sorted(set(run_ids)))})"
-
-
-def job_of(pod: dict[str, Any]) -> str:
-    """Return the name of the Job that a pod belongs to."""
-    labels = pod["metadata"].get("labels") or {}
-    return str(labels.get("batch.kubernetes.io/job-name") or labels.get("job-name") or "")
-
-
-def job_events(client: KubernetesClient, namespace: str, uids: Sequence[str]) -> list[Any]:
-    """Return the events of the objects with these uids; none where they may not be read."""
-    found: list[Any] = []
-    path = object_path("events", namespace)
-    for uid in uids:
-        query = {"fieldSelector": f"involvedObject.uid={uid}", "limit": 100}
-        try:
-            found += client.request("GET", path, query=query).get("items") or []
-        except ClusterError:  # events explain, they decide nothing
-            return found
-    return found
-
-
-def why_held(client: KubernetesClient, job: dict[str, Any]) -> str:
-    """Return why Kueue holds a Job; empty if it does not, or where that may not be read."""
-    if not job["spec"].get("suspend") or not queue_of(job):
-        return ""
-    metadata = job["metadata"]
-    query = {"labelSelector": f"kueue.x-k8s.io/job-uid={metadata['uid']}"}
-    try:
-        # Each release of Kueue serves some of its versions.
-        version = client.request("GET", "/apis/kueue.x-k8s.io")["preferredVersion"]["groupVersion"]
-        path = object_path("workloads", metadata["namespace"], group=version)
-        workloads = client.request("GET", path, query=query)["items"]
-    except ClusterError:  # as with events
-        return ""
-    for workload in workloads:
-        for condition in (workload.get("status") or {}).get("conditions") or []:
-            if condition["type"] == "QuotaReserved" and condition["status"] == "False":
-                return str(condition.get("message") or "")
-    return ""
+Told = tuple[JobHandle, JobStatus | Exception | None]
+Tell = Callable[[Told], None]
 
 
 @dataclass
-class _Tracked:
+class _Followed:
+    """A job that somebody follows."""
+
     handle: JobHandle
-    job: dict[str, Any] | None = None
-    pods: dict[str, dict[str, Any]] = field(default_factory=dict)
+    listeners: list[Tell] = field(default_factory=list)
     events: list[Any] = field(default_factory=list)
     kueue: str = ""
     said: JobStatus | None = None
-    bare_since_s: float = 0.0
-    over: bool = False
+    unknown: bool = False
+    waits_since_s: float = 0.0
+
+    @property
+    def over(self) -> bool:
+        """Whether nothing more can be said of it."""
+        return self.unknown or (self.said is not None and self.said.state.is_final)
+
+    def say(self, status: JobStatus | Exception | None) -> None:
+        for tell in self.listeners:
+            tell((self.handle, status))
 
 
-class JobsWatch:
-    """One iteration over the statuses of some jobs of one namespace."""
+class NamespaceWatch:
+    """The watches of one namespace, and the thread that owns all that they told.
 
-    def __init__(
-        self,
-        client: KubernetesClient,
-        namespace: str,
-        handles: Sequence[JobHandle],
-        runs: Sequence[str],
-    ) -> None:
-        """Take the jobs' handles and, for the label selector, their runs."""
+    Others only put messages into its queue.
+    """
+
+    def __init__(self, client: KubernetesClient, namespace: str) -> None:
+        """Use `follow`; it starts with the first job and ends when nobody follows one."""
         self._client = client
         self._namespace = namespace
-        self._tracked = {handle.name: _Tracked(handle) for handle in handles}
-        self._queue: queue.SimpleQueue[tuple[str, Event | Exception]] = queue.SimpleQueue()
-        chosen = selector(runs)
-        self._watches = {
-            "jobs": ListWatch(client, object_path("jobs", namespace, group=BATCH), chosen),
-            "pods": ListWatch(client, object_path("pods", namespace), chosen),
-        }
+        self._queue: queue.SimpleQueue[tuple[str, Any, Any]] = queue.SimpleQueue()
+        self._lock = threading.Lock()
+        self._closed = False
+        self._followed: dict[tuple[str, str], _Followed] = {}
+        self._jobs: dict[str, bytes] = {}
+        self._deleted: set[str] = set()
+        self._pods: dict[str, dict[str, bytes]] = {}
+        self._watches: dict[str, ListWatch] = {}
+        self._runs: set[str] | None = set()
+        self._listed: set[str] = set()
+        self._unsynced: set[str] = set()
+        self._uncovered_since_s = 0.0
+        self._explained_s = 0.0
+        self._lost: dict[str, str] = {}
+        self._idle_since_s = time.monotonic()
+        threading.Thread(target=self._work, name="mlflow-exec-namespace", daemon=True).start()
 
-    def statuses(
-        self, stop: threading.Event | None = None
-    ) -> Iterator[tuple[JobHandle, JobStatus | None]]:
-        """Yield as `Scheduler.watch` promises.
+    def send(self, message: str, handle: JobHandle, tell: Tell) -> bool:
+        """Add (``add``) or remove (``remove``) somebody who follows a job; False if it is over."""
+        with self._lock:
+            if not self._closed:
+                self._queue.put((message, handle, tell))
+            return not self._closed
 
-        Raises:
-            AccessDeniedError: Jobs or pods may not be watched.
-        """
-        for kind in self._watches:
-            threading.Thread(target=self._follow, args=(kind,), daemon=True).start()
+    # -- the thread -------------------------------------------------------------------------
+
+    def _work(self) -> None:
         try:
-            yield from self._loop(stop or threading.Event())
+            while not self._is_idle():
+                self._take_one()
+        except Exception as error:
+            self._close(error)
         finally:
             for watch in self._watches.values():
                 watch.stop()
 
-    def _follow(self, kind: str) -> None:
+    def _is_idle(self) -> bool:
+        if any(item.listeners for item in self._followed.values()):
+            self._idle_since_s = time.monotonic()
+        if time.monotonic() - self._idle_since_s < _IDLE_S:
+            return False
+        with self._lock:
+            self._closed = self._queue.empty()
+            return self._closed
+
+    def _close(self, error: Exception) -> None:
+        """Tell everybody what ended it, those too who have just come."""
+        with self._lock:
+            self._closed = True
+        for item in self._followed.values():
+            item.say(error)
+        while not self._queue.empty():
+            message, handle, tell = self._queue.get()
+            if message == "add":
+                tell((handle, error))
+
+    def said(self, handle: JobHandle) -> JobStatus | None:
+        """Return what was last said of a job, without its record; None where nobody follows it."""
+        item = self._followed.get((handle.name, handle.uid))
+        return item.said if item is not None and item.listeners else None
+
+    def is_alive(self) -> bool:
+        """Whether it still takes who wants to follow a job."""
+        return not self._closed
+
+    def _take_one(self) -> None:
+        # Those who come together are watched together.
+        waited_s = time.monotonic() - self._uncovered_since_s
+        if self._uncovered_since_s and (self._queue.empty() or waited_s > _TICK_S):
+            self._watch_more()
         try:
-            for event in self._watches[kind].events():
-                self._queue.put((kind, event))
-        except Exception as error:  # raised where it is waited for, or that would wait for ever
-            self._queue.put((kind, error))
-
-    def _loop(self, stop: threading.Event) -> Iterator[tuple[JobHandle, JobStatus | None]]:
-        unsynced = set(self._watches)
-        lost: set[str] = set()
-        while not stop.is_set() and any(not item.over for item in self._tracked.values()):
-            changed: list[_Tracked] = []
-            try:
-                kind, event = self._queue.get(timeout=_TICK_S)
-            except queue.Empty:
-                changed = self._explain_waiting()
-            else:
-                if isinstance(event, Exception):
-                    raise event
-                if event.kind == "LOST":
-                    lost.add(kind)
-                    yield from self._say_unknown(event.error)
-                elif event.kind in ("SYNCED", "FOUND"):
-                    unsynced -= {kind} if event.kind == "SYNCED" else set()
-                    lost.discard(kind)
-                    changed = list(self._tracked.values())
-                else:
-                    changed = self._take(kind, event)
-            if not unsynced and not lost:
-                for item in changed:
-                    yield from self._say(item)
-
-    def _take(self, kind: str, event: Event) -> list[_Tracked]:
-        metadata = event.object["metadata"]
-        name = metadata["name"] if kind == "jobs" else job_of(event.object)
-        item = self._tracked.get(name)
-        if item is None or item.over:
-            return []
-        if kind == "pods":
-            if event.kind == "DELETED" and item.job and item.job["spec"].get("suspend"):
-                item.pods.pop(metadata["uid"], None)  # the suspension took it: no attempt ended
-            else:
-                # A deleted pod's last state still tells how an attempt ended.
-                item.pods[metadata["uid"]] = event.object
-            return [item]
-        if item.handle.uid and metadata["uid"] != item.handle.uid:
-            return []  # a namesake that was created later
-        item.job = event.object
-        if event.kind == "DELETED":
-            item.job = {**event.object, "deleted": True}
-        return [item]
-
-    def _say(self, item: _Tracked) -> Iterator[tuple[JobHandle, JobStatus | None]]:
-        if item.over:
+            message, what, more = self._queue.get(timeout=_TICK_S)
+        except queue.Empty:
+            self._say(self._explain_waiting())
             return
-        if item.job is None:
-            item.over = True
-            yield item.handle, None
-            return
-        status = self._status(item)
-        if status != item.said:
-            item.said = status
-            item.over = status.state.is_final
-            yield item.handle, status
+        if message == "add":
+            self._add(what, more)
+        elif message == "remove":
+            self._remove(what, more)
+        elif self._watches.get(message) is what:
+            self._hear(message, more)
 
-    def _status(self, item: _Tracked) -> JobStatus:
-        assert item.job is not None
-        now = self._client.now()
-        status = job_status(item.job, list(item.pods.values()), item.events, item.kueue, now)
+    def _add(self, handle: JobHandle, tell: Tell) -> None:
+        item = self._followed.setdefault((handle.name, handle.uid), _Followed(handle))
+        if tell not in item.listeners:
+            item.listeners.append(tell)
+        item.said, item.unknown = None, False  # all is said anew, to all
+        if self._runs is not None and run_of(handle) not in self._runs:
+            self._uncovered_since_s = self._uncovered_since_s or time.monotonic()
+            return
+        if self._lost:
+            item.said = unknown(self._lost)
+            item.say(item.said)
+        self._say([item])
+
+    def _remove(self, handle: JobHandle, tell: Tell) -> None:
+        item = self._followed.get((handle.name, handle.uid))
+        if item is None or tell not in item.listeners:
+            return
+        item.listeners.remove(tell)
+        if not item.listeners:
+            del self._followed[(handle.name, handle.uid)]
+            if handle.name in self._deleted:
+                self._deleted.discard(handle.name)
+                self._jobs.pop(handle.name, None)
+                self._pods.pop(handle.name, None)
+
+    def _watch_more(self) -> None:
+        """Start watches that also cover the jobs added since; what was told before stays."""
+        for watch in self._watches.values():
+            watch.stop()
+        runs = {run_of(item.handle) for item in self._followed.values()}
+        chosen = selector(runs)
+        self._runs = runs if len(runs) <= SELECTED_RUNS else None
+        self._listed, self._unsynced, self._lost = set(), {"jobs", "pods"}, {}
+        self._uncovered_since_s = 0.0
+        for kind, group in (("jobs", BATCH), ("pods", "")):
+            path = object_path(kind, self._namespace, group=group)
+            watch = ListWatch(self._client, path, chosen, essential)
+            self._watches[kind] = watch
+            threading.Thread(target=self._listen, args=(kind, watch), daemon=True).start()
+
+    def _listen(self, kind: str, watch: ListWatch) -> None:
+        try:
+            for event in watch.events():
+                self._queue.put((kind, watch, event))
+        except Exception as error:  # raised in the thread that owns all
+            self._queue.put((kind, watch, error))
+
+    def _hear(self, kind: str, event: Event | Exception) -> None:
+        if isinstance(event, Exception):
+            raise event
+        if event.kind == "LOST":
+            self._lost[kind] = event.error
+            for item in self._followed.values():
+                if not item.over:
+                    item.said = unknown(self._lost)
+                    item.say(item.said)
+        elif event.kind in ("SYNCED", "FOUND"):
+            if event.kind == "SYNCED" and kind in self._unsynced:
+                self._unsynced.discard(kind)
+                if kind == "jobs":
+                    for name in self._jobs.keys() - self._listed:
+                        self._forget(name)
+            self._lost.pop(kind, None)
+            self._say(self._followed.values())
+        else:
+            name = self._keep(kind, event)
+            self._say([item for item in self._followed.values() if item.handle.name == name])
+
+    def _keep(self, kind: str, event: Event) -> str:
+        """Take note of an object's change; return the Job that it concerns."""
+        item, gone = event.object, event.kind == "DELETED"
+        name = item["metadata"]["name"] if kind == "jobs" else job_of(item)
+        followed = any(key[0] == name for key in self._followed)
+        if kind == "jobs":
+            self._listed.add(name)
+            self._deleted.discard(name)
+            self._jobs[name] = event.packed
+            if gone:
+                self._forget(name)
+            return str(name)
+        pods = self._pods.setdefault(name, {})
+        suspended = name in self._jobs and json.loads(self._jobs[name])["spec"].get("suspend")
+        if gone and (suspended or not followed):
+            pods.pop(item["metadata"]["uid"], None)  # a suspension took it: no attempt ended
+        else:
+            # A deleted pod's last state still tells how an attempt ended.
+            pods[item["metadata"]["uid"]] = event.packed
+        return name
+
+    def _forget(self, name: str) -> None:
+        """Take note that a Job is deleted; its last record is kept for those who follow it."""
+        if any(key[0] == name for key in self._followed):
+            self._deleted.add(name)
+        else:
+            self._jobs.pop(name, None)
+            self._pods.pop(name, None)
+
+    # -- what is told -----------------------------------------------------------------------
+
+    def _say(self, items: Iterable[_Followed]) -> None:
+        if self._unsynced or self._uncovered_since_s or self._lost:
+            return
+        for item in list(items):
+            if item.over:
+                continue
+            job = self._job(item)
+            if job is None:
+                item.unknown = True
+                item.say(None)
+                continue
+            status = self._status(item)
+            if status != item.said:
+                # The record behind it is made anew from what is kept, where somebody asks again.
+                item.said = replace(status, native={})
+                item.say(status)
+
+    def _job(self, item: _Followed) -> dict[str, Any] | None:
+        packed = self._jobs.get(item.handle.name)
+        job = None if packed is None else json.loads(packed)
+        # A namesake that was created later is another job.
+        return job if job and item.handle.uid in ("", job["metadata"]["uid"]) else None
+
+    def _status(self, item: _Followed) -> JobStatus:
+        job = self._job(item)
+        assert job is not None
+        pods = [json.loads(pod) for pod in self._pods.get(item.handle.name, {}).values()]
+        pods = [pod for pod in pods if owner_of(pod) in ("", job["metadata"]["uid"])]
+        status = job_status(job, pods, item.events, item.kueue, self._client.now())
         if status.state is JobState.FAILED:
-            self._read_late_reason(item)
-            return job_status(item.job, list(item.pods.values()), item.events, item.kueue)
-        if item.job.get("deleted") and not status.state.is_final:
+            if not item.over:
+                pods = self._read_late_reason(item, job, pods)
+            return job_status(job, pods, item.events, item.kueue)
+        if item.handle.name in self._deleted and not status.state.is_final:
             return JobStatus(
                 JobState.CANCELLED,
                 "The Job was deleted in the cluster.",
@@ -203,44 +297,54 @@ class JobsWatch:
             )
         return status
 
-    def _read_late_reason(self, item: _Tracked) -> None:
+    def _read_late_reason(
+        self, item: _Followed, job: dict[str, Any], pods: list[dict[str, Any]]
+    ) -> list[dict[str, Any]]:
         """Read what explains a failure; pods come by another watch and may be behind the Job's."""
-        assert item.job is not None
-        if not any(pod_failure(pod) for pod in item.pods.values()):
+        if not any(pod_failure(pod) for pod in pods):
             query = {"labelSelector": f"batch.kubernetes.io/job-name={item.handle.name}"}
+            path = object_path("pods", self._namespace)
             try:
-                page = self._client.request(
-                    "GET", object_path("pods", self._namespace), query=query
-                )
+                pods = self._client.request("GET", path, query=query)["items"] or pods
             except ClusterError:
-                return
-            item.pods |= {pod["metadata"]["uid"]: pod for pod in page["items"]}
-        uids = [item.job["metadata"]["uid"], *list(item.pods)[-1:]]
+                return pods
+        uids = [job["metadata"]["uid"], *[pod["metadata"]["uid"] for pod in pods[-1:]]]
         item.events = job_events(self._client, self._namespace, uids)
+        return pods
 
-    def _explain_waiting(self) -> list[_Tracked]:
-        """Ask why, where a Job has had no pod for a while: its events or Kueue alone say so."""
+    def _explain_waiting(self) -> list[_Followed]:
+        """Ask why, where Jobs have had no pod for a while: their events or Kueue alone say so.
+
+        One request for all of them, the less often the longer they wait.
+        """
         now_s = time.monotonic()
-        explained = []
-        for item in self._tracked.values():
-            held = item.job is not None and bool(item.job["spec"].get("suspend"))
-            if item.over or item.job is None or (item.pods and not held):
-                item.bare_since_s, item.kueue = 0.0, ""
+        if self._unsynced or self._lost:
+            return []
+        waiting: list[tuple[_Followed, dict[str, Any]]] = []
+        for item in self._followed.values():
+            job = None if item.over else self._job(item)
+            held = job is not None and bool(job["spec"].get("suspend"))
+            if job is None or (self._pods.get(item.handle.name) and not held):
+                item.waits_since_s, item.kueue = 0.0, ""
                 continue
-            item.bare_since_s = item.bare_since_s or now_s
-            if now_s - item.bare_since_s >= (_HELD_S if held else _NO_POD_S):
-                item.bare_since_s = now_s
-                if held:
-                    item.kueue = why_held(self._client, item.job)
-                else:
-                    uid = item.job["metadata"]["uid"]
-                    item.events = job_events(self._client, self._namespace, [uid])
-                explained.append(item)
-        return explained
+            item.waits_since_s = item.waits_since_s or now_s
+            if now_s - item.waits_since_s >= _NO_POD_S:
+                waiting.append((item, job))
+        newest_s = max((item.waits_since_s for item, _ in waiting), default=0.0)
+        pause_s = min(max(_NO_POD_S, (now_s - newest_s) / 2), _LONGEST_PAUSE_S)
+        if not waiting or now_s - self._explained_s < pause_s:
+            return []
+        self._explained_s = now_s
+        warnings = warnings_of_jobs(self._client, self._namespace)
+        queued = any(queue_of(job) for _, job in waiting)
+        reasons = reasons_of_kueue(self._client, self._namespace) if queued else {}
+        for item, job in waiting:
+            item.events = warnings.get(job["metadata"]["uid"], [])
+            item.kueue = reasons.get(job["metadata"]["uid"], "")
+        return [item for item, _ in waiting]
 
-    def _say_unknown(self, why: str) -> Iterator[tuple[JobHandle, JobStatus | None]]:
-        status = JobStatus(JobState.UNKNOWN, f"the cluster cannot be asked: {why}")
-        for item in self._tracked.values():
-            if not item.over and (item.said is None or item.said.state is not JobState.UNKNOWN):
-                item.said = status
-                yield item.handle, status
+
+def unknown(lost: dict[str, str]) -> JobStatus:
+    """Return the status of a job whose cluster cannot be asked; why, by what cannot be read."""
+    why = next(iter(lost.values()))
+    return JobStatus(JobState.UNKNOWN, f"the cluster cannot be asked: {why}")
