@@ -16,7 +16,7 @@ from mlflow_exec.runs import tracking
 from mlflow_exec.runs.logs import FOLDER, read_artifact
 from mlflow_exec.runs.submitted import ExecSubmittedRun
 from mlflow_exec.runs.supervise import Job
-from mlflow_exec.runtime.end import TAG_HANDLE, TAG_HANDLE_UID
+from mlflow_exec.runtime.end import TAG_BACKEND, TAG_HANDLE, TAG_HANDLE_UID
 from mlflow_exec.schedulers.base import Scheduler
 from mlflow_exec.settings import BackendSettings, parse_settings
 
@@ -58,6 +58,11 @@ def job_of(
     """
     run_id = run.info.run_id
     text = run.data.tags.get(TAG_HANDLE)
+    if not text and run.data.tags.get(TAG_BACKEND):
+        raise HandleError(
+            f"run {run_id}: it has no job; its submission goes on, was refused, or was "
+            f"interrupted, and then mlflow-exec reconcile ends the run in time"
+        )
     if not text:
         raise HandleError(
             f"run {run_id}: it has no tag {TAG_HANDLE!r}, so no job belongs to it; only runs "

@@ -18,7 +18,13 @@ from mlflow.exceptions import MlflowException
 
 from mlflow_exec.errors import MlflowExecError
 from mlflow_exec.jobs import JobHandle
-from mlflow_exec.runtime.end import GAP_LINE, START_LINE_PREFIX, TAG_LOG_COMPLETE
+from mlflow_exec.runtime.end import (
+    GAP_LINE,
+    START_LINE_PREFIX,
+    TAG_ATTEMPT,
+    TAG_LOG_COMPLETE,
+    TAG_STATE,
+)
 from mlflow_exec.schedulers.base import Scheduler
 
 FOLDER = "mlflow-exec"
@@ -108,6 +114,11 @@ class LogKeeper:
         tags = self._client.get_run(self._run_id).data.tags
         return bool(tags.get(TAG_LOG_COMPLETE) == "true")
 
+    def _has_started(self) -> bool:
+        """Whether there was an output: its first line is our own."""
+        tags = self._client.get_run(self._run_id).data.tags
+        return TAG_ATTEMPT in tags and tags.get(TAG_STATE) != "QUEUED"
+
     def capture(self, scheduler: Scheduler, handle: JobHandle) -> None:
         """Read what there is now, before a cancellation takes it away."""
         if self.captured is not None:
@@ -130,8 +141,10 @@ class LogKeeper:
                 return None
             head = self._uploaded()
             tail, unread = self._remaining(scheduler, handle)
+            if not tail and not unread and self._has_started():
+                unread = "the scheduler no longer has the job's log"
             whole = join(head, tail)
-            if whole:
+            if whole or not unread:  # another client may have kept more
                 self._upload(whole)
             complete = not unread and _GAP not in whole
             told = "true" if complete else "false"

@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from itertools import chain
 from typing import Any
 
 from mlflow import MlflowClient
@@ -19,9 +20,10 @@ from mlflow.exceptions import MlflowException
 
 from mlflow_exec import registry
 from mlflow_exec.errors import MlflowExecError
-from mlflow_exec.jobs import Failure, JobHandle, JobState, JobStatus
+from mlflow_exec.jobs import Failure, FailureCategory, JobHandle, JobState, JobStatus
 from mlflow_exec.runs.attach import job_of
 from mlflow_exec.runs.clocks import Clocks
+from mlflow_exec.runs.ending import end_of
 from mlflow_exec.runs.listing import open_runs
 from mlflow_exec.runs.progress import Progress
 from mlflow_exec.runs.store import MlflowRunStore
@@ -35,15 +37,23 @@ from mlflow_exec.runs.supervise import (
     note,
 )
 from mlflow_exec.runs.tracking import entry_can_write
-from mlflow_exec.runtime.end import TAG_BACKEND, TAG_HANDLE, TAG_HANDLE_UID, TAG_STATE
+from mlflow_exec.runtime.end import (
+    TAG_BACKEND,
+    TAG_HANDLE,
+    TAG_HANDLE_UID,
+    TAG_STATE,
+    write_end,
+)
 from mlflow_exec.schedulers.base import Scheduler
 from mlflow_exec.settings import parse_settings
 
 INTERVAL_S = 30.0
 _WORKERS = 8
-# The run names its job before the job is there. So long after the run was made nobody submits any
-# more; no clocks of two machines differ that much.
+# The run is there before it names its job, and names it before the job is there. So long after the
+# run was made nobody submits any more; no clocks of two machines differ that much.
 _UNCONFIRMED_S = 3600.0
+_UNCONFIRMED = "its submission is not confirmed, and may still be going on"
+_INTERRUPTED = "The submission was interrupted."
 
 
 @dataclass(frozen=True)
@@ -52,7 +62,7 @@ class Outcome:
 
     Attributes:
         run_id: The run.
-        handle: Its job.
+        handle: Its job; empty where the run names none.
         action: ``ended`` (its end was written), ``open`` (its job goes on), ``missing`` (its job
             is not known; it is lost if that stays so), or ``unknown`` (nobody could be asked).
         state: The job's state; UNKNOWN where it could not be asked.
@@ -87,6 +97,7 @@ class Reconciler:
         *,
         dry_run: bool = False,
         lost_grace_s: float = LOST_GRACE_S,
+        unconfirmed_s: float = _UNCONFIRMED_S,
         progress: Progress | None = None,
     ) -> None:
         """Ask nobody yet.
@@ -96,12 +107,14 @@ class Reconciler:
             configs: The backends to look at, with the settings that reach their clusters.
             dry_run: Say what would be written, and write nothing.
             lost_grace_s: How long a job must be unknown to its cluster to be lost.
+            unconfirmed_s: How long after its run was made a submission may still be going on.
             progress: Told what could not be done.
         """
         self._client = client
         self._configs = configs
         self._dry_run = dry_run
         self._lost_grace_s = lost_grace_s
+        self._unconfirmed_s = unconfirmed_s
         self._progress = progress or Progress()
         self._schedulers: dict[str, Scheduler] = {}
         self._missing_since_s: dict[str, float] = {}
@@ -109,8 +122,10 @@ class Reconciler:
 
     def once(self) -> Iterator[Outcome]:
         """Yield what became of every open run; waits for the grace where a job is not known."""
+        submitted, unsubmitted = self._open()
+        yield from map(self._unsubmitted, unsubmitted)
         again: list[_Open] = []
-        for run, outcome in self._pass(self._open()):
+        for run, outcome in self._pass(submitted):
             if outcome.action == "missing":
                 again.append(run)
             else:
@@ -128,7 +143,9 @@ class Reconciler:
         while not stop.is_set():
             seen: dict[str, Outcome] = {}
             try:
-                for _, outcome in self._pass(self._open()):
+                submitted, unsubmitted = self._open()
+                outcomes = (outcome for _, outcome in self._pass(submitted))
+                for outcome in chain(map(self._unsubmitted, unsubmitted), outcomes):
                     seen[outcome.run_id] = outcome
                     if said.get(outcome.run_id) != outcome:
                         yield outcome
@@ -144,11 +161,38 @@ class Reconciler:
 
     # -- one pass ---------------------------------------------------------------------------
 
-    def _open(self) -> Iterator[_Open]:
+    def _open(self) -> tuple[list[_Open], list[Run]]:
+        """Return the open runs that name their job, and those that do not, or not yet."""
+        submitted: list[_Open] = []
+        unsubmitted: list[Run] = []
         for run in open_runs(self._client):
             tags = run.data.tags
-            if tags.get(TAG_HANDLE) and tags[TAG_BACKEND] in self._configs:
-                yield _Open(run, JobHandle.parse(tags[TAG_HANDLE], tags.get(TAG_HANDLE_UID, "")))
+            if tags[TAG_BACKEND] not in self._configs:
+                continue
+            if tags.get(TAG_HANDLE):
+                handle = JobHandle.parse(tags[TAG_HANDLE], tags.get(TAG_HANDLE_UID, ""))
+                submitted.append(_Open(run, handle))
+            else:
+                unsubmitted.append(run)
+        return submitted, unsubmitted
+
+    def _unsubmitted(self, run: Run) -> Outcome:
+        """End a run whose client died before it named a job; so there is none."""
+        run_id = run.info.run_id
+        if not self._is_over(run):
+            return Outcome(run_id, "", "open", "QUEUED", _UNCONFIRMED)
+        status = _interrupted()
+        if self._dry_run:
+            return Outcome(run_id, "", "ended", "FAILED", f"not written: {describe(status)}")
+        try:
+            write_end(MlflowRunStore(self._client), run_id, end_of(status), by="client")
+        except MlflowException as error:
+            return Outcome(run_id, "", "unknown", "UNKNOWN", str(error))
+        return Outcome(run_id, "", "ended", "FAILED", describe(status))
+
+    def _is_over(self, run: Run) -> bool:
+        """Whether the run was made so long ago that nobody submits its job any more."""
+        return time.time() - (run.info.start_time or 0) / 1000 >= self._unconfirmed_s
 
     def _pass(self, runs: Iterable[_Open]) -> Iterator[tuple[_Open, Outcome]]:
         places: dict[tuple[Any, ...], list[_Open]] = {}
@@ -212,11 +256,12 @@ class Reconciler:
         since_s = self._missing_since_s.setdefault(run.run.info.run_id, now_s)
         if now_s - since_s < self._lost_grace_s:
             return run.outcome("missing", "UNKNOWN", "its cluster does not know the job")
-        age_s = time.time() - (run.run.info.start_time or 0) / 1000
-        if not run.handle.uid and age_s < _UNCONFIRMED_S:
-            text = "its submission is not confirmed, and may still be going on"
-            return run.outcome("open", "UNKNOWN", text)
-        return self._end(run, None)
+        if run.handle.uid:
+            return self._end(run, None)
+        if not self._is_over(run.run):
+            return run.outcome("open", "UNKNOWN", _UNCONFIRMED)
+        queued = run.run.data.tags.get(TAG_STATE) == JobState.QUEUED.value
+        return self._end(run, _interrupted() if queued else None)
 
     def _expired(self, run: _Open, status: JobStatus) -> Failure | None:
         """Return why a job that waits must be ended now; None if it may go on."""
@@ -247,3 +292,8 @@ class Reconciler:
     def _job(self, run: _Open) -> Job:
         config = self._configs[run.run.data.tags[TAG_BACKEND]]
         return job_of(self._client, run.run, config, self._scheduler(run.handle))
+
+
+def _interrupted() -> JobStatus:
+    why = Failure(FailureCategory.INFRASTRUCTURE, _INTERRUPTED, "Submit it again.")
+    return JobStatus(JobState.FAILED, _INTERRUPTED, why)

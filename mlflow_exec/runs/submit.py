@@ -218,7 +218,7 @@ def submit(prepared: Prepared, progress: Progress) -> Job:
     client = MlflowClient(call.tracking_uri)
     run = tracking.create_run(
         client, call.experiment_id, prepared.project, call.entry_point, call.version,
-        call.run_id, call.run_name,
+        call.run_id, call.run_name, {TAG_BACKEND: call.backend, TAG_STATE: JobState.QUEUED.value},
     )  # fmt: skip
     run_id = run.info.run_id
     store = MlflowRunStore(client)
@@ -283,12 +283,16 @@ def _next_submission(handle: str | None) -> int:
 
 
 def _open(store: MlflowRunStore, run_id: str, backend: str, handle: JobHandle) -> None:
-    """Mark the run as waiting, before the job can write to it; forget an earlier submission."""
+    """Mark the run as waiting, before the job can write to it; forget an earlier submission.
+
+    At once: who dies in between leaves the earlier end or this submission, no mixture of the two.
+    """
     record = store.read(run_id)
     forgotten = (*FAILURE_TAGS, TAG_STATE_BY, TAG_LOG_COMPLETE, TAG_HANDLE_UID)
-    store.delete_tags(run_id, [tag for tag in forgotten if tag in record.tags])
+    earlier = [tag for tag in forgotten if tag in record.tags]
     tags = {TAG_BACKEND: backend, TAG_HANDLE: str(handle), TAG_STATE: JobState.QUEUED.value}
-    store.set_tags(run_id, tags)
+    store.set_tags(run_id, {**dict.fromkeys(earlier, ""), **tags})
+    store.delete_tags(run_id, earlier)
     store.set_status(run_id, "SCHEDULED", None)
 
 

@@ -104,11 +104,15 @@ def create_run(
     version: str | None,
     run_id: str | None,
     run_name: str | None,
+    marks: Mapping[str, str],
 ) -> Run:
-    """Create the run of a submission, with MLflow's own tags, or take the one that is named."""
+    """Create the run of a submission, with MLflow's own tags, or take the one that is named.
+
+    A new run has the marks from its first moment on; one that is named is not ours yet.
+    """
     tags = _tags(project, entry_point, version)
     if run_id is None:
-        return client.create_run(experiment_id, tags=tags, run_name=run_name)
+        return client.create_run(experiment_id, tags={**tags, **marks}, run_name=run_name)
     run = client.get_run(run_id)
     client.log_batch(run_id, tags=[RunTag(k, v) for k, v in tags.items()])
     return run
