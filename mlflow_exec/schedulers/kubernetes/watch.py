@@ -77,7 +77,8 @@ class NamespaceWatch:
         self._queue: queue.SimpleQueue[tuple[str, Any, Any]] = queue.SimpleQueue()
         self._lock = threading.Lock()
         self._closed = False
-        self._followed: dict[tuple[str, str], _Followed] = {}
+        # By the Job's name; a name may stand for a job and for an earlier one of the same name.
+        self._followed: dict[str, list[_Followed]] = {}
         self._jobs: dict[str, bytes] = {}
         self._deleted: set[str] = set()
         self._pods: dict[str, dict[str, bytes]] = {}
@@ -86,7 +87,7 @@ class NamespaceWatch:
         self._listed: set[str] = set()
         self._unsynced: set[str] = set()
         self._uncovered_since_s = 0.0
-        self._explained_s = 0.0
+        self._looked_s = self._explained_s = 0.0
         self._lost: dict[str, str] = {}
         self._idle_since_s = time.monotonic()
         threading.Thread(target=self._work, name="mlflow-exec-namespace", daemon=True).start()
@@ -111,7 +112,7 @@ class NamespaceWatch:
                 watch.stop()
 
     def _is_idle(self) -> bool:
-        if any(item.listeners for item in self._followed.values()):
+        if self._followed:
             self._idle_since_s = time.monotonic()
         if time.monotonic() - self._idle_since_s < _IDLE_S:
             return False
@@ -123,7 +124,7 @@ class NamespaceWatch:
         """Tell everybody what ended it, those too who have just come."""
         with self._lock:
             self._closed = True
-        for item in self._followed.values():
+        for item in self._all():
             item.say(error)
         while not self._queue.empty():
             message, handle, tell = self._queue.get()
@@ -132,8 +133,8 @@ class NamespaceWatch:
 
     def said(self, handle: JobHandle) -> JobStatus | None:
         """Return what was last said of a job, without its record; None where nobody follows it."""
-        item = self._followed.get((handle.name, handle.uid))
-        return item.said if item is not None and item.listeners else None
+        item = self._find(handle)
+        return item.said if item is not None else None
 
     def is_alive(self) -> bool:
         """Whether it still takes who wants to follow a job."""
@@ -157,7 +158,10 @@ class NamespaceWatch:
             self._hear(message, more)
 
     def _add(self, handle: JobHandle, tell: Tell) -> None:
-        item = self._followed.setdefault((handle.name, handle.uid), _Followed(handle))
+        item = self._find(handle)
+        if item is None:
+            item = _Followed(handle)
+            self._followed.setdefault(handle.name, []).append(item)
         if tell not in item.listeners:
             item.listeners.append(tell)
         item.said, item.unknown = None, False  # all is said anew, to all
@@ -170,22 +174,32 @@ class NamespaceWatch:
         self._say([item])
 
     def _remove(self, handle: JobHandle, tell: Tell) -> None:
-        item = self._followed.get((handle.name, handle.uid))
+        item = self._find(handle)
         if item is None or tell not in item.listeners:
             return
         item.listeners.remove(tell)
-        if not item.listeners:
-            del self._followed[(handle.name, handle.uid)]
+        if item.listeners:
+            return
+        self._followed[handle.name].remove(item)
+        if not self._followed[handle.name]:
+            del self._followed[handle.name]
             if handle.name in self._deleted:
                 self._deleted.discard(handle.name)
                 self._jobs.pop(handle.name, None)
                 self._pods.pop(handle.name, None)
 
+    def _find(self, handle: JobHandle) -> _Followed | None:
+        found = (i for i in self._followed.get(handle.name, ()) if i.handle.uid == handle.uid)
+        return next(found, None)
+
+    def _all(self) -> list[_Followed]:
+        return [item for items in self._followed.values() for item in items]
+
     def _watch_more(self) -> None:
         """Start watches that also cover the jobs added since; what was told before stays."""
         for watch in self._watches.values():
             watch.stop()
-        runs = {run_of(item.handle) for item in self._followed.values()}
+        runs = {run_of(item.handle) for item in self._all()}
         chosen = selector(runs)
         self._runs = runs if len(runs) <= SELECTED_RUNS else None
         self._listed, self._unsynced, self._lost = set(), {"jobs", "pods"}, {}
@@ -208,7 +222,7 @@ class NamespaceWatch:
             raise event
         if event.kind == "LOST":
             self._lost[kind] = event.error
-            for item in self._followed.values():
+            for item in self._all():
                 if not item.over:
                     item.said = unknown(self._lost)
                     item.say(item.said)
@@ -219,16 +233,15 @@ class NamespaceWatch:
                     for name in self._jobs.keys() - self._listed:
                         self._forget(name)
             self._lost.pop(kind, None)
-            self._say(self._followed.values())
+            self._say(self._all())
         else:
             name = self._keep(kind, event)
-            self._say([item for item in self._followed.values() if item.handle.name == name])
+            self._say(self._followed.get(name, []))
 
     def _keep(self, kind: str, event: Event) -> str:
         """Take note of an object's change; return the Job that it concerns."""
         item, gone = event.object, event.kind == "DELETED"
         name = item["metadata"]["name"] if kind == "jobs" else job_of(item)
-        followed = any(key[0] == name for key in self._followed)
         if kind == "jobs":
             self._listed.add(name)
             self._deleted.discard(name)
@@ -238,7 +251,7 @@ class NamespaceWatch:
             return str(name)
         pods = self._pods.setdefault(name, {})
         suspended = name in self._jobs and json.loads(self._jobs[name])["spec"].get("suspend")
-        if gone and (suspended or not followed):
+        if gone and (suspended or name not in self._followed):
             pods.pop(item["metadata"]["uid"], None)  # a suspension took it: no attempt ended
         else:
             # A deleted pod's last state still tells how an attempt ended.
@@ -247,7 +260,7 @@ class NamespaceWatch:
 
     def _forget(self, name: str) -> None:
         """Take note that a Job is deleted; its last record is kept for those who follow it."""
-        if any(key[0] == name for key in self._followed):
+        if name in self._followed:
             self._deleted.add(name)
         else:
             self._jobs.pop(name, None)
@@ -318,11 +331,13 @@ class NamespaceWatch:
         One request for all of them, the less often the longer they wait.
         """
         now_s = time.monotonic()
-        if self._unsynced or self._lost:
+        if self._unsynced or self._lost or now_s - self._looked_s < _NO_POD_S:
             return []
+        self._looked_s = now_s
         waiting: list[tuple[_Followed, dict[str, Any]]] = []
-        for item in self._followed.values():
-            job = None if item.over else self._job(item)
+        for item in self._all():
+            queued = item.said is not None and item.said.state is JobState.QUEUED
+            job = self._job(item) if queued else None
             held = job is not None and bool(job["spec"].get("suspend"))
             if job is None or (self._pods.get(item.handle.name) and not held):
                 item.waits_since_s, item.kueue = 0.0, ""
@@ -336,8 +351,8 @@ class NamespaceWatch:
             return []
         self._explained_s = now_s
         warnings = warnings_of_jobs(self._client, self._namespace)
-        queued = any(queue_of(job) for _, job in waiting)
-        reasons = reasons_of_kueue(self._client, self._namespace) if queued else {}
+        by_kueue = any(queue_of(job) for _, job in waiting)
+        reasons = reasons_of_kueue(self._client, self._namespace) if by_kueue else {}
         for item, job in waiting:
             item.events = warnings.get(job["metadata"]["uid"], [])
             item.kueue = reasons.get(job["metadata"]["uid"], "")
