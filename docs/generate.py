@@ -17,6 +17,7 @@ from jinja2 import Environment, meta
 from pydantic.fields import FieldInfo
 
 from mlflow_exec import registry, settings
+from mlflow_exec.reconciler_settings import ReconcilerSettings
 from mlflow_exec.settings import Settings
 
 _ROOT = Path(__file__).resolve().parent.parent
@@ -28,6 +29,21 @@ _TITLES = {"k8s": "Kubernetes", "ray": "Ray"}
 _TEMPLATES: dict[str, type[Settings]] = {
     "kubernetes": settings.KubernetesSettings,
     "ray": settings.RaySettings,
+}
+# Templates that are not of a job: their settings, and what they get besides.
+_OWN: dict[str, tuple[type[Settings], dict[str, str]]] = {
+    "reconciler.yaml.j2": (
+        ReconcilerSettings,
+        {
+            "namespace": "the setting, or that of the current context",
+            "labels": "by which the reconciler's objects are found; never those of jobs",
+            "cluster_id_role": "with `read_cluster_id`: the name of the Role in `kube-system`",
+            "image_pull_secrets": "of the setting, each as `{\"name\": …}`",
+            "command": "`mlflow-exec reconcile` for the namespace",
+            "env": "of `tracking_uri` and, as references, `tracking_secret`",
+            "resources": "requests and limits, from `resources`",
+        },
+    ),
 }
 # What the templates of a folder get that is not a setting as it stands.
 _COMPUTED = {
@@ -98,6 +114,8 @@ def _is_quantity(field: FieldInfo) -> bool:
 
 def default_words(field: FieldInfo) -> str:
     """Return a field's default as users would write it."""
+    if field.is_required():
+        return "needed"
     value = field.get_default(call_default_factory=True, validated_data={})
     if isinstance(value, (Settings, dict)):
         return "`{}`"
@@ -133,6 +151,13 @@ def nested(cls: type[Settings]) -> dict[str, type[Settings]]:
     return found
 
 
+def nested_tables(cls: type[Settings], of: str) -> Iterator[str]:
+    """Yield the lines of the tables of the settings classes inside a settings class."""
+    for key, inner in nested(cls).items():
+        yield from ("", f"### `{key}` of `{of}`" + (", each" if key == "secrets" else ""), "")
+        yield from table(inner)
+
+
 def options() -> str:
     """Return the text of ``docs/options.md``."""
     shared = set(settings.BackendSettings.model_fields)
@@ -153,10 +178,9 @@ def options() -> str:
         cls: type[Settings] = registry.load(backend.settings)
         own = set(cls.model_fields) - shared | {"resources"}
         lines += ["", f"## {_TITLES[backend.name]}: `--backend {backend.name}`", ""]
-        lines += table(cls, own)
-        for key, inner in nested(cls).items():
-            heading = f"### `{key}` of `{backend.name}`" + (", each" if key == "secrets" else "")
-            lines += ["", heading, "", *table(inner)]
+        lines += [*table(cls, own), *nested_tables(cls, backend.name)]
+    lines += ["", "## The reconciler: `mlflow-exec render reconciler`", ""]
+    lines += [*table(ReconcilerSettings), *nested_tables(ReconcilerSettings, "reconciler")]
     return "\n".join(lines) + "\n"
 
 
@@ -166,15 +190,16 @@ def template_tables(folder: Path) -> str:
     Raises:
         KeyError: A name is neither a setting nor described in ``_COMPUTED``.
     """
-    fields, computed = _TEMPLATES[folder.name].model_fields, _COMPUTED[folder.name]
+    of_jobs = (_TEMPLATES[folder.name], _COMPUTED[folder.name])
     environment = Environment()
     environment.globals.clear()  # `namespace` is a name of Jinja's, too
     lines: list[str] = []
     for path in sorted(folder.glob("*.j2")):
+        cls, computed = _OWN.get(path.name, of_jobs)
         names = meta.find_undeclared_variables(environment.parse(path.read_text("utf-8")))
         lines += ["", f"## `{path.name}`", "", "| name | meaning |", "|---|---|"]
         for name in sorted(names):
-            meaning = computed.get(name) or f"the setting: {fields[name].description}"
+            meaning = computed.get(name) or f"the setting: {cls.model_fields[name].description}"
             lines.append(f"| `{name}` | {meaning} |")
     return "\n".join([*lines[1:], ""])
 

@@ -209,6 +209,7 @@ def list_(
 @cli.command()
 @click.option("--backend", "-b", default=None, type=_BACKENDS, help="Only runs of this one.")
 @_config
+@click.option("--namespace", metavar="NAME", help="Only jobs of this namespace of Kubernetes.")
 @click.option("--watch", is_flag=True, help="Go on, pass after pass, until it is stopped.")
 @click.option("--interval-s", default=30.0, show_default=True, help="Between two passes.")
 @click.option("--dry-run", is_flag=True, help="Say what would be written; write nothing.")
@@ -216,6 +217,7 @@ def list_(
 def reconcile(
     backend: str | None,
     config: str | None,
+    namespace: str | None,
     watch: bool,
     interval_s: float,
     dry_run: bool,
@@ -225,6 +227,7 @@ def reconcile(
 
     Looks at every submitted run of the tracking server that has no end. The clusters are listed
     once, not asked job by job. A job that its cluster does not know for half a minute is lost.
+    A job of another cluster than those configured here is left alone.
     Exits with 1 if something could not be asked. With --output json each run is one line.
     """
     import mlflow
@@ -233,10 +236,14 @@ def reconcile(
 
     if config and backend is None:
         raise ConfigError("--backend-config: say by --backend which backend's settings they are")
+    if namespace:
+        if backend not in (None, "k8s"):
+            raise ConfigError(f"--namespace: jobs of {backend!r} are in none")
+        backend = "k8s"
     names = [backend] if backend else [item.name for item in registry.BACKENDS]
     configs = {name: parse_config(config) for name in names}
     client = mlflow.MlflowClient(mlflow.get_tracking_uri())
-    reconciler = Reconciler(client, configs, dry_run=dry_run)
+    reconciler = Reconciler(client, configs, namespace=namespace, dry_run=dry_run)
     outcomes = reconciler.forever(interval_s) if watch else reconciler.once()
     unknown = False
     for item in outcomes:
@@ -249,8 +256,8 @@ def reconcile(
 
 
 @cli.command()
-@click.argument("uri")
-@click.option("--backend", "-b", required=True, help="k8s or ray.")
+@click.argument("uri", metavar="URI|reconciler")
+@click.option("--backend", "-b", default=None, help="k8s or ray; none for the reconciler.")
 @_config
 @click.option("--entry-point", "-e", default="main", show_default=True)
 @click.option("--version", "-v", "version", default=None, help="Of a git project.")
@@ -261,7 +268,7 @@ def reconcile(
 @_output
 def render(
     uri: str,
-    backend: str,
+    backend: str | None,
     config: str | None,
     entry_point: str,
     version: str | None,
@@ -269,9 +276,19 @@ def render(
     env_manager: str | None,
     output: str,
 ) -> None:
-    """Print what `mlflow run` with the same arguments would create; nothing is created."""
+    """Print what `mlflow run` with the same arguments would create; nothing is created.
+
+    `mlflow-exec render reconciler -c FILE` prints what runs `mlflow-exec reconcile` in a cluster,
+    for `kubectl apply -f -`. A project folder of that name is ./reconciler.
+    """
     from mlflow_exec.runs.rendering import rendered
 
+    if backend is None:
+        if uri != "reconciler":
+            raise click.UsageError("Missing option '--backend' / '-b'.")
+        if parameters or version or env_manager or entry_point != "main":
+            raise click.UsageError("render reconciler: the options of a project do not apply.")
+        return _render_reconciler(config, output)
     pairs = [item.partition("=") for item in parameters]
     for name, equals, _ in pairs:
         if not equals:
@@ -289,6 +306,14 @@ def render(
         output,
         comments + plan.to_yaml().rstrip(),
     )
+
+
+def _render_reconciler(config: str | None, output: str) -> None:
+    from mlflow_exec.runs.rendering import rendered_reconciler
+    from mlflow_exec.schedulers.base import to_yaml
+
+    objects = rendered_reconciler(parse_config(config))
+    _emit({"objects": objects}, output, to_yaml(objects).rstrip())
 
 
 @cli.command()

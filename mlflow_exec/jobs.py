@@ -140,7 +140,8 @@ class JobHandle:
     uid: str = field(default="", compare=False)
 
     def __post_init__(self) -> None:
-        if self.scheme not in _HANDLE_SCHEMES or not self.cluster or not all(self.path):
+        known = self.scheme in _HANDLE_SCHEMES and (self.scheme != "k8s" or len(self.path) == 2)
+        if not known or not self.cluster or not all(self.path):
             raise HandleError(f"job handle: {str(self)!r} is not one; known: k8s://, ray-job+http://")
 
     @property

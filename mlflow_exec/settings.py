@@ -366,6 +366,8 @@ def _sentence(cls: type[Settings], item: dict[str, Any], where: str) -> str:
         close = get_close_matches(location[-1], known, n=1)
         guess = f" (did you mean {close[0]!r}?)" if close else ""
         return f"{where}: unknown setting {key!r}{guess}. Known: {', '.join(known)}"
+    if item["type"] == "missing":
+        return f"{where}: {key}: it is needed"  # what is given there is all the rest
     message = item["msg"].removeprefix("Value error, ")
     if not key or any(looks_secret(part) for part in location):
         return f"{where}: {key + ': ' if key else ''}{message}"

@@ -204,6 +204,11 @@ class KubernetesClient:
 
     # -- who is it --------------------------------------------------------------------------
 
+    @staticmethod
+    def is_certain(identity: str) -> bool:
+        """Whether two different identities of this kind are surely two clusters."""
+        return bool(_UID.match(identity))
+
     @property
     def host(self) -> str:
         """The API server's address."""

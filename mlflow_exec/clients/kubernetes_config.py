@@ -13,7 +13,7 @@ from kubernetes.client import ApiClient, Configuration
 from kubernetes.config.config_exception import ConfigException
 
 from mlflow_exec.clients.kubernetes import KubernetesClient
-from mlflow_exec.errors import ClusterError, ConfigError, NotFoundError
+from mlflow_exec.errors import ClusterError, ConfigError, HandleError, NotFoundError
 
 _NAMESPACE_FILE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 _CONNECTIONS = 16
@@ -167,7 +167,8 @@ def find(
             credentials may not read the identity, as those of a pod usually may not.
 
     Raises:
-        ConfigError: No configured cluster is the one; the message lists what was tried.
+        HandleError: Each configured cluster told its identity, and it is another.
+        ConfigError: None is known to be the one. Either message lists what was tried.
     """
     ways: list[Callable[[], KubernetesClient]] = []
     tried: list[str] = []
@@ -183,20 +184,28 @@ def find(
             ways.append(lambda name=name: from_kubeconfig(name, path))  # type: ignore[misc]
         if os.environ.get("KUBERNETES_SERVICE_HOST"):
             ways.append(in_cluster)
+    certain = bool(ways) and cluster_name is None and KubernetesClient.is_certain(identity)
     for way in ways:
         try:
             client = way()
             found = _is_the_one(client, identity, cluster_name, holds)
         except (ConfigError, ClusterError) as error:
             tried.append(str(error))
+            certain = False
             continue
         if found:
             return client
+        certain = certain and client.is_certain(client.identity())
         named = cluster_name is not None
         seen = "does not have the job" if named else f"is cluster {client.identity()}"
         tried.append(f"{client.name} {seen}")
+    if not certain and os.environ.get("KUBERNETES_SERVICE_HOST"):
+        tried.append(
+            "without 'get' on namespace kube-system (the reconciler's 'read_cluster_id') a pod "
+            "knows its own cluster only by a job that is still there"
+        )
     more = "leave 'context' out, or point" if context else "point"
-    raise ConfigError(
+    raise (HandleError if certain else ConfigError)(
         f"job handle: no configured cluster is {identity}. Tried: {'; '.join(tried) or 'nothing'}."
         f" To find it, {more} KUBECONFIG at one that is"
     )

@@ -19,7 +19,7 @@ from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 
 from mlflow_exec import registry
-from mlflow_exec.errors import MlflowExecError
+from mlflow_exec.errors import HandleError, MlflowExecError
 from mlflow_exec.jobs import Failure, FailureCategory, JobHandle, JobState, JobStatus
 from mlflow_exec.runs.attach import job_of
 from mlflow_exec.runs.clocks import Clocks
@@ -64,7 +64,8 @@ class Outcome:
         run_id: The run.
         handle: Its job; empty where the run names none.
         action: ``ended`` (its end was written), ``open`` (its job goes on), ``missing`` (its job
-            is not known; it is lost if that stays so), or ``unknown`` (nobody could be asked).
+            is not known; it is lost if that stays so), ``elsewhere`` (it is of a cluster that is
+            surely none of those configured here), or ``unknown`` (nobody could be asked).
         state: The job's state; UNKNOWN where it could not be asked.
         detail: One line for people.
     """
@@ -95,6 +96,7 @@ class Reconciler:
         client: MlflowClient,
         configs: Mapping[str, Mapping[str, Any]],
         *,
+        namespace: str | None = None,
         dry_run: bool = False,
         lost_grace_s: float = LOST_GRACE_S,
         unconfirmed_s: float = _UNCONFIRMED_S,
@@ -105,6 +107,7 @@ class Reconciler:
         Args:
             client: For the tracking server.
             configs: The backends to look at, with the settings that reach their clusters.
+            namespace: Only the jobs of this namespace of Kubernetes; all if None.
             dry_run: Say what would be written, and write nothing.
             lost_grace_s: How long a job must be unknown to its cluster to be lost.
             unconfirmed_s: How long after its run was made a submission may still be going on.
@@ -112,6 +115,7 @@ class Reconciler:
         """
         self._client = client
         self._configs = configs
+        self._namespace = namespace
         self._dry_run = dry_run
         self._lost_grace_s = lost_grace_s
         self._unconfirmed_s = unconfirmed_s
@@ -169,11 +173,17 @@ class Reconciler:
             tags = run.data.tags
             if tags[TAG_BACKEND] not in self._configs:
                 continue
-            if tags.get(TAG_HANDLE):
-                handle = JobHandle.parse(tags[TAG_HANDLE], tags.get(TAG_HANDLE_UID, ""))
-                submitted.append(_Open(run, handle))
-            else:
+            if not tags.get(TAG_HANDLE):
                 unsubmitted.append(run)
+                continue
+            try:
+                handle = JobHandle.parse(tags[TAG_HANDLE], tags.get(TAG_HANDLE_UID, ""))
+            except HandleError as error:  # whoever may write a run may write this
+                self._progress.changed(f"run {run.info.run_id}: {error}")
+                continue
+            place = (handle.scheme, handle.path[0])
+            if self._namespace is None or place == ("k8s", self._namespace):
+                submitted.append(_Open(run, handle))
         return submitted, unsubmitted
 
     def _unsubmitted(self, run: Run) -> Outcome:
@@ -203,6 +213,10 @@ class Reconciler:
             for members in places.values():
                 try:
                     statuses = self._statuses(members)
+                except HandleError:
+                    text = "its cluster is none of those configured here"
+                    yield from ((r, r.outcome("elsewhere", "UNKNOWN", text)) for r in members)
+                    continue
                 except MlflowExecError as error:
                     yield from ((r, r.outcome("unknown", "UNKNOWN", str(error))) for r in members)
                     continue
@@ -213,8 +227,9 @@ class Reconciler:
         """Return how the jobs of one place are, by name, from one list of them."""
         wanted = {run.handle.name: run.handle for run in members}
         statuses: dict[str, JobStatus] = {}
-        near = members[0].handle
-        for handle, status in self._scheduler(near).snapshot(near=near):
+        # Any of them that is there shows the cluster; without one nobody is called lost.
+        near = list(wanted.values())
+        for handle, status in self._scheduler(near[0]).snapshot(near=near):
             asked = wanted.get(handle.name)
             if asked is None or asked.uid not in ("", handle.uid):
                 continue

@@ -43,8 +43,7 @@ def job_tracking_uri(settings: BackendSettings, uri: str, *, same_machine: bool)
         ConfigError: The job could not reach it.
     """
     wanted = settings.tracking_uri or uri
-    parts = urlsplit(wanted)
-    if parts.username or parts.password:
+    if _holds_credentials(wanted):
         raise ConfigError(
             "tracking_uri: it holds a user name or a password, which everybody who sees the job "
             "could read; give them by MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
@@ -53,9 +52,7 @@ def job_tracking_uri(settings: BackendSettings, uri: str, *, same_machine: bool)
         return wanted
     if same_machine:
         return _absolute(wanted)
-    local_store = parts.scheme in ("", "file", "sqlite")
-    local_host = (parts.hostname or "") in ("localhost", "127.0.0.1", "::1", "0.0.0.0")
-    if local_store or local_host:
+    if _is_local(wanted):
         raise ConfigError(
             f"tracking_uri: the job runs on another machine and cannot reach {wanted!r}; start a "
             f"tracking server that it can reach (mlflow server --host …) and set "
@@ -63,6 +60,35 @@ def job_tracking_uri(settings: BackendSettings, uri: str, *, same_machine: bool)
             f"it under another name"
         )
     return wanted
+
+
+def check_reconciler_uri(uri: str) -> None:
+    """Refuse what a reconciler in a cluster could not reach, or must not be told in the open.
+
+    Raises:
+        ConfigError: It is local, no tracking server over HTTP, or holds credentials.
+    """
+    if _holds_credentials(uri):
+        raise ConfigError(
+            "tracking_uri: it holds a user name or a password, which everybody who sees the "
+            "CronJob could read; put them into a Secret and name it by 'tracking_secret'"
+        )
+    if _is_local(uri) or not entry_can_write(uri):
+        raise ConfigError(
+            f"tracking_uri: the reconciler runs in a pod and cannot use {uri!r}; an http:// or "
+            f"https:// address is needed, of a tracking server as pods reach it"
+        )
+
+
+def _holds_credentials(uri: str) -> bool:
+    parts = urlsplit(uri)
+    return bool(parts.username or parts.password)
+
+
+def _is_local(uri: str) -> bool:
+    parts = urlsplit(uri)
+    local_host = (parts.hostname or "") in ("localhost", "127.0.0.1", "::1", "0.0.0.0")
+    return parts.scheme in ("", "file", "sqlite") or local_host
 
 
 def _absolute(uri: str) -> str:

@@ -11,7 +11,7 @@ import queue
 import threading
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -41,9 +41,12 @@ class Plan:
 
     def to_yaml(self) -> str:
         """Return the objects as YAML documents, secrets and data as references."""
-        return yaml.dump_all(
-            self.objects, Dumper=_Readable, sort_keys=False, allow_unicode=True, width=100
-        )
+        return to_yaml(self.objects)
+
+
+def to_yaml(objects: Iterable[Mapping[str, Any]]) -> str:
+    """Return objects as YAML documents for people and for ``kubectl apply``."""
+    return yaml.dump_all(objects, Dumper=_Readable, sort_keys=False, allow_unicode=True, width=100)
 
 
 class _Readable(yaml.SafeDumper):
@@ -148,14 +151,18 @@ class Scheduler(ABC):
 
     @abstractmethod
     def snapshot(
-        self, *, run_id: str | None = None, near: JobHandle | None = None
+        self, *, run_id: str | None = None, near: Sequence[JobHandle] = ()
     ) -> Iterator[tuple[JobHandle, JobStatus]]:
         """Yield all jobs of ours, or those of one run: pages of one list call.
 
         Args:
             run_id: Only this run's.
-            near: Where to look: in the cluster (and namespace) of this job. Where the settings
-                say, if None.
+            near: Where to look: in the cluster (and namespace) of these jobs, all of one place;
+                those that are gone do not matter. Where the settings say, if there are none.
+
+        Raises:
+            HandleError: Every configured cluster is surely another than that of ``near``.
+            ConfigError: None is known to be that one; it may be one that cannot be asked.
         """
 
     @abstractmethod

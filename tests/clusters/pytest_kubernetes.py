@@ -112,6 +112,23 @@ def _given(kubeconfig: Path) -> KubernetesCluster:
 
 
 @pytest.fixture(scope="session")
+def mlflow_exec_image(
+    kubernetes_cluster: KubernetesCluster, tmp_path_factory: pytest.TempPathFactory
+) -> str:
+    """An image in which this checkout is installed, with what it needs to reach Kubernetes."""
+    given = os.environ.get("MLFLOW_EXEC_TEST_IMAGE_MLFLOW_EXEC")
+    if given:
+        return given
+    if kubernetes_cluster.ours is None:
+        unavailable("no image with this package (MLFLOW_EXEC_TEST_IMAGE_MLFLOW_EXEC is not set)")
+    archive = tmp_path_factory.mktemp("image") / "mlflow-exec.tar"
+    name = images.write_mlflow_exec(archive)
+    kubernetes_cluster.ours.load_image(archive)
+    archive.unlink()
+    return name
+
+
+@pytest.fixture(scope="session")
 def _namespaces(kubernetes_cluster: KubernetesCluster) -> Iterator[client.CoreV1Api]:
     """The API for namespaces; at the session's end it waits for those deleted to be gone."""
     with kubernetes_cluster.api_client() as api_client:

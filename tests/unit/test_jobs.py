@@ -22,7 +22,7 @@ NAMES = st.text(st.characters(blacklist_categories=["Cs"]), min_size=1)
 HOSTS = st.text(string.ascii_lowercase + string.digits + "-.", min_size=1).map("h{}".format)
 
 
-@given(HOSTS, st.lists(NAMES, min_size=1, max_size=3), st.sampled_from(["k8s", "yarn"]))
+@given(HOSTS, st.lists(NAMES, min_size=2, max_size=2), st.sampled_from(["k8s", "yarn"]))
 def test_a_handle_is_read_back_from_its_text(host: str, path: list[str], scheme: str) -> None:
     handle = JobHandle(scheme, host, tuple(path), "uid")
     parsed = JobHandle.parse(str(handle), "uid")
@@ -46,6 +46,7 @@ def test_the_forms_of_handles(text: str) -> None:
 @pytest.mark.parametrize(
     "text",
     ["", "k8s://", "k8s://c", "k8s://c/", "k8s:///ns/job", "k8s://c//job", "slurm://c/1",
+     "k8s://c/job", "k8s://c/ns/job/more",
      "ray-job+http://u:p@head/x", "k8s://c/ns/job?x=1", "k8s://c/ns/job#x", "mlflow-x-1"],
 )  # fmt: skip
 def test_what_is_no_handle(text: str) -> None:

@@ -90,9 +90,10 @@ def test_every_template_is_in_the_wheel_and_renders(installed: Installed, tmp_pa
         str(path.relative_to(ROOT / "deploy_templates")) for path in in_checkout
     )
     for name, objects in rendered.items():
-        [item] = objects
-        given = item.get("submission_id") or item["metadata"]["name"]
-        assert given == {"a": 'b: "c"'}, name
+        assert objects, name
+        for item in objects:
+            given = item.get("submission_id") or item["metadata"]["name"]
+            assert given == {"a": 'b: "c"'}, name
 
 
 def test_mlflow_finds_the_backends_and_the_command_is_there(

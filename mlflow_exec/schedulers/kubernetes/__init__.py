@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -112,18 +112,20 @@ class KubernetesScheduler(Scheduler):
             self._clients[""] = client
         return client
 
-    def _client_of(self, handle: JobHandle) -> api.KubernetesClient:
-        client = self._clients.get(handle.cluster)
+    def _client_of(self, *handles: JobHandle) -> api.KubernetesClient:
+        """Return the way to the cluster of jobs of one place, be some of them gone."""
+        identity = handles[0].cluster
+        client = self._clients.get(identity)
         if client is None:
             settings = self._settings
             client = ways.find(
-                handle.cluster,
+                identity,
                 settings.cluster_name,
                 settings.context or settings.kube_context,
                 settings.kubeconfig,
-                lambda candidate: _holds(candidate, handle),
+                lambda candidate: _holds(candidate, handles),
             )
-            self._clients[handle.cluster] = client
+            self._clients[identity] = client
         return client
 
     def check(self, plan: Plan) -> Report:
@@ -241,17 +243,17 @@ class KubernetesScheduler(Scheduler):
     # -- reading ----------------------------------------------------------------------------
 
     def snapshot(
-        self, *, run_id: str | None = None, near: JobHandle | None = None
+        self, *, run_id: str | None = None, near: Sequence[JobHandle] = ()
     ) -> Iterator[tuple[JobHandle, JobStatus]]:
         """See :meth:`~.Scheduler.snapshot`."""
-        client = self._connect() if near is None else self._client_of(near)
-        namespace = self._namespace() if near is None else near.path[0]
+        client = self._client_of(*near) if near else self._connect()
+        namespace = near[0].path[0] if near else self._namespace()
         chosen = selector([run_id] if run_id else [])
         pods: dict[str, list[Any]] = {}
         for page in list_pages(client, api.object_path("pods", namespace), chosen):
             for pod in page["items"]:
                 pods.setdefault(job_of(pod), []).append(pod)
-        identity = near.cluster if near else client.identity(self._settings.cluster_name)
+        identity = near[0].cluster if near else client.identity(self._settings.cluster_name)
         for page in list_pages(client, api.object_path("jobs", namespace, group=BATCH), chosen):
             for job in page["items"]:
                 metadata = job["metadata"]
@@ -313,8 +315,12 @@ class KubernetesScheduler(Scheduler):
                 return
 
 
-def _holds(client: api.KubernetesClient, handle: JobHandle) -> bool:
-    """Whether a cluster has the handle's very job, by its uid."""
-    namespace, name = handle.path
-    job = client.request("GET", api.object_path("jobs", namespace, name, group=BATCH))
-    return bool(handle.uid) and job["metadata"]["uid"] == handle.uid
+def _holds(client: api.KubernetesClient, handles: Sequence[JobHandle]) -> bool:
+    """Whether a cluster has one of these very jobs of one namespace, by its uid."""
+    namespace, name = handles[0].path
+    uids = {handle.uid for handle in handles} - {""}
+    if len(handles) == 1:
+        job = client.request("GET", api.object_path("jobs", namespace, name, group=BATCH))
+        return job["metadata"]["uid"] in uids
+    pages = list_pages(client, api.object_path("jobs", namespace, group=BATCH), selector([]))
+    return any(job["metadata"]["uid"] in uids for page in pages for job in page["items"])

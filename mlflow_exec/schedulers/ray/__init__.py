@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -168,17 +168,18 @@ class RayScheduler(Scheduler):
             verify_tls=settings.verify_tls,
         )
 
-    def _client_of(self, handle: JobHandle) -> RayClient:
-        """Return the client for a handle: where it was submitted, or where that is reached now."""
-        address = address_of(handle)
+    def _client_of(self, *handles: JobHandle) -> RayClient:
+        """Return the client for jobs of one address, or for where that is reached now."""
+        address = address_of(handles[0])
+        sessions = {handle.uid for handle in handles} - {""}
         client = self._clients.get(address)
         if client is None:
             client = self._client(address)
             configured, _ = resolve_address(self._settings)
-            if configured not in (None, address) and handle.uid:
+            if configured not in (None, address) and sessions:
                 other = self._connect()
                 try:
-                    if other.version().get("session_name") == handle.uid:
+                    if other.version().get("session_name") in sessions:
                         client = other
                 except UnreachableError:
                     pass
@@ -268,16 +269,16 @@ class RayScheduler(Scheduler):
     # -- reading ----------------------------------------------------------------------------
 
     def snapshot(
-        self, *, run_id: str | None = None, near: JobHandle | None = None
+        self, *, run_id: str | None = None, near: Sequence[JobHandle] = ()
     ) -> Iterator[tuple[JobHandle, JobStatus]]:
         """See :meth:`~.Scheduler.snapshot`; starts no Ray on this machine."""
-        address = address_of(near) if near else resolve_address(self._settings)[0]
+        address = address_of(near[0]) if near else resolve_address(self._settings)[0]
         if address is None:
             embedded = ray_embedded.status()
             if embedded is None:
                 return
             address = embedded.address
-        client = self._client_of(near) if near else self._client(address)
+        client = self._client_of(*near) if near else self._client(address)
         session = str(client.version().get("session_name") or "")
         for record in client.jobs():
             metadata = record.get("metadata") or {}

@@ -12,10 +12,13 @@ import io
 import json
 import os
 import platform
+import re
 import shutil
 import subprocess
+import sys
 import tarfile
 import tempfile
+import zipfile
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import IO
@@ -28,6 +31,7 @@ PAUSE = "mlflow-exec-test/pause:1"
 PYTHON = "mlflow-exec-test/python:3.11"
 PYTHON_MLFLOW = "mlflow-exec-test/python-mlflow:3.11"
 
+_ROOT = Path(__file__).resolve().parents[3]
 _SUITE = "bookworm"
 _PACKAGES = (
     "python3", "python3-pip", "python3-venv", "ca-certificates", "git", "openssh-client",
@@ -46,6 +50,10 @@ def write_archive(out: IO[bytes], image: str) -> None:
     The first Python image takes one to two minutes; later calls only read the cache.
     """
     paths, command = _IMAGES[image]()
+    _write(out, image, paths, command)
+
+
+def _write(out: IO[bytes], image: str, paths: list[Path], command: list[str]) -> None:
     config = _config(paths, command)
     manifest = [{"Config": "config.json", "RepoTags": [image], "Layers": [p.name for p in paths]}]
     with tarfile.open(fileobj=out, mode="w|") as archive:
@@ -126,8 +134,14 @@ def _python() -> tuple[list[Path], list[str]]:
 
 
 def _python_mlflow() -> tuple[list[Path], list[str]]:
+    return _with_packages(
+        "python-mlflow",
+        [_pinned("mlflow-skinny"), "scikit-learn", "matplotlib", "pandas", "skops"],
+    )
+
+
+def _with_packages(name: str, wanted: list[str]) -> tuple[list[Path], list[str]]:
     base, command = _python()
-    wanted = [_pinned("mlflow-skinny"), "scikit-learn", "matplotlib", "pandas", "skops"]
 
     def fill(tree: Path) -> list[str]:
         with tarfile.open(base[0]) as tar:
@@ -139,8 +153,52 @@ def _python_mlflow() -> tuple[list[Path], list[str]]:
         _run(["chroot", str(tree), *pip, *wanted], environment)
         return ["usr/local/bin", "usr/local/lib"]
 
-    return [*base, _layer("python-mlflow", [base[0].name, wanted], fill)], command
+    return [*base, _layer(name, [base[0].name, wanted], fill)], command
 
+
+def write_mlflow_exec(out: Path) -> str:
+    """Write an archive with an image in which this checkout is installed; return its name.
+
+    It has the wheel and what that needs to reach Kubernetes and a tracking server, which is
+    mlflow-skinny in place of mlflow. The name tells its content.
+    """
+    required = importlib.metadata.requires("mlflow-exec") or []
+    needs = [item for item in required if "extra" not in item or "'k8s'" in item]
+    names = sorted({found[0] for item in needs if (found := re.match(r"[\w-]+", item))})
+    pinned = [_pinned(name.replace("mlflow", "mlflow-skinny")) for name in names]
+    paths, _ = _with_packages("python-mlflow-exec-needs", pinned)
+    layer = _mlflow_exec_layer()
+    image = f"mlflow-exec-test/mlflow-exec:{layer.stem.rpartition('-')[2]}"
+    with out.open("wb") as file:
+        _write(file, image, [*paths, layer], ["mlflow-exec", "--help"])
+    return image
+
+
+def _mlflow_exec_layer() -> Path:
+    """Return the layer of the wheel, unpacked as installers do, with its command."""
+    with tempfile.TemporaryDirectory(prefix="wheel-") as folder:
+        _run([sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", folder,
+              str(_ROOT)])  # fmt: skip
+        [wheel] = Path(folder).glob("*.whl")
+
+        def fill(tree: Path) -> list[str]:
+            with zipfile.ZipFile(wheel) as packed:
+                packed.extractall(tree / "usr/local/lib/python3.11/dist-packages")
+            command = tree / "usr/local/bin/mlflow-exec"
+            command.parent.mkdir(parents=True)
+            command.write_text(_COMMAND, encoding="utf-8")
+            command.chmod(0o755)
+            return ["usr/local/bin", "usr/local/lib"]
+
+        digest = hashlib.sha256(wheel.read_bytes()).hexdigest()
+        return _layer("mlflow-exec", digest, fill)
+
+
+_COMMAND = """#!/usr/bin/python3
+from mlflow_exec.cli import main
+
+main()
+"""
 
 _IMAGES: Mapping[str, Callable[[], tuple[list[Path], list[str]]]] = {
     PAUSE: _pause,
