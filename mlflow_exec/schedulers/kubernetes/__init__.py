@@ -91,6 +91,8 @@ class KubernetesScheduler(Scheduler):
 
     def assumed(self) -> dict[str, tuple[str, str]]:
         """See :meth:`~.Scheduler.assumed`: the context's namespace."""
+        if self._settings.namespace:
+            return {}
         client = self._connect()
         return {"namespace": (client.namespace, client.name)}
 
