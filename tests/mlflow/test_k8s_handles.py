@@ -6,7 +6,7 @@ import base64
 import json
 import shutil
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,8 +32,12 @@ RIGHTS = [
 ]  # fmt: skip
 
 
-def colleague(k8s: K8sRuns) -> tuple[str, str]:
-    """Make a service account that may look after jobs; return its name and token."""
+def colleague(k8s: K8sRuns, rules: Sequence[Mapping[str, Any]] = RIGHTS) -> tuple[str, str]:
+    """Make a service account that may look after jobs, or do what the rules say.
+
+    Returns:
+        Its name and token.
+    """
     name = f"colleague-{uuid.uuid4().hex[:8]}"
     metadata = {"name": name}
     subject = {"kind": "ServiceAccount", "name": name, "namespace": k8s.namespace}
@@ -41,7 +45,7 @@ def colleague(k8s: K8sRuns) -> tuple[str, str]:
     with k8s.cluster.api_client() as api:
         core, rbac = client.CoreV1Api(api), client.RbacAuthorizationV1Api(api)
         core.create_namespaced_service_account(k8s.namespace, {"metadata": metadata})
-        rbac.create_namespaced_role(k8s.namespace, {"metadata": metadata, "rules": RIGHTS})
+        rbac.create_namespaced_role(k8s.namespace, {"metadata": metadata, "rules": rules})
         rbac.create_namespaced_role_binding(
             k8s.namespace, {"metadata": metadata, "roleRef": role, "subjects": [subject]}
         )

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import re
-import uuid
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +15,7 @@ from mlflow.exceptions import ExecutionException
 from mlflow_exec.schedulers.kubernetes.rights import RIGHTS
 from mlflow_exec.testing.collecting import until
 from tests.mlflow.k8s_runs import WAIT, K8sRuns
-from tests.mlflow.test_k8s_handles import entries, write_kubeconfig
+from tests.mlflow.test_k8s_handles import colleague, entries, write_kubeconfig
 
 DOCS = Path(__file__).resolve().parents[2] / "docs" / "kubernetes.md"
 SECRET = {"secrets": {"API_TOKEN": {"secret": "api", "key": "token"}}}
@@ -49,27 +47,12 @@ def without(verb: str, resource: str) -> list[dict[str, Any]]:
     return rules
 
 
-@contextmanager
-def user(k8s: K8sRuns, rules: list[dict[str, Any]], folder: Path) -> Iterator[dict[str, Any]]:
-    """Make a user with these rights; yields the settings with which that user submits."""
-    name = f"user-{uuid.uuid4().hex[:8]}"
-    metadata = {"name": name}
-    subject = {"kind": "ServiceAccount", "name": name, "namespace": k8s.namespace}
-    role = {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": name}
-    with k8s.cluster.api_client() as api:
-        core, rbac = client.CoreV1Api(api), client.RbacAuthorizationV1Api(api)
-        core.create_namespaced_service_account(k8s.namespace, {"metadata": metadata})
-        rbac.create_namespaced_role(k8s.namespace, {"metadata": metadata, "rules": rules})
-        rbac.create_namespaced_role_binding(
-            k8s.namespace, {"metadata": metadata, "roleRef": role, "subjects": [subject]}
-        )
-        token = core.create_namespaced_service_account_token(
-            name, k8s.namespace, {"spec": {"expirationSeconds": 3600}}
-        ).status.token
-        cluster, _ = entries(k8s.cluster.kubeconfig, k8s.cluster.context)
-        file = write_kubeconfig(folder / name, "here", {"here": (cluster, {"token": token})})
-        yield {"kubeconfig": str(file), "context": "here"}
-        rbac.delete_namespaced_role(name, k8s.namespace)
+def user(k8s: K8sRuns, rules: list[dict[str, Any]], folder: Path) -> dict[str, Any]:
+    """Make a user with these rights; return the settings with which that user submits."""
+    name, token = colleague(k8s, rules)
+    cluster, _ = entries(k8s.cluster.kubeconfig, k8s.cluster.context)
+    file = write_kubeconfig(folder / name, "here", {"here": (cluster, {"token": token})})
+    return {"kubeconfig": str(file), "context": "here"}
 
 
 def warned(capsys: pytest.CaptureFixture[str]) -> str:
@@ -77,12 +60,12 @@ def warned(capsys: pytest.CaptureFixture[str]) -> str:
 
 
 def test_the_documented_role_is_all_that_is_needed(k8s: K8sRuns, tmp_path: Path) -> None:
-    with user(k8s, documented_rules(), tmp_path) as theirs:
-        k8s.ends(k8s.run(k8s.project("print('done')"), **theirs), "SUCCEEDED")
-        waits = k8s.run(k8s.project(WAIT), **theirs)
-        k8s.says(waits, "it waits")
-        waits.cancel()
-        k8s.ends(waits, "CANCELLED")
+    theirs = user(k8s, documented_rules(), tmp_path)
+    k8s.ends(k8s.run(k8s.project("print('done')"), **theirs), "SUCCEEDED")
+    waits = k8s.run(k8s.project(WAIT), **theirs)
+    k8s.says(waits, "it waits")
+    waits.cancel()
+    k8s.ends(waits, "CANCELLED")
 
 
 @pytest.mark.parametrize(("verb", "resource"), EVERY_RIGHT)
@@ -96,13 +79,13 @@ def test_a_right_that_is_missing_is_named(
 ) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_TOKEN", "t0ken")  # it travels in a Secret
     known = k8s.run_ids()
-    with user(k8s, without(verb, resource), tmp_path) as theirs:
-        if (verb, resource) == ("list", "events"):  # the job runs all the same
-            k8s.ends(k8s.run(k8s.project(""), **theirs), "SUCCEEDED")
-            assert f"'{verb} {resource}' is missing" in warned(capsys)
-            return
-        with pytest.raises(ExecutionException, match=rf"missing: {verb} {resource}; ask for"):
-            k8s.run(k8s.project(""), **theirs)
+    theirs = user(k8s, without(verb, resource), tmp_path)
+    if (verb, resource) == ("list", "events"):  # the job runs all the same
+        k8s.ends(k8s.run(k8s.project(""), **theirs), "SUCCEEDED")
+        assert f"'{verb} {resource}' is missing" in warned(capsys)
+        return
+    with pytest.raises(ExecutionException, match=rf"missing: {verb} {resource}; ask for"):
+        k8s.run(k8s.project(""), **theirs)
     assert k8s.run_ids() == known
 
 
