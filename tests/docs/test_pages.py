@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from mlflow_exec import registry
-from mlflow_exec.settings import parse_settings
+from mlflow_exec.reconciler_settings import ReconcilerSettings
+from mlflow_exec.settings import Settings, parse_settings
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = sorted(
@@ -61,5 +62,9 @@ def test_the_docs_json_code_is_a_configuration_that_is_accepted() -> None:
     ]
     assert blocks
     for page, backend, block in blocks:
-        settings = registry.load(registry.backend(backend).settings)
+        settings: type[Settings] = (
+            ReconcilerSettings
+            if backend == "reconciler"
+            else registry.load(registry.backend(backend).settings)
+        )
         parse_settings(settings, json.loads(block), str(page))

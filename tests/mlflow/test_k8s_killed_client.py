@@ -86,6 +86,18 @@ def starts(k8s: K8sRuns, run: Run) -> int:
     return len(k8s.mlflow.get_metric_history(run.info.run_id, "starts"))
 
 
+def come_back(run: Run, *, ran: bool) -> None:
+    """Attach to a run that has ended, as a user does who wants to know what became of it."""
+    if "mlflow_exec.handle" not in run.data.tags:
+        with pytest.raises(HandleError, match="it has no job"):
+            attach(run.info.run_id)
+        return
+    submitted = attach(run.info.run_id)
+    assert within(60, submitted.wait) == ran
+    if ran:  # lets the cluster forget the job, where the killed client had not come to that
+        within(60, submitted.follow)
+
+
 def has_its_true_end(k8s: K8sRuns, run: Run, point: str) -> None:
     tags, ran = run.data.tags, starts(k8s, run)
     assert ran <= 1, point
@@ -128,11 +140,7 @@ def check(clients: Clients, project: Path, calls: list[str], points: list[str]) 
     killed = kill_at(clients, project, points)
     reconcile(k8s)
     for run in runs_of(k8s):
-        if "mlflow_exec.handle" in run.data.tags:
-            within(60, attach(run.info.run_id).follow)
-        else:
-            with pytest.raises(HandleError, match="it has no job"):
-                attach(run.info.run_id)
+        come_back(run, ran=starts(k8s, run) > 0)
     runs: dict[int, Run] = {}
     for run in runs_of(k8s):
         if run.info.run_id not in earlier:
