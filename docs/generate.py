@@ -139,7 +139,7 @@ def options() -> str:
     lines = [
         "# Options of `--backend-config`",
         "",
-        "Written by `make docs` from `mlflow_exec/settings.py`; `mlflow-exec schema k8s` prints "
+        "Written by `make docs` from `mlflow_exec/settings/`; `mlflow-exec schema k8s` prints "
         "the same as JSON Schema.",
         "The configuration is a JSON file or a JSON string on the command line and a dict in "
         'Python. `{"file": "cfg.yaml"}` reads a YAML or JSON file; keys beside it win.',
