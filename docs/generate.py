@@ -105,6 +105,8 @@ def default_words(field: FieldInfo) -> str:
         return {True: "`true`", False: "`false`", None: "`null`"}[value]
     if isinstance(value, str):
         return f'`"{value}"`'
+    if isinstance(value, int) and _is_quantity(field) and value and value % 1024**3 == 0:
+        return f"`{value // 1024**3}Gi`"
     if isinstance(value, int) and _is_quantity(field) and value >= 1024**2:
         return f"`{value // 1024**2}Mi`"
     return f"`{value:g}`" if isinstance(value, float) else f"`{value}`"

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from mlflow_exec.settings.backends import (
     BackendSettings,
+    KubernetesEnvironmentCache,
     KubernetesSettings,
+    RayEnvironmentCache,
     RayResources,
     RaySettings,
     Resources,
@@ -35,7 +37,9 @@ __all__ = [
     "BackendSettings",
     "Bytes",
     "Cpu",
+    "KubernetesEnvironmentCache",
     "KubernetesSettings",
+    "RayEnvironmentCache",
     "RayResources",
     "RaySettings",
     "Resources",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from mlflow_exec.credentials import looks_secret
 from mlflow_exec.settings.fields import GIB, Bytes, Cpu, Seconds, Settings
@@ -42,6 +42,42 @@ class SecretReference(Settings):
         return self
 
 
+class KubernetesEnvironmentCache(Settings):
+    """Where pods keep built environments for later ones: exactly one of the two."""
+
+    claim: str | None = Field(None, description="A PersistentVolumeClaim in the job's namespace.")
+    sub_path: str = Field("", description="With `claim`: a folder in it.")
+    host_path: str | None = Field(
+        None, description="A folder on each node's own disk; made where it is not there."
+    )
+
+    @model_validator(mode="after")
+    def _one_place(self) -> KubernetesEnvironmentCache:
+        if (self.claim is None) == (self.host_path is None):
+            raise ValueError("exactly one of 'claim' and 'host_path' is needed")
+        if self.host_path is not None and self.sub_path:
+            raise ValueError("'sub_path' is a folder in a claim; write it into 'host_path'")
+        if self.host_path is not None and not self.host_path.startswith("/"):
+            raise ValueError(f"host_path: an absolute path is needed; given {self.host_path!r}")
+        return self
+
+
+class RayEnvironmentCache(Settings):
+    """Where jobs on a node keep built environments for later ones."""
+
+    path: str = Field(
+        "~/.cache/mlflow-exec/environments",
+        description="A folder on the node's disk: in the home of the node's user, or one that is "
+        "there.",
+    )
+
+    @model_validator(mode="after")
+    def _absolute(self) -> RayEnvironmentCache:
+        if not self.path.startswith(("/", "~/")):
+            raise ValueError(f"path: it begins with '/' or '~/'; given {self.path!r}")
+        return self
+
+
 class BackendSettings(Settings):
     """Settings that every backend has."""
 
@@ -57,6 +93,16 @@ class BackendSettings(Settings):
         None,
         description="The tracking server as the job sees it, where that differs from the "
         "submitting machine's.",
+    )
+    environment_cache_limit: Bytes = Field(
+        20 * GIB,
+        description="What the environments in `environment_cache` may use together; those used "
+        "longest ago are removed first, never one in use.",
+    )
+    environment_cache_max_age_s: Seconds = Field(
+        86400,
+        description="How long a cached environment is used whose requirements do not all name one "
+        "version; then it is built anew.",
     )
     source_limit: Bytes = Field(
         GIB // 2, description="The largest project, packed; bytes or `\"512Mi\"`."
@@ -94,6 +140,21 @@ class BackendSettings(Settings):
     patch: dict[str, Any] | str | None = Field(
         None, description="Merged into the rendered job: a mapping, or the path of a YAML file."
     )
+
+    def kept_environments(self, path: str | None, manager: str | None) -> dict[str, Any] | None:
+        """Return the ``environment_cache`` of a job order.
+
+        Args:
+            path: Where the job finds the folder; None for no cache.
+            manager: What builds the job's environment.
+        """
+        if path is None or manager in (None, "local"):
+            return None
+        return {
+            "path": path,
+            "limit_bytes": self.environment_cache_limit,
+            "max_age_s": self.environment_cache_max_age_s,
+        }
 
     @model_validator(mode="after")
     def _no_literal_secrets(self) -> BackendSettings:
@@ -148,6 +209,9 @@ class KubernetesSettings(BackendSettings):
     volumes: list[dict[str, Any]] = Field(default_factory=list, description="As in a Pod.")
     volume_mounts: list[dict[str, Any]] = Field(
         default_factory=list, description="As in a container."
+    )
+    environment_cache: KubernetesEnvironmentCache | None = Field(
+        None, description="Where built environments are kept for later jobs; nowhere if null."
     )
     queue: str | None = Field(
         None, description="A Kueue local queue; the job is created suspended and Kueue starts it."
@@ -216,6 +280,11 @@ class RaySettings(BackendSettings):
     resources: RayResources = Field(
         default_factory=RayResources, description="CPU, memory, GPUs, Ray's custom resources."
     )
+    environment_cache: RayEnvironmentCache | None = Field(
+        default_factory=RayEnvironmentCache,
+        description="Where built environments are kept for later jobs on the same node; nowhere "
+        "if null (or false).",
+    )
     start_timeout_s: Seconds | None = Field(
         None,
         description="Refused: Ray does not tell whether a waiting job has its resources; "
@@ -239,6 +308,11 @@ class RaySettings(BackendSettings):
         description="A file with the cluster's token; `RAY_AUTH_TOKEN`, `RAY_AUTH_TOKEN_PATH` and "
         "`~/.ray/auth_token` if null.",
     )
+
+    @field_validator("environment_cache", mode="before")
+    @classmethod
+    def _switched_off(cls, value: Any) -> Any:
+        return None if value is False else value
 
     @model_validator(mode="after")
     def _refuse_what_ray_cannot(self) -> RaySettings:
