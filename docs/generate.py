@@ -123,6 +123,8 @@ def default_words(field: FieldInfo) -> str:
         return {True: "`true`", False: "`false`", None: "`null`"}[value]
     if isinstance(value, str):
         return f'`"{value}"`'
+    if isinstance(value, int) and _is_quantity(field) and value and value % 1024**3 == 0:
+        return f"`{value // 1024**3}Gi`"
     if isinstance(value, int) and _is_quantity(field) and value >= 1024**2:
         return f"`{value // 1024**2}Mi`"
     return f"`{value:g}`" if isinstance(value, float) else f"`{value}`"
@@ -164,7 +166,7 @@ def options() -> str:
     lines = [
         "# Options of `--backend-config`",
         "",
-        "Written by `make docs` from `mlflow_exec/settings.py` and `reconciler_settings.py`; "
+        "Written by `make docs` from `mlflow_exec/settings/` and `reconciler_settings.py`; "
         "`mlflow-exec schema k8s` prints the same as JSON Schema.",
         "The configuration is a JSON file or a JSON string on the command line and a dict in "
         'Python. `{"file": "cfg.yaml"}` reads a YAML or JSON file; keys beside it win.',

@@ -179,6 +179,7 @@ def make_spec(
         "source": {"subdirectory": project.subdirectory, **source},
         "entry_point": dict(project.entry_point),
         "environment": dict(project.environment),
+        "environment_cache": None,
         "env": tracking.plain_environment(),
         "retry": {"owner": "none"},
         "deadline_s": settings.deadline_s,

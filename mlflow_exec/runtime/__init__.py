@@ -22,6 +22,11 @@ RUNTIME_FILES = (
     "processes.py",
     "source_fetch.py",
     "environment.py",
+    "environment_cache.py",
+    "environment_entries.py",
+    "environment_key.py",
+    "requirements.py",
+    "file_lock.py",
     "command.py",
 )
 """Every file of the job's first step, ``entry.py`` first; all of them are to be injected."""

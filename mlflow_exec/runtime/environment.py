@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import subprocess
 import sys
-import time
 from dataclasses import dataclass, field
 from typing import Dict, List, Optional, Sequence
 
@@ -44,6 +44,12 @@ class Environment:
         return applied
 
 
+def environment_in(manager: str, folder: str) -> Environment:
+    """Return the environment that a manager has made in a folder."""
+    variable = "CONDA_PREFIX" if manager == "conda" else "VIRTUAL_ENV"
+    return Environment(os.path.join(folder, "bin"), {variable: folder})
+
+
 class EnvironmentBuilder:
     """Builds one environment.
 
@@ -53,6 +59,8 @@ class EnvironmentBuilder:
         scratch_dir: An existing private folder for the environment.
         runner: Runs the installers, their output going to the job's log.
         env: The variables for the installers.
+        target_dir: An existing folder for what has to stay with the environment; the scratch
+            folder if None.
     """
 
     def __init__(
@@ -62,13 +70,15 @@ class EnvironmentBuilder:
         scratch_dir: str,
         runner: Runner,
         env: Dict[str, str],
+        target_dir: Optional[str] = None,
     ) -> None:
         self._spec = spec
         self._project_dir = project_dir
         self._scratch_dir = scratch_dir
-        self._venv = os.path.join(scratch_dir, "env")
+        self._target_dir = target_dir
+        self._venv = os.path.join(target_dir or scratch_dir, "env")
         self._runner = runner
-        self._env = env
+        self._env = dict(env)
 
     def build(self) -> Environment:
         """Build it.
@@ -78,11 +88,33 @@ class EnvironmentBuilder:
         """
         if self._spec.manager == "local":
             return self._local()
-        started = time.monotonic()
-        built = self._conda() if self._spec.manager == "conda" else self._virtualenv()
-        seconds = time.monotonic() - started
-        self._runner.log.say(f"environment: {self._spec.manager}, ready after {seconds:.1f} s")
-        return built
+        return self._conda() if self._spec.manager == "conda" else self._virtualenv()
+
+    def tool(self) -> str:
+        """Return the kind of installer that builds it: ``pip``, ``uv``, or that of conda.
+
+        Raises:
+            SetupError: environment_setup, where there is none.
+        """
+        if self._spec.manager == "conda":
+            return os.path.basename(self._conda_tool())
+        return "uv" if self._spec.manager == "uv" or self._which("uv") else "pip"
+
+    def interpreter(self) -> Optional[str]:
+        """Return the Python that it is made with; None where the installer brings it.
+
+        Raises:
+            SetupError: environment_setup, where nobody brings it.
+        """
+        wanted = self._wanted_version()
+        if self._spec.manager == "conda":
+            return None
+        if wanted is None:
+            return sys.executable
+        if self.tool() != "uv":
+            return self._interpreter()
+        uv = self._which("uv")
+        return self._which(f"python{wanted}") if uv is None else self._found_by_uv(uv, wanted)
 
     def _which(self, name: str) -> Optional[str]:
         return shutil.which(name, path=self._env.get("PATH", os.defpath))
@@ -102,6 +134,10 @@ class EnvironmentBuilder:
     def _virtualenv(self) -> Environment:
         uv = self._which("uv") or (self._install_uv() if self._spec.manager == "uv" else None)
         if uv is not None:
+            wanted = self._wanted_version()
+            if self._target_dir and wanted and self._found_by_uv(uv, wanted) is None:
+                # A Python that uv brings has to last as long as the environment.
+                self._env["UV_PYTHON_INSTALL_DIR"] = os.path.join(self._target_dir, "python")
             self._make([uv, "venv", "--python", self._python_for_uv(), self._venv], "uv venv")
         else:
             self._make([self._interpreter(), "-m", "venv", self._venv], "python -m venv")
@@ -115,7 +151,7 @@ class EnvironmentBuilder:
             lines: Sequence[str] = getattr(self._spec, name)
             if lines:
                 self._install([*installer, "-r", self._requirements_file(name, lines)], name)
-        return Environment(os.path.dirname(python), {"VIRTUAL_ENV": self._venv})
+        return environment_in(self._spec.manager, self._venv)
 
     def _wanted_version(self) -> Optional[str]:
         """Return the wanted major.minor if it is not the one that runs us."""
@@ -126,6 +162,18 @@ class EnvironmentBuilder:
 
     def _python_for_uv(self) -> str:
         return self._wanted_version() or sys.executable
+
+    def _found_by_uv(self, uv: str, version: str) -> Optional[str]:
+        """Return the Python that uv would take without bringing one."""
+        done = subprocess.run(
+            [uv, "python", "find", "--system", version],
+            env={**self._env, "UV_PYTHON_DOWNLOADS": "never"},
+            cwd=self._project_dir,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+        )
+        return os.fsdecode(done.stdout).strip() if done.returncode == 0 else None
 
     def _interpreter(self) -> str:
         wanted = self._wanted_version()
@@ -161,13 +209,17 @@ class EnvironmentBuilder:
                 file.write(line + "\n")
         return path
 
-    def _conda(self) -> Environment:
+    def _conda_tool(self) -> str:
         tool = next(filter(None, map(self._which, ("conda", "mamba", "micromamba"))), None)
         if tool is None:
             raise failed(
                 "the project wants conda, but the image has neither conda, mamba nor micromamba",
                 "Use an image that has one of them, or another --env-manager.",
             )
+        return tool
+
+    def _conda(self) -> Environment:
+        tool = self._conda_tool()
         file = os.path.join(self._project_dir, self._spec.conda_file or "conda.yaml")
         if not os.path.isfile(file):
             raise failed(f"the project has no conda file {self._spec.conda_file!r}")
@@ -175,7 +227,7 @@ class EnvironmentBuilder:
         if os.path.basename(tool) == "micromamba":
             argv.append("--yes")
         self._install(argv, "conda packages")
-        return Environment(os.path.join(self._venv, "bin"), {"CONDA_PREFIX": self._venv})
+        return environment_in(self._spec.manager, self._venv)
 
     def _make(self, argv: List[str], what: str) -> None:
         self._check(

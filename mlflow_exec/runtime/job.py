@@ -27,7 +27,8 @@ from .end import (
     START_LINE_PREFIX,
     End,
 )
-from .environment import Environment, EnvironmentBuilder
+from .environment import Environment
+from .environment_cache import Environments
 from .job_log import JobLog
 from .job_order import JobOrder, SetupError, invalid
 from .log_upload import LogUpload
@@ -55,6 +56,7 @@ def main(argv: List[str]) -> int:
     started = time.monotonic()
     stop = StopSignal()
     scratch_dir: Optional[str] = None
+    job: Optional[Job] = None
     try:
         stop.install()
         with contextlib.suppress(OSError):
@@ -77,6 +79,8 @@ def main(argv: List[str]) -> int:
         return EXIT_STOPPED
     finally:
         stop.shield_for_good()
+        if job is not None:
+            job.close()
         if scratch_dir is not None:
             shutil.rmtree(scratch_dir, ignore_errors=True)
 
@@ -146,6 +150,7 @@ class Job:
         self._upload: Optional[LogUpload] = None
         self._log_gap = False
         self._environment: Optional[Environment] = None
+        self._environments = Environments(order, scratch_dir, self._runner, self._env)
         self._fetcher = SourceFetcher(
             order.source, scratch_dir, self._environ, self._artifacts, self._runner, self._env
         )
@@ -165,6 +170,10 @@ class Job:
             return EXIT_STOPPED
         self._stop.shield_for_good()
         return self._finish(end, retry_follows)
+
+    def close(self) -> None:
+        """Give back what other jobs may wait for; the job's processes have ended."""
+        self._environments.close()
 
     def _attempts(self) -> "tuple[End, bool]":
         """Return the end of the last attempt in this container, and whether another follows."""
@@ -216,13 +225,7 @@ class Job:
 
     def _prepare_command(self, project: Project) -> str:
         if self._environment is None:
-            self._environment = EnvironmentBuilder(
-                self._order.environment,
-                project.directory,
-                self._scratch_dir,
-                self._runner,
-                self._env,
-            ).build()
+            self._environment = self._environments.prepare(project.directory)
         paths = PathParameters(
             project, self._scratch_dir, self._runner, self._environment, self._env
         )

@@ -123,6 +123,21 @@ class EnvironmentSpec:
 
 
 @dataclass(frozen=True)
+class EnvironmentCacheSpec:
+    """A folder that keeps built environments for later jobs.
+
+    Attributes:
+        path: The folder, on a disk that outlives the job; ``~`` is the home of the job's user.
+        limit_bytes: What the environments of one user in it may use together.
+        max_age_s: How long one is used whose requirements do not all name one version.
+    """
+
+    path: str
+    limit_bytes: int
+    max_age_s: float = 86400
+
+
+@dataclass(frozen=True)
 class Retry:
     """Who starts the entry point again after a failure.
 
@@ -160,6 +175,7 @@ class JobOrder:
         artifact_uri: The run's artifact root; the log is uploaded only where the tracking server
             proxies it.
         environment: The Python environment.
+        environment_cache: Where it is kept for later jobs; None where it is not.
         env: More environment variables of the entry point.
         retry: Who repeats it.
         deadline_s: Seconds after which the first step ends the job; None where the scheduler does.
@@ -177,6 +193,7 @@ class JobOrder:
     tracking_uri: Optional[str] = None
     artifact_uri: Optional[str] = None
     environment: EnvironmentSpec = field(default_factory=EnvironmentSpec)
+    environment_cache: Optional[EnvironmentCacheSpec] = None
     env: Dict[str, str] = field(default_factory=dict)
     retry: Retry = field(default_factory=Retry)
     deadline_s: Optional[float] = None
@@ -209,7 +226,7 @@ class JobOrder:
             )
         parts = dict(data)
         for name, part in _PARTS.items():
-            if name in parts:
+            if name in parts and (parts[name] is not None or name not in _NULLABLE):
                 parts[name] = _build(part, name, parts[name])
         return _build(cls, "", parts)
 
@@ -218,8 +235,10 @@ _PARTS: Dict[str, Type[Any]] = {
     "source": Source,
     "entry_point": EntryPoint,
     "environment": EnvironmentSpec,
+    "environment_cache": EnvironmentCacheSpec,
     "retry": Retry,
 }
+_NULLABLE = ("environment_cache",)
 _CHECKS: Dict[str, Tuple[Type[Any], ...]] = {
     "str": (str,),
     "Optional[str]": (str, type(None)),

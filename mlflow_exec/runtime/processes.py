@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
 import selectors
 import signal
 import subprocess
@@ -130,6 +131,22 @@ class Runner:
         if pump.by_deadline:
             raise DeadlineOver
         return Outcome(pump.returncode, pump.tail())
+
+    def pause(self, seconds: float) -> None:
+        """Wait that long, or until a signal came.
+
+        Raises:
+            Stopped: A stop signal came.
+            DeadlineOver: The time is over.
+        """
+        if self.deadline is not None:
+            seconds = min(seconds, max(self.deadline - time.monotonic(), 0))
+        select.select([self.stop.wake_fd], [], [], seconds)
+        self.stop.drain_wake_fd()
+        if self.stop.received:
+            raise Stopped
+        if self.deadline is not None and time.monotonic() >= self.deadline:
+            raise DeadlineOver
 
     def _run_shielded(self, argv: Sequence[str], cwd: str, env: Mapping[str, str]) -> _Pump:
         child = subprocess.Popen(

@@ -56,7 +56,8 @@ class RayCluster:
     def settings(self, **further: Any) -> dict[str, Any]:
         """Return the settings of the backend that reach it, with further ones."""
         token = {"token_file": self.token_file} if self.token_file else {}
-        return {"address": self.address, **token, **further}
+        # What tests build is not to stay in the home of who runs them.
+        return {"address": self.address, **token, "environment_cache": None, **further}
 
 
 @pytest.fixture(scope="session")

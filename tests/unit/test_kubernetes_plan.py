@@ -25,10 +25,16 @@ def plan(
     source: dict[str, Any] | None = None,
     bundle: Bundle | None = None,
     secrets: dict[str, Secret] | None = None,
+    manager: str = "local",
     **config: Any,
 ) -> Plan:
     settings = parse_settings(KubernetesSettings, {"image": "python", **config}, "test")
-    order = {"format": 1, "run_id": RUN, "source": source or {"kind": "directory", "path": "/x"}}
+    order = {
+        "format": 1,
+        "run_id": RUN,
+        "source": source or {"kind": "directory", "path": "/x"},
+        "environment": {"manager": manager},
+    }
     spec = JobSpec(RUN, "7", 1, order, settings, bundle, secrets or {})
     return make_plan(spec, settings, "team-a")
 
@@ -180,6 +186,30 @@ def test_git_clones_in_an_init_container() -> None:
         "volumes"
     ]
     assert order_of(plan(source=source))["source"]["subdirectory"] == "s"
+
+
+@pytest.mark.parametrize(
+    ("setting", "volume", "sub_path"),
+    [
+        ({"claim": "envs", "sub_path": "a"}, {"persistentVolumeClaim": {"claimName": "envs"}}, "a"),
+        ({"host_path": "/var/c"}, {"hostPath": {"path": "/var/c", "type": "DirectoryOrCreate"}},
+         None),
+    ],
+    ids=["claim", "host path"],
+)  # fmt: skip
+def test_built_environments_are_kept_where_the_setting_says(
+    setting: dict[str, str], volume: dict[str, Any], sub_path: str | None
+) -> None:
+    config: dict[str, Any] = {"environment_cache": setting, "environment_cache_limit": "1Gi"}
+    config["manager"] = "uv"
+    kept = order_of(plan(**config))["environment_cache"]
+    assert (kept["limit_bytes"], kept["max_age_s"]) == (1024**3, 86400)
+    (mount,) = [m for m in container(**config)["volumeMounts"] if m["mountPath"] == kept["path"]]
+    assert mount.get("subPath") == sub_path
+    assert {"name": mount["name"], **volume} in pod(**config)["volumes"]
+    for without in ({**config, "manager": "local"}, {"manager": "uv"}):
+        assert order_of(plan(**without))["environment_cache"] is None
+        assert mount["name"] not in {v["name"] for v in pod(**without)["volumes"]}
 
 
 def test_an_image_is_needed() -> None:

@@ -32,7 +32,13 @@ def plan(tmp_path: Path) -> Iterator[MakePlan]:
     (tmp_path / "train.py").write_text("print('hello')")
     with bundle(tmp_path, limit_bytes=10**6) as packed:
 
-        def make(*, command: str = "python train.py", bundled: bool = True, **given: Any) -> Plan:
+        def make(
+            *,
+            command: str = "python train.py",
+            bundled: bool = True,
+            manager: str = "local",
+            **given: Any,
+        ) -> Plan:
             settings = parse_settings(RaySettings, given, "test")
             order = {
                 "format": 1,
@@ -40,6 +46,8 @@ def plan(tmp_path: Path) -> Iterator[MakePlan]:
                 "experiment_id": "3",
                 "source": {"kind": "archive", "path": "elsewhere.zip", "sha256": "0" * 64},
                 "entry_point": {"command": command},
+                "environment": {"manager": manager},
+                "environment_cache": None,
             }
             secrets = {"MLFLOW_TRACKING_TOKEN": Secret.of("s3cr3t", "a test")}
             spec = JobSpec(RUN_ID, "3", 2, order, settings, packed if bundled else None, secrets)
@@ -102,6 +110,20 @@ def test_a_project_that_travels_otherwise_leaves_the_package_to_the_first_step(
 def test_retries_and_deadline_are_the_first_steps(plan: MakePlan) -> None:
     made = order(plan(retries=2, deadline_s=60))
     assert (made.retry.owner, made.retry.retries, made.deadline_s) == ("entry", 2, 60)
+
+
+def test_built_environments_are_kept_on_the_node_unless_it_is_switched_off(
+    plan: MakePlan,
+) -> None:
+    kept = order(plan(manager="uv", environment_cache_limit="1Gi")).environment_cache
+    assert kept is not None
+    assert kept.path == "~/.cache/mlflow-exec/environments"
+    assert (kept.limit_bytes, kept.max_age_s) == (1024**3, 86400)
+    elsewhere = order(plan(manager="uv", environment_cache={"path": "/mnt/c"})).environment_cache
+    assert elsewhere is not None
+    assert elsewhere.path == "/mnt/c"
+    assert order(plan(manager="uv", environment_cache=False)).environment_cache is None
+    assert order(plan(manager="local")).environment_cache is None
 
 
 def test_one_cpu_is_asked_for_unless_resources_say_otherwise(plan: MakePlan) -> None:

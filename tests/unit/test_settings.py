@@ -110,6 +110,13 @@ def test_an_unknown_key_is_named_with_its_place(config: Any, start: str) -> None
         ({"context": "a", "kube-context": "b"}, "two different contexts"),
         ({"secrets": {"X": {"secret": "s", "env": "E"}}}, "exactly one of"),
         ({"secrets": {"X": {}}}, "exactly one of"),
+        ({"environment_cache": {}}, "environment_cache: exactly one of 'claim' and 'host_path'"),
+        ({"environment_cache": {"claim": "c", "host_path": "/x"}}, "exactly one of"),
+        ({"environment_cache": {"host_path": "x"}}, "host_path: an absolute path is needed"),
+        ({"environment_cache": {"host_path": "/x", "sub_path": "y"}}, "'sub_path' is a folder in"),
+        ({"environment_cache": {"clam": "c"}}, "'environment_cache.clam' (did you mean 'claim'"),
+        ({"environment_cache": True}, "environment_cache: "),
+        ({"environment_cache_limit": "much"}, "environment_cache_limit: a quantity is needed"),
     ],
 )
 def test_a_wrong_value_is_named_with_what_was_given(config: Any, text: str) -> None:
@@ -177,7 +184,8 @@ def test_the_schema_names_every_setting_with_a_description(cls: type[Settings]) 
 
 def test_the_same_names_mean_the_same_on_every_backend() -> None:
     shared = set(known_keys(KubernetesSettings)) & set(known_keys(RaySettings)) - {
-        "resources", "source", "start_timeout_s"  # the last one is refused on Ray
+        "resources", "source", "environment_cache",
+        "start_timeout_s",  # refused on Ray
     }  # fmt: skip
     one, other = (json_schema(c)["properties"] for c in (KubernetesSettings, RaySettings))
     assert {"env", "retries", "infra_retries", "deadline_s", "tracking_uri"} <= shared
@@ -191,6 +199,21 @@ def test_ray_refuses_retries_that_it_cannot_do() -> None:
     parse_settings(RaySettings, {"start_timeout_s": None}, "--backend-config")
     with pytest.raises(ConfigError, match=r"start_timeout_s: .*queue_timeout_s"):
         parse_settings(RaySettings, {"start_timeout_s": 60}, "--backend-config")
+
+
+def test_the_cache_of_environments_can_be_switched_off_and_on_at_a_folder() -> None:
+    def cache(**config: Any) -> str | None:
+        found = parse_settings(RaySettings, config, WHERE).environment_cache
+        return found.path if found else None
+
+    assert cache() == cache(environment_cache={}) == "~/.cache/mlflow-exec/environments"
+    assert cache(environment_cache=False) is cache(environment_cache=None) is None
+    assert cache(environment_cache={"path": "/mnt/cache"}) == "/mnt/cache"
+    assert "environment_cache: path: it begins with '/' or '~/'" in refusal(
+        RaySettings, environment_cache={"path": "cache"}
+    )
+    assert "environment_cache.clam" in refusal(RaySettings, environment_cache={"clam": "c"})
+    assert "environment_cache: " in refusal(RaySettings, environment_cache=True)
 
 
 def test_the_way_on_for_a_secret_is_one_that_the_backend_has() -> None:

@@ -14,7 +14,11 @@ from mlflow_exec.credentials import Secret
 from mlflow_exec.errors import ConfigError, TemplateError
 from mlflow_exec.jobs import JobSpec
 from mlflow_exec.schedulers.base import Plan
-from mlflow_exec.settings import KubernetesSettings, SecretReference
+from mlflow_exec.settings import (
+    KubernetesEnvironmentCache,
+    KubernetesSettings,
+    SecretReference,
+)
 from mlflow_exec.templates import load_patch, merge, render
 
 LABEL_MANAGED = "app.kubernetes.io/managed-by"
@@ -32,10 +36,11 @@ JOB_TEMPLATE = "kubernetes/job.yaml.j2"
 # counted (the limit is on the decoded sizes):
 # https://kubernetes.io/docs/concepts/configuration/configmap/#motivation
 CONFIGMAP_BYTES = 1024 * 1024
-CONFIGMAP_BUNDLE_BYTES = 880 * 1024
+CONFIGMAP_BUNDLE_BYTES = 840 * 1024
 
 _MOUNT = "/mlflow-exec"
 _GIT_FOLDER = "/mlflow-exec-source"
+_ENVIRONMENTS = "/mlflow-exec-environments"
 # The clone is made at the pinned commit; the URI and the commit come as variables, so nothing of
 # them is read by the shell as code.
 _GIT_SCRIPT = """set -eu
@@ -68,7 +73,8 @@ def make_plan(spec: JobSpec, settings: KubernetesSettings, namespace: str) -> Pl
         ConfigError: A template, a patch or a combination of settings cannot be honoured.
     """
     secrets = {**spec.secrets, **_from_environment(settings)}
-    order = json.dumps(_order(spec, settings), ensure_ascii=False, indent=1)
+    completed = _order(spec, settings)
+    order = json.dumps(completed, ensure_ascii=False, indent=1)
     data = {name: runtime.read(name).encode() for name in runtime.RUNTIME_FILES}
     if spec.bundle:
         data["source.zip"] = spec.bundle.path.read_bytes()
@@ -79,7 +85,8 @@ def make_plan(spec: JobSpec, settings: KubernetesSettings, namespace: str) -> Pl
             f"holds {CONFIGMAP_BYTES}; use source 'artifact' or 'git'"
         )
     values = {"name": spec.name, "namespace": namespace, "labels": _labels(spec, settings)}
-    objects = [_job(spec, settings, values, secrets)]
+    cache = settings.environment_cache if completed["environment_cache"] else None
+    objects = [_job(spec, settings, values, secrets, cache)]
     if secrets:
         shown = {name: f"<{secret.source}>" for name, secret in sorted(secrets.items())}
         objects += render("kubernetes/credentials.yaml.j2", {**values, "data": shown})
@@ -117,6 +124,10 @@ def _order(spec: JobSpec, settings: KubernetesSettings) -> dict[str, Any]:
         "ignored_count_env": "MLFLOW_EXEC_IGNORED_COUNT",
     }
     order["deadline_s"] = None  # the Job's own clock ends it, over all attempts
+    cached = settings.environment_cache is not None
+    order["environment_cache"] = settings.kept_environments(
+        _ENVIRONMENTS if cached else None, dict(order.get("environment") or {}).get("manager")
+    )
     source = dict(order["source"])
     if spec.bundle is not None:
         source |= {"kind": "archive", "path": f"{_MOUNT}/source.zip", "sha256": spec.bundle.sha256}
@@ -148,6 +159,7 @@ def _job(
     settings: KubernetesSettings,
     values: Mapping[str, Any],
     secrets: Mapping[str, Secret],
+    cache: KubernetesEnvironmentCache | None,
 ) -> dict[str, Any]:
     if not settings.image:
         raise ConfigError(
@@ -175,8 +187,8 @@ def _job(
         ],
         "env": _env(spec.name, settings, secrets),
         "resources": _resources(settings),
-        "volume_mounts": _mounts(settings, git),
-        "volumes": _volumes(spec.name, settings, git),
+        "volume_mounts": _mounts(settings, git, cache),
+        "volumes": _volumes(spec.name, settings, git, cache),
         "git": git,
     }  # fmt: skip
     template = Path(settings.template) if settings.template else JOB_TEMPLATE
@@ -258,17 +270,27 @@ def _resources(settings: KubernetesSettings) -> dict[str, Any]:
     return {"requests": requests, "limits": limits}
 
 
-def _mounts(settings: KubernetesSettings, git: Mapping[str, Any] | None) -> list[dict[str, Any]]:
+def _mounts(
+    settings: KubernetesSettings,
+    git: Mapping[str, Any] | None,
+    cache: KubernetesEnvironmentCache | None,
+) -> list[dict[str, Any]]:
     mounts: list[dict[str, Any]] = [
         {"name": "mlflow-exec", "mountPath": _MOUNT, "readOnly": True}
     ]
     if git:
         mounts.append({"name": "source", "mountPath": _GIT_FOLDER})
+    if cache:
+        mount = {"name": "environment-cache", "mountPath": _ENVIRONMENTS}
+        mounts.append(mount | ({"subPath": cache.sub_path} if cache.sub_path else {}))
     return mounts + settings.volume_mounts
 
 
 def _volumes(
-    name: str, settings: KubernetesSettings, git: Mapping[str, Any] | None
+    name: str,
+    settings: KubernetesSettings,
+    git: Mapping[str, Any] | None,
+    cache: KubernetesEnvironmentCache | None,
 ) -> list[dict[str, Any]]:
     volumes: list[dict[str, Any]] = [{"name": "mlflow-exec", "configMap": {"name": name}}]
     if git:
@@ -276,6 +298,11 @@ def _volumes(
         if git["secret"]:
             secret = {"secretName": git["secret"], "defaultMode": 0o400}
             volumes.append({"name": "git-secret", "secret": secret})
+    if cache:
+        place: dict[str, Any] = {"persistentVolumeClaim": {"claimName": cache.claim}}
+        if cache.host_path:
+            place = {"hostPath": {"path": cache.host_path, "type": "DirectoryOrCreate"}}
+        volumes.append({"name": "environment-cache", **place})
     return volumes + settings.volumes
 
 

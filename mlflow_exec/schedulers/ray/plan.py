@@ -80,6 +80,10 @@ def _order(spec: JobSpec, settings: RaySettings) -> dict[str, Any]:
     # The Jobs API starts an entry point once; what is repeated is repeated by the first step.
     order["retry"] = {"owner": "entry", "retries": settings.retries}
     order["deadline_s"] = settings.deadline_s
+    cache = settings.environment_cache
+    order["environment_cache"] = settings.kept_environments(
+        None if cache is None else cache.path, dict(order.get("environment") or {}).get("manager")
+    )
     if spec.bundle is not None:
         order["source"] = {
             "kind": "directory",

@@ -1,59 +1,13 @@
-"""The typed settings of the backends: one class each, unknown keys refused, values cast.
-
-A name means the same on every backend. Everything users read about settings (error messages, the
-JSON Schema, the options table in the docs) is made from these classes.
-"""
+"""The settings of each backend: one class each, unknown keys refused, values cast."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
-from decimal import Decimal, InvalidOperation
-from difflib import get_close_matches
-from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, TypeVar
+from typing import Any, ClassVar, Literal
 
-import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from mlflow_exec.credentials import looks_secret
-from mlflow_exec.errors import ConfigError
-
-GIB = 1024**3
-# https://kubernetes.io/docs/reference/kubernetes-api/common-definitions/quantity/
-_SUFFIXES = {"m": Decimal("0.001"), "": Decimal(1)}
-_SUFFIXES |= {s: Decimal(1000) ** n for n, s in enumerate(["k", "M", "G", "T", "P"], start=1)}
-_SUFFIXES |= {s: Decimal(1024) ** n for n, s in enumerate(["Ki", "Mi", "Gi", "Ti", "Pi"], start=1)}
-
-
-def parse_quantity(value: object) -> Decimal:
-    """Read a number with an optional Kubernetes suffix (``500m``, ``4Gi``).
-
-    Raises:
-        ValueError: It is not one, or it is negative.
-    """
-    if isinstance(value, bool) or not isinstance(value, (int, float, str)):
-        raise ValueError("a quantity is needed, such as 2, '500m' or '4Gi'")
-    text = str(value).strip()
-    number = text.rstrip("KMGTPkmi")
-    try:
-        amount = Decimal(number) * _SUFFIXES[text[len(number) :]]
-    except (InvalidOperation, KeyError):
-        raise ValueError("a quantity is needed, such as 2, '500m' or '4Gi'") from None
-    if not amount.is_finite() or amount < 0:
-        raise ValueError("a quantity cannot be negative or infinite")
-    return amount
-
-
-Cpu = Annotated[float, BeforeValidator(lambda v: float(parse_quantity(v)))]
-Bytes = Annotated[int, BeforeValidator(lambda v: int(parse_quantity(v)))]
-Seconds = Annotated[float, Field(gt=0)]
-
-
-class Settings(BaseModel):
-    """Settings whose unknown keys are refused."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
+from mlflow_exec.settings.fields import GIB, Bytes, Cpu, Seconds, Settings
 
 
 class Resources(Settings):
@@ -88,6 +42,42 @@ class SecretReference(Settings):
         return self
 
 
+class KubernetesEnvironmentCache(Settings):
+    """Where pods keep built environments for later ones: exactly one of the two."""
+
+    claim: str | None = Field(None, description="A PersistentVolumeClaim in the job's namespace.")
+    sub_path: str = Field("", description="With `claim`: a folder in it.")
+    host_path: str | None = Field(
+        None, description="A folder on each node's own disk; made where it is not there."
+    )
+
+    @model_validator(mode="after")
+    def _one_place(self) -> KubernetesEnvironmentCache:
+        if (self.claim is None) == (self.host_path is None):
+            raise ValueError("exactly one of 'claim' and 'host_path' is needed")
+        if self.host_path is not None and self.sub_path:
+            raise ValueError("'sub_path' is a folder in a claim; write it into 'host_path'")
+        if self.host_path is not None and not self.host_path.startswith("/"):
+            raise ValueError(f"host_path: an absolute path is needed; given {self.host_path!r}")
+        return self
+
+
+class RayEnvironmentCache(Settings):
+    """Where jobs on a node keep built environments for later ones."""
+
+    path: str = Field(
+        "~/.cache/mlflow-exec/environments",
+        description="A folder on the node's disk: in the home of the node's user, or one that is "
+        "there.",
+    )
+
+    @model_validator(mode="after")
+    def _absolute(self) -> RayEnvironmentCache:
+        if not self.path.startswith(("/", "~/")):
+            raise ValueError(f"path: it begins with '/' or '~/'; given {self.path!r}")
+        return self
+
+
 class BackendSettings(Settings):
     """Settings that every backend has."""
 
@@ -103,6 +93,16 @@ class BackendSettings(Settings):
         None,
         description="The tracking server as the job sees it, where that differs from the "
         "submitting machine's.",
+    )
+    environment_cache_limit: Bytes = Field(
+        20 * GIB,
+        description="What the environments in `environment_cache` may use together; those used "
+        "longest ago are removed first, never one in use.",
+    )
+    environment_cache_max_age_s: Seconds = Field(
+        86400,
+        description="How long a cached environment is used whose requirements do not all name one "
+        "version; then it is built anew.",
     )
     source_limit: Bytes = Field(
         GIB // 2, description="The largest project, packed; bytes or `\"512Mi\"`."
@@ -140,6 +140,21 @@ class BackendSettings(Settings):
     patch: dict[str, Any] | str | None = Field(
         None, description="Merged into the rendered job: a mapping, or the path of a YAML file."
     )
+
+    def kept_environments(self, path: str | None, manager: str | None) -> dict[str, Any] | None:
+        """Return the ``environment_cache`` of a job order.
+
+        Args:
+            path: Where the job finds the folder; None for no cache.
+            manager: What builds the job's environment.
+        """
+        if path is None or manager in (None, "local"):
+            return None
+        return {
+            "path": path,
+            "limit_bytes": self.environment_cache_limit,
+            "max_age_s": self.environment_cache_max_age_s,
+        }
 
     @model_validator(mode="after")
     def _no_literal_secrets(self) -> BackendSettings:
@@ -194,6 +209,9 @@ class KubernetesSettings(BackendSettings):
     volumes: list[dict[str, Any]] = Field(default_factory=list, description="As in a Pod.")
     volume_mounts: list[dict[str, Any]] = Field(
         default_factory=list, description="As in a container."
+    )
+    environment_cache: KubernetesEnvironmentCache | None = Field(
+        None, description="Where built environments are kept for later jobs; nowhere if null."
     )
     queue: str | None = Field(
         None, description="A Kueue local queue; the job is created suspended and Kueue starts it."
@@ -262,6 +280,11 @@ class RaySettings(BackendSettings):
     resources: RayResources = Field(
         default_factory=RayResources, description="CPU, memory, GPUs, Ray's custom resources."
     )
+    environment_cache: RayEnvironmentCache | None = Field(
+        default_factory=RayEnvironmentCache,
+        description="Where built environments are kept for later jobs on the same node; nowhere "
+        "if null (or false).",
+    )
     start_timeout_s: Seconds | None = Field(
         None,
         description="Refused: Ray does not tell whether a waiting job has its resources; "
@@ -286,6 +309,11 @@ class RaySettings(BackendSettings):
         "`~/.ray/auth_token` if null.",
     )
 
+    @field_validator("environment_cache", mode="before")
+    @classmethod
+    def _switched_off(cls, value: Any) -> Any:
+        return None if value is False else value
+
     @model_validator(mode="after")
     def _refuse_what_ray_cannot(self) -> RaySettings:
         if "infra_retries" in self.model_fields_set and self.infra_retries:
@@ -299,101 +327,3 @@ class RaySettings(BackendSettings):
                 "'queue_timeout_s' limits the time until its entry point starts"
             )
         return self
-
-
-S = TypeVar("S", bound=Settings)
-
-
-def load_config(path: str | Path) -> dict[str, Any]:
-    """Read a backend configuration from a YAML or JSON file.
-
-    Raises:
-        ConfigError: The file cannot be read, or does not hold a mapping.
-    """
-    try:
-        data = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ConfigError(f"config file {str(path)!r}: cannot be read: {error}") from error
-    if not isinstance(data, dict):
-        raise ConfigError(
-            f"config file {str(path)!r}: a mapping of settings is needed; "
-            f"given {type(data).__name__}"
-        )
-    return data
-
-
-def expand_file(config: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """Return a configuration with the file that its key ``file`` names read; other keys win.
-
-    Raises:
-        ConfigError: The file cannot be read.
-    """
-    given = dict(config)
-    if "file" not in given:
-        return given
-    path = given.pop("file")
-    if not isinstance(path, str):
-        raise ConfigError(f"{where}: file: a path is needed; given {path!r}")
-    return load_config(path) | given
-
-
-def parse_settings(cls: type[S], config: Mapping[str, Any], where: str) -> S:
-    """Check and cast a configuration.
-
-    Args:
-        cls: The settings class.
-        config: What the user gave; ``{"file": PATH}`` is read first and the other keys win.
-        where: What the messages name as the place, such as ``--backend-config``.
-
-    Raises:
-        ConfigError: A key is unknown, a value is of the wrong type, or values contradict.
-    """
-    try:
-        return cls.model_validate(expand_file(config, where))
-    except ValidationError as error:
-        raise ConfigError("\n".join(_sentences(cls, error, where))) from None
-
-
-def _sentences(cls: type[Settings], error: ValidationError, where: str) -> list[str]:
-    return [_sentence(cls, dict(item), where) for item in error.errors()]
-
-
-def _sentence(cls: type[Settings], item: dict[str, Any], where: str) -> str:
-    location = [str(part) for part in item["loc"]]
-    key = ".".join(location)
-    if item["type"] == "extra_forbidden":
-        known = known_keys(_model_at(cls, location[:-1]))
-        close = get_close_matches(location[-1], known, n=1)
-        guess = f" (did you mean {close[0]!r}?)" if close else ""
-        return f"{where}: unknown setting {key!r}{guess}. Known: {', '.join(known)}"
-    if item["type"] == "missing":
-        return f"{where}: {key}: it is needed"  # what is given there is all the rest
-    message = item["msg"].removeprefix("Value error, ")
-    if not key or any(looks_secret(part) for part in location):
-        return f"{where}: {key + ': ' if key else ''}{message}"
-    return f"{where}: {key}: {message}; given {_shown(item['input'])}"
-
-
-def _shown(value: object) -> str:
-    text = json.dumps(value, default=str, ensure_ascii=False)
-    return text if len(text) <= 80 else text[:77] + "…"
-
-
-def known_keys(cls: type[Settings]) -> list[str]:
-    """Return the keys that a settings class accepts, sorted, as users write them."""
-    return sorted(field.alias or name for name, field in cls.model_fields.items())
-
-
-def _model_at(cls: type[Settings], location: list[str]) -> type[Settings]:
-    for part in location:
-        field = cls.model_fields.get(part)
-        candidates = [field.annotation, *getattr(field.annotation, "__args__", ())] if field else []
-        nested = [c for c in candidates if isinstance(c, type) and issubclass(c, Settings)]
-        if nested:
-            cls = nested[0]
-    return cls
-
-
-def json_schema(cls: type[Settings]) -> dict[str, Any]:
-    """Return the JSON Schema of a settings class, with the keys as users write them."""
-    return cls.model_json_schema(by_alias=True)

@@ -1,0 +1,55 @@
+"""The typed settings of the backends: one class each, unknown keys refused, values cast.
+
+A name means the same on every backend. Everything users read about settings (error messages, the
+JSON Schema, the options table in the docs) is made from these classes.
+"""
+
+from __future__ import annotations
+
+from mlflow_exec.settings.backends import (
+    BackendSettings,
+    KubernetesEnvironmentCache,
+    KubernetesSettings,
+    RayEnvironmentCache,
+    RayResources,
+    RaySettings,
+    Resources,
+    SecretReference,
+)
+from mlflow_exec.settings.fields import (
+    GIB,
+    Bytes,
+    Cpu,
+    Seconds,
+    Settings,
+    parse_quantity,
+)
+from mlflow_exec.settings.reading import (
+    expand_file,
+    json_schema,
+    known_keys,
+    load_config,
+    parse_settings,
+)
+
+__all__ = [
+    "GIB",
+    "BackendSettings",
+    "Bytes",
+    "Cpu",
+    "KubernetesEnvironmentCache",
+    "KubernetesSettings",
+    "RayEnvironmentCache",
+    "RayResources",
+    "RaySettings",
+    "Resources",
+    "Seconds",
+    "SecretReference",
+    "Settings",
+    "expand_file",
+    "json_schema",
+    "known_keys",
+    "load_config",
+    "parse_quantity",
+    "parse_settings",
+]
