@@ -14,14 +14,15 @@ from typing import Any
 
 import pytest
 
-from tests.servers import until
 from tests.unit.runtime.cached_environments import (
     NEWER_SIX,
     SIX,
     TELL,
+    WAIT,
     CachedEnvironments,
     built,
     gated_uv,
+    last_use,
     plain_uv,
     prefix_of,
     taken,
@@ -37,15 +38,22 @@ def cached(cluster: Cluster) -> CachedEnvironments:
     return CachedEnvironments(cluster)
 
 
-@pytest.mark.parametrize("uv", [False, True], ids=["venv and pip", "uv"])
+@pytest.mark.parametrize(
+    ("manager", "uv"),
+    [("virtualenv", False), ("virtualenv", True), ("uv", False)],
+    ids=["venv and pip", "uv", "uv that the image lacks"],
+)
 def test_a_second_job_with_the_same_environment_installs_nothing(
-    cached: CachedEnvironments, uv: bool
+    cached: CachedEnvironments, manager: str, uv: bool
 ) -> None:
-    first = cached.run(cached.order(), cached.image(plain_uv() if uv else None))
+    environment = {"manager": manager}
+    first = cached.run(
+        cached.order(environment=environment), cached.image(plain_uv() if uv else None)
+    )
     assert built(first), first.text
     # Nothing could be installed any more: there is no index, and this uv does nothing.
     image = cached.image(BROKEN_UV if uv else None) | {"HTTPS_PROXY": "http://127.0.0.1:9"}
-    second = cached.run(cached.order(), image)
+    second = cached.run(cached.order(environment=environment), image)
     assert taken(second), second.text
     assert prefix_of(first) == prefix_of(second)
     assert prefix_of(second).startswith(str(cached.root))
@@ -120,6 +128,17 @@ def test_a_build_that_fails_leaves_nothing_behind(cached: CachedEnvironments) ->
     finished = cached.start(cached.order("no-such-package-xyz==1")).wait()
     assert (finished.code, finished.end.category) == (82, "environment_setup")
     assert "no-such-package-xyz" in finished.end.message
+    assert list(cached.folder.iterdir()) == []
+
+
+def test_a_build_that_is_stopped_leaves_nothing_behind(
+    cached: CachedEnvironments, tmp_path: Path
+) -> None:
+    job = cached.start(cached.order(), cached.image(gated_uv(tmp_path / "gate")))
+    job.says("at the gate")
+    assert len(cached.entries()) == 1
+    job.signal(signal.SIGTERM)
+    job.wait()
     assert list(cached.folder.iterdir()) == []
 
 
@@ -249,10 +268,11 @@ def test_the_image_as_it_is_needs_no_cache(cached: CachedEnvironments) -> None:
     assert "environment:" not in finished.text
 
 
-def test_an_environment_that_is_in_use_is_noted_as_used_at_its_end(
-    cached: CachedEnvironments,
-) -> None:
+def test_an_environment_counts_as_used_until_its_job_ends(cached: CachedEnvironments) -> None:
     entry = cached.build()
+    job = cached.start(cached.order(code=WAIT))
+    job.says("it waits")
     os.utime(entry / "complete.json", (1, 1))
-    cached.run(cached.order())
-    until(lambda: (entry / "complete.json").stat().st_mtime > 1, "its use is noted")
+    job.signal(signal.SIGTERM)
+    job.wait()
+    assert last_use(entry) > 1
