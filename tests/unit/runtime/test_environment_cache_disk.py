@@ -85,6 +85,7 @@ def test_a_full_disk_makes_room_and_tries_once_more(cached: CachedEnvironments) 
         assert "the disk of the cache is full: removed 1 unused environment" in finished.text
         assert built(finished), finished.text
         assert not first.exists()
+        assert len(cached.entries()) == 1, "nothing is left of the first try"
         assert taken(cached.run(cached.order(AS_LARGE, code="")))
         assert cached.leftovers() == []
 
