@@ -104,6 +104,9 @@ class JobStatus:
             says so.
         held: Whether what the job waits for is nobody's fault and passes by itself (a queue, a
             suspension, a registry's rate limit), so that no grace or queue time-out counts it.
+        waits_s: How long it has been QUEUED or STARTING, by the cluster's own clock and records,
+            without what a queue or a suspension took; None where they do not tell.
+        fails_s: How long what ``failure`` of a live job names has held it back, by the same.
         native: The scheduler's own record (conditions, events), for ``diagnosis.json``.
     """
 
@@ -114,6 +117,8 @@ class JobStatus:
     attempt: int = 1
     held: bool = False
     abandoned: bool = False
+    waits_s: float | None = field(default=None, compare=False)
+    fails_s: float | None = field(default=None, compare=False)
     native: Mapping[str, Any] = field(default_factory=dict, compare=False, repr=False)
 
 

@@ -12,15 +12,14 @@ import hashlib
 import json
 import re
 import threading
-import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
-from datetime import datetime, timezone
-from email.utils import parsedate_to_datetime
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlencode
 
+from mlflow_exec.clients.server_clock import ServerClock
 from mlflow_exec.errors import (
     AccessDeniedError,
     ClusterError,
@@ -100,7 +99,7 @@ class KubernetesClient:
         self._lock = threading.Lock()
         self._api = load()
         self._identity = ""
-        self._ahead_s = 0.0
+        self._clock = ServerClock()
 
     # -- requests ---------------------------------------------------------------------------
 
@@ -168,7 +167,7 @@ class KubernetesClient:
             raise UnreachableError(
                 f"{self.name}: {api.configuration.host} gives no answer: {error}"
             ) from error
-        self._take_time(response.headers.get("Date"))
+        self._clock.hear(response.headers.get("Date"))
         if response.status == 401 and reload:
             with self._lock:
                 if self._api is api:
@@ -180,14 +179,9 @@ class KubernetesClient:
             raise self._error(method, path, response.status, response.data)
         return response
 
-    def _take_time(self, date: str | None) -> None:
-        if date:
-            with suppress(ValueError):
-                self._ahead_s = parsedate_to_datetime(date).timestamp() - time.time()
-
-    def now(self) -> datetime:
-        """Return the time by the API server's clock, as its last answer told it."""
-        return datetime.fromtimestamp(time.time() + self._ahead_s, timezone.utc)
+    def now(self) -> datetime | None:
+        """Return the time by the API server's clock; None before its first answer."""
+        return self._clock.now()
 
     def _error(self, method: str, path: str, status: int, data: bytes) -> ClusterError:
         try:

@@ -18,6 +18,7 @@ from urllib.parse import quote, urlsplit
 import requests
 import urllib3
 
+from mlflow_exec.clients.server_clock import ServerClock
 from mlflow_exec.errors import (
     AccessDeniedError,
     ClusterError,
@@ -201,6 +202,7 @@ class RayClient:
         """
         self.address = address
         self.has_token = token is not None
+        self.clock = ServerClock()
         self._session = requests.Session()
         self._session.auth = _TokenAuth(token)
         self._session.headers["User-Agent"] = "mlflow-exec"
@@ -323,6 +325,7 @@ class RayClient:
             )
         except (requests.RequestException, OSError) as error:
             raise _unanswered(where, error) from error
+        self.clock.hear(response.headers.get("Date"))
         if response.status_code == 200:
             return response
         with response:

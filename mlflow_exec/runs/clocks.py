@@ -13,13 +13,15 @@ from mlflow_exec.settings import BackendSettings
 class Clocks:
     """Tells when a job has waited too long; give it every status, in order.
 
-    Times are seconds of one monotonic clock.
+    How long it has waited is the cluster's word where the cluster tells it, so that one look is
+    enough; else it is what was seen. Times are seconds of one monotonic clock.
     """
 
     settings: BackendSettings
     _state: JobState | None = None
     _since_s: float = 0.0
     _pull_since_s: float | None = None
+    _pull_told: bool = False
     _status: JobStatus | None = None
     _unknown_since_s: float | None = None
 
@@ -40,12 +42,34 @@ class Clocks:
         freed = self._status is not None and self._status.held and not status.held
         if status.state is not self._state or (freed and status.state is JobState.QUEUED):
             self._state, self._since_s = status.state, now_s
-        pulling = _is_image_problem(status) and not status.held
-        if not pulling:
-            self._pull_since_s = None
-        elif self._pull_since_s is None:
-            self._pull_since_s = now_s
+        if status.waits_s is not None:
+            self._since_s = now_s - status.waits_s
+        self._see_pull(status, now_s)
         self._status = status
+
+    def _see_pull(self, status: JobStatus, now_s: float) -> None:
+        if not _is_image_problem(status) or status.held:
+            self._pull_since_s, self._pull_told = None, False
+            return
+        if self._pull_since_s is None:
+            self._pull_since_s = now_s
+        if status.fails_s is not None:
+            self._pull_told = True
+            self._pull_since_s = min(self._pull_since_s, now_s - status.fails_s)
+
+    def doubts(self, now_s: float) -> bool:
+        """Whether a closer look could end the job now.
+
+        Its image has perhaps been failing for as long as it is on its node; only events, which are
+        not in every status, tell since when.
+        """
+        failing = self._pull_since_s is not None and not self._pull_told
+        return failing and now_s - self._since_s >= self._pull_grace_s
+
+    @property
+    def _pull_grace_s(self) -> float:
+        grace_s: float = getattr(self.settings, "image_pull_grace_s", math.inf)
+        return grace_s
 
     def expired(self, now_s: float) -> Failure | None:
         """Return the failure with which to end the job now, or None."""
@@ -55,9 +79,8 @@ class Clocks:
             return None
         if status.abandoned:
             return status.failure
-        grace_s: float = getattr(settings, "image_pull_grace_s", math.inf)
         pulling_s = 0.0 if self._pull_since_s is None else now_s - self._pull_since_s
-        if self._pull_since_s is not None and pulling_s >= grace_s:
+        if self._pull_since_s is not None and pulling_s >= self._pull_grace_s:
             return status.failure
         queue_s = settings.queue_timeout_s
         queued = self._state is JobState.QUEUED and not status.held

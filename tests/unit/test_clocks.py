@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from mlflow_exec.jobs import Failure, FailureCategory, JobState, JobStatus
@@ -140,3 +141,73 @@ def test_a_backend_without_images_has_the_other_clocks() -> None:
     clock = Clocks(RaySettings(queue_timeout_s=60))
     clock.see(QUEUED, 0)
     assert clock.expired(60) is not None
+
+
+def waited(status: JobStatus, waits_s: float, fails_s: float | None = None) -> JobStatus:
+    """Return a status with what the cluster tells of how long it has been so."""
+    return replace(status, waits_s=waits_s, fails_s=fails_s)
+
+
+def test_one_look_is_enough_where_the_cluster_tells_how_long() -> None:
+    clock = clocks(queue_timeout_s=60, start_timeout_s=900)
+    clock.see(waited(QUEUED, 60), 1000)
+    why = clock.expired(1000)
+    assert why is not None
+    assert "queue_timeout_s" in why.message
+    clock = clocks(queue_timeout_s=60, start_timeout_s=900)
+    clock.see(waited(QUEUED, 59), 1000)
+    assert clock.expired(1000) is None
+    assert clock.expired(1001) is not None
+    clock = clocks(queue_timeout_s=60, start_timeout_s=900)
+    clock.see(waited(STARTING, 900), 1000)
+    why = clock.expired(1000)
+    assert why is not None
+    assert "start_timeout_s" in why.message
+
+
+def test_who_comes_late_does_not_start_the_clock_anew() -> None:
+    clock = clocks(queue_timeout_s=60)
+    clock.see(waited(QUEUED, 50), 1000)
+    assert clock.expired(1009) is None
+    assert clock.expired(1010) is not None
+
+
+def test_the_clusters_word_counts_more_than_what_was_seen() -> None:
+    clock = clocks(queue_timeout_s=60)
+    clock.see(QUEUED, 0)
+    clock.see(waited(QUEUED, 5), 100)  # a new pod
+    assert clock.expired(154) is None
+    assert clock.expired(155) is not None
+
+
+def test_a_closer_look_is_worth_it_once_a_pull_may_have_failed_all_the_time() -> None:
+    clock = clocks(image_pull_grace_s=180)
+    clock.see(waited(STARTING, 500), 0)
+    assert not clock.doubts(0)
+    clock.see(waited(PULLING, 170), 1000)
+    assert not clock.doubts(1009)
+    assert clock.doubts(1010)
+    clock.see(waited(PULLING, 180, fails_s=20), 1010)
+    assert not clock.doubts(1010)
+    assert clock.expired(1169) is None
+    assert clock.expired(1170) == PULL
+
+
+def test_a_failing_pull_is_ended_by_one_close_look() -> None:
+    clock = clocks(image_pull_grace_s=180)
+    clock.see(waited(PULLING, 500, fails_s=180), 1000)
+    assert clock.expired(1000) == PULL
+
+
+def test_what_was_seen_to_fail_is_not_forgotten_for_a_younger_event() -> None:
+    clock = clocks(image_pull_grace_s=180)
+    clock.see(waited(PULLING, 0), 0)
+    clock.see(waited(PULLING, 180, fails_s=0), 180)
+    assert clock.expired(180) == PULL
+
+
+def test_a_registry_that_limits_its_clients_needs_no_closer_look() -> None:
+    clock = clocks(image_pull_grace_s=180)
+    held = JobStatus(JobState.STARTING, "", PULL, held=True, waits_s=500)
+    clock.see(held, 0)
+    assert not clock.doubts(0)

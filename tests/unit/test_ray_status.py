@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime, timezone
 from typing import Any
 
 import pytest
@@ -159,3 +160,13 @@ def test_the_environment_is_not_kept_with_the_diagnosis() -> None:
     status = job_status(record("RUNNING", runtime_env={"env_vars": {"A": "1"}}))
     assert status.native["job"]["status"] == "RUNNING"
     assert "runtime_env" not in status.native["job"]
+
+
+def test_a_pending_job_waits_since_ray_took_it_by_rays_own_clock() -> None:
+    now = datetime(2026, 1, 1, 12, tzinfo=timezone.utc)
+    taken_ms = int(now.timestamp() * 1000) - 90_500
+    pending = record("PENDING", start_time=taken_ms)
+    assert job_status(pending, now=now).waits_s == 90.5
+    assert job_status(pending).waits_s is None
+    assert job_status(record("PENDING"), now=now).waits_s is None
+    assert job_status(record("RUNNING", start_time=taken_ms), now=now).waits_s is None

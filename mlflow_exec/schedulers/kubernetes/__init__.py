@@ -276,7 +276,7 @@ class KubernetesScheduler(Scheduler):
         query = {"labelSelector": f"batch.kubernetes.io/job-name={name}"}
         pods = client.request("GET", api.object_path("pods", namespace), query=query)["items"]
         uids = [job["metadata"]["uid"], *[pod["metadata"]["uid"] for pod in pods[-1:]]]
-        status = job_status(job, pods)
+        status = job_status(job, pods, now=client.now())
         if status.failure is None and pods:
             return status
         events = job_events(client, namespace, uids)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
@@ -20,6 +21,7 @@ from mlflow_exec.schedulers.kubernetes.plan import (
     SOURCE_CONTAINER,
     SUBMITTING,
 )
+from mlflow_exec.schedulers.kubernetes.times import age_s, pull_failed_s, waited_s
 
 Json = Mapping[str, Any]
 
@@ -109,7 +111,13 @@ def job_status(
         return JobStatus(JobState.QUEUED, _ABANDONED, why, abandoned=True, native=native)
     state, message, holding = _live(job, pods, events, kueue)
     held = bool(job["spec"].get("suspend")) or (holding is not None and _passes(holding))
-    return JobStatus(state, message, holding, None, attempt, held, native=native)
+    status = JobStatus(state, message, holding, None, attempt, held, native=native)
+    if now is None or job["spec"].get("suspend"):
+        return status
+    waits_s = waited_s(state, job, pods, attempt, now)
+    pulling = holding is not None and holding.category is FailureCategory.IMAGE_PULL
+    fails_s = pull_failed_s(pods[-1], events, _TRANSIENT_PULL, now) if pulling else None
+    return replace(status, waits_s=waits_s, fails_s=fails_s)
 
 
 def _live(
@@ -129,8 +137,7 @@ def _is_abandoned(job: Json, now: datetime) -> bool:
     metadata = job["metadata"]
     if SUBMITTING not in (metadata.get("annotations") or {}):
         return False
-    created = datetime.fromisoformat(metadata["creationTimestamp"].replace("Z", "+00:00"))
-    return (now - created).total_seconds() > _SUBMITTING_S
+    return age_s(metadata["creationTimestamp"], now) > _SUBMITTING_S
 
 
 def queue_of(job: Json) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from datetime import datetime
 from itertools import dropwhile
 from typing import Any
 
@@ -72,12 +73,15 @@ _REASON_CHARS = 300
 Json = Mapping[str, Any]
 
 
-def job_status(record: Json, log_tail: str = "") -> JobStatus:
+def job_status(
+    record: Json, log_tail: str = "", now: datetime | None = None
+) -> JobStatus:
     """Return the status of a job.
 
     Args:
         record: The job as the Jobs API returns it.
         log_tail: The last lines of its log, where they were read beside the record.
+        now: By the head node's own clock, which the record's times are from; None if not known.
     """
     state = STATES.get(str(record.get("status")), JobState.UNKNOWN)
     native = {"job": {key: value for key, value in record.items() if key != "runtime_env"}}
@@ -93,7 +97,20 @@ def job_status(record: Json, log_tail: str = "") -> JobStatus:
         return JobStatus(state, "", None, 0, native=native)
     if state is JobState.CANCELLED:
         message = "The job was stopped."
-    return JobStatus(state, message if state is not JobState.RUNNING else "", native=native)
+    return JobStatus(
+        state,
+        message if state is not JobState.RUNNING else "",
+        waits_s=_waited_s(record, now) if state is JobState.QUEUED else None,
+        native=native,
+    )
+
+
+def _waited_s(record: Json, now: datetime | None) -> float | None:
+    """Return how long ago Ray took the job, which is its ``start_time`` (milliseconds)."""
+    taken_ms = record.get("start_time")
+    if now is None or not taken_ms:
+        return None
+    return max(0.0, now.timestamp() - float(taken_ms) / 1000)
 
 
 def repeats(record: Json) -> bool:

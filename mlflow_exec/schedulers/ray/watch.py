@@ -113,7 +113,7 @@ def known_status(client: RayClient, record: Mapping[str, Any] | None) -> JobStat
     """Return the status of a job, with what its log tells beside Ray's record at its end."""
     if record is None:
         return None
-    status = job_status(record)
+    status = job_status(record, now=client.clock.now())
     if not status.state.is_final:
         return status
     if status.state is JobState.FAILED and not has_ending(record):
