@@ -225,8 +225,9 @@ def reconcile(
 ) -> None:
     """End the runs whose jobs have ended while nobody looked.
 
-    Looks at every submitted run of the tracking server that has no end. The clusters are listed
-    once, not asked job by job. A job that its cluster does not know for half a minute is lost.
+    Looks at every submitted run of the tracking server that has no end, or whose job was not kept
+    at its end. The clusters are listed once, not asked job by job. A job that its cluster does not
+    know for half a minute is lost.
     A job of another cluster than those configured here is left alone.
     Exits with 1 if something could not be asked. With --output json each run is one line.
     """
@@ -250,7 +251,7 @@ def reconcile(
         unknown |= item.action == "unknown"
         if output == "json":
             click.echo(json.dumps(asdict(item), ensure_ascii=False))
-        elif item.action != "open":
+        elif item.action not in ("open", "unkept"):
             click.echo(f"{item.run_id}  {item.action:<8}  {item.detail or item.state}")
     sys.exit(1 if unknown else 0)
 

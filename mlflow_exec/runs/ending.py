@@ -5,12 +5,11 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import asdict
-from typing import Any
 
 from mlflow import MlflowClient
 
 from mlflow_exec.jobs import Failure, FailureCategory, JobHandle, JobState, JobStatus
-from mlflow_exec.runs.logs import FOLDER, read_artifact
+from mlflow_exec.runs.logs import FOLDER
 from mlflow_exec.runtime.end import (
     FINAL_STATES,
     TAG_FAILURE_CATEGORY,
@@ -72,15 +71,3 @@ def keep_diagnosis(
     }
     text = json.dumps(data, indent=2, default=str, ensure_ascii=False)
     client.log_text(run_id, text, DIAGNOSIS)
-
-
-def kept_diagnosis(client: MlflowClient, run_id: str, handle: JobHandle) -> Mapping[str, Any]:
-    """Return the diagnosis of this very job; empty while there is none.
-
-    A run that was submitted again may still hold the one of the job before.
-    """
-    try:
-        data = json.loads(read_artifact(client, run_id, DIAGNOSIS) or b"{}")
-    except ValueError:
-        return {}
-    return data if isinstance(data, dict) and data.get("handle") == str(handle) else {}

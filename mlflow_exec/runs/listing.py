@@ -10,12 +10,14 @@ from mlflow import MlflowClient
 from mlflow.entities import Run, ViewType
 
 from mlflow_exec.errors import ConfigError
+from mlflow_exec.jobs import JobState
 from mlflow_exec.runtime.end import (
     FINAL_STATES,
     TAG_BACKEND,
     TAG_FAILURE_CATEGORY,
     TAG_FAILURE_MESSAGE,
     TAG_HANDLE,
+    TAG_KEPT,
     TAG_STATE,
 )
 
@@ -23,6 +25,12 @@ _PAGE = 1000
 _EXPERIMENTS = 100
 _OPEN = f"tags.`{TAG_BACKEND}` != ''" + "".join(
     f" AND tags.`{TAG_STATE}` != '{state}'" for state in FINAL_STATES
+)
+# What a run does not have is not found by "!="; so every run has this tag from its beginning.
+_UNKEPT = f"tags.`{TAG_KEPT}` = 'false'" + "".join(
+    f" AND tags.`{TAG_STATE}` != '{state.value}'"
+    for state in JobState
+    if state.value not in FINAL_STATES
 )
 
 
@@ -62,12 +70,26 @@ def submitted_runs(
 
 def open_runs(client: MlflowClient) -> Iterator[Run]:
     """Yield all submitted runs that have no end, of every experiment: one request per page."""
+    yield from _found(client, _OPEN)
+
+
+def unkept_runs(client: MlflowClient, ended_after_ms: int) -> Iterator[Run]:
+    """Yield the runs that have an end, and of whose jobs not everything was kept yet.
+
+    Args:
+        client: For the tracking server.
+        ended_after_ms: Only runs that ended later; milliseconds since 1970.
+    """
+    yield from _found(client, f"{_UNKEPT} AND attributes.end_time > {ended_after_ms}")
+
+
+def _found(client: MlflowClient, chosen: str) -> Iterator[Run]:
     experiments = _experiments(client, None, None)
     for start in range(0, len(experiments), _EXPERIMENTS):
         token: str | None = None
         while True:
             page = client.search_runs(
-                experiments[start : start + _EXPERIMENTS], _OPEN, ViewType.ACTIVE_ONLY,
+                experiments[start : start + _EXPERIMENTS], chosen, ViewType.ACTIVE_ONLY,
                 max_results=_PAGE, page_token=token,
             )  # fmt: skip
             yield from page

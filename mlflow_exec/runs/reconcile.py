@@ -1,4 +1,4 @@
-"""Ends the runs whose jobs have ended while nobody looked.
+"""Ends the runs whose jobs have ended while nobody looked, and keeps what is left of ended ones.
 
 One list per cluster and namespace tells how all jobs are; only runs whose job has changed cost
 more. Safe beside living clients and other reconcilers: an end is written once (`runtime.end`).
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import chain
@@ -24,7 +24,7 @@ from mlflow_exec.jobs import Failure, FailureCategory, JobHandle, JobState, JobS
 from mlflow_exec.runs.attach import job_of
 from mlflow_exec.runs.clocks import Clocks
 from mlflow_exec.runs.ending import end_of
-from mlflow_exec.runs.listing import open_runs
+from mlflow_exec.runs.listing import open_runs, unkept_runs
 from mlflow_exec.runs.progress import Progress
 from mlflow_exec.runs.store import MlflowRunStore
 from mlflow_exec.runs.supervise import (
@@ -33,15 +33,20 @@ from mlflow_exec.runs.supervise import (
     describe,
     finish,
     give_up,
+    keep_rest,
+    look_closer,
     lost,
     note,
 )
 from mlflow_exec.runs.tracking import entry_can_write
 from mlflow_exec.runtime.end import (
+    FINAL_STATES,
     TAG_BACKEND,
     TAG_HANDLE,
     TAG_HANDLE_UID,
+    TAG_KEPT,
     TAG_STATE,
+    TAG_STATE_BY,
     write_end,
 )
 from mlflow_exec.schedulers.base import Scheduler
@@ -52,20 +57,23 @@ _WORKERS = 8
 # The run is there before it names its job, and names it before the job is there. So long after the
 # run was made nobody submits any more; no clocks of two machines differ that much.
 _UNCONFIRMED_S = 3600.0
+# A cluster that has not been reached for so long after a run's end has nothing left to keep.
+_LOOKED_AFTER_S = 30 * 86400.0
 _UNCONFIRMED = "its submission is not confirmed, and may still be going on"
 _INTERRUPTED = "The submission was interrupted."
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one open run.
+    """What became of one run.
 
     Attributes:
         run_id: The run.
         handle: Its job; empty where the run names none.
         action: ``ended`` (its end was written), ``open`` (its job goes on), ``missing`` (its job
             is not known; it is lost if that stays so), ``elsewhere`` (it is of a cluster that is
-            surely none of those configured here), or ``unknown`` (nobody could be asked).
+            surely none of those configured here), or ``unknown`` (nobody could be asked). Of a run
+            that had its end: ``kept`` (so is what was left of its job) or ``unkept`` (not yet).
         state: The job's state; UNKNOWN where it could not be asked.
         detail: One line for people.
     """
@@ -79,12 +87,19 @@ class Outcome:
 
 @dataclass(frozen=True)
 class _Open:
-    """An open run, as the search tells it, and its job."""
+    """A run that is to be looked after, as the search tells it, and its job."""
 
     run: Run
     handle: JobHandle
 
+    @property
+    def has_end(self) -> bool:
+        """Whether only what is left of the job matters."""
+        return _has_end(self.run)
+
     def outcome(self, action: str, state: str, detail: str) -> Outcome:
+        if self.has_end and action in ("elsewhere", "unknown"):
+            action = "unkept"
         return Outcome(self.run.info.run_id, str(self.handle), action, state, detail)
 
 
@@ -120,6 +135,7 @@ class Reconciler:
         self._lost_grace_s = lost_grace_s
         self._unconfirmed_s = unconfirmed_s
         self._progress = progress or Progress()
+        self._jobs_write = entry_can_write(client.tracking_uri)
         self._schedulers: dict[str, Scheduler] = {}
         self._missing_since_s: dict[str, float] = {}
         self._clocks: dict[str, Clocks] = {}
@@ -166,12 +182,14 @@ class Reconciler:
     # -- one pass ---------------------------------------------------------------------------
 
     def _open(self) -> tuple[list[_Open], list[Run]]:
-        """Return the open runs that name their job, and those that do not, or not yet."""
+        """Return the runs that name their job, and those that do not, or not yet."""
         submitted: list[_Open] = []
         unsubmitted: list[Run] = []
-        for run in open_runs(self._client):
+        ended_after_ms = int((time.time() - _LOOKED_AFTER_S) * 1000)
+        found = chain(open_runs(self._client), unkept_runs(self._client, ended_after_ms))
+        for run in {run.info.run_id: run for run in found}.values():  # one may end in between
             tags = run.data.tags
-            if tags[TAG_BACKEND] not in self._configs:
+            if tags.get(TAG_BACKEND) not in self._configs:
                 continue
             if not tags.get(TAG_HANDLE):
                 unsubmitted.append(run)
@@ -188,17 +206,20 @@ class Reconciler:
 
     def _unsubmitted(self, run: Run) -> Outcome:
         """End a run whose client died before it named a job; so there is none."""
-        run_id = run.info.run_id
-        if not self._is_over(run):
+        run_id, action, text = run.info.run_id, "ended", describe(_interrupted())
+        if _has_end(run):
+            action, text = "kept", "it never had a job"
+        elif not self._is_over(run):
             return Outcome(run_id, "", "open", "QUEUED", _UNCONFIRMED)
-        status = _interrupted()
         if self._dry_run:
-            return Outcome(run_id, "", "ended", "FAILED", f"not written: {describe(status)}")
+            return Outcome(run_id, "", action, "FAILED", f"not written: {text}")
+        store = MlflowRunStore(self._client)
         try:
-            write_end(MlflowRunStore(self._client), run_id, end_of(status), by="client")
+            write_end(store, run_id, end_of(_interrupted()), by="client")
+            store.set_tags(run_id, {TAG_KEPT: "true"})
         except MlflowException as error:
             return Outcome(run_id, "", "unknown", "UNKNOWN", str(error))
-        return Outcome(run_id, "", "ended", "FAILED", describe(status))
+        return Outcome(run_id, "", action, "FAILED", text)
 
     def _is_over(self, run: Run) -> bool:
         """Whether the run was made so long ago that nobody submits its job any more."""
@@ -256,12 +277,15 @@ class Reconciler:
             self._missing_since_s.pop(run_id, None)
             if status.state.is_final:
                 return self._end(run, status)
+            if run.has_end:
+                return self._left(run, status)
             why = self._expired(run, status)
             if why is not None:
                 return self._end(run, status, why)
             told = run.run.data.tags.get(TAG_STATE) == status.state.value
-            if not (told or self._dry_run or entry_can_write(self._client.tracking_uri)):
-                note(MlflowRunStore(self._client), run_id, status)
+            stale = status.state is JobState.QUEUED
+            if not (told or self._dry_run) and (stale or not self._jobs_write):
+                note(self._job(run), status)
             return run.outcome("open", status.state.value, describe(status))
         except Exception as error:  # artifact stores have errors of their own
             return run.outcome("unknown", "UNKNOWN", f"{type(error).__name__}: {error}")
@@ -271,6 +295,8 @@ class Reconciler:
         since_s = self._missing_since_s.setdefault(run.run.info.run_id, now_s)
         if now_s - since_s < self._lost_grace_s:
             return run.outcome("missing", "UNKNOWN", "its cluster does not know the job")
+        if run.has_end:
+            return self._kept(run, keep_rest, "its job is gone")
         if run.handle.uid:
             return self._end(run, None)
         if not self._is_over(run.run):
@@ -278,21 +304,49 @@ class Reconciler:
         queued = run.run.data.tags.get(TAG_STATE) == JobState.QUEUED.value
         return self._end(run, _interrupted() if queued else None)
 
+    def _left(self, run: _Open, status: JobStatus) -> Outcome:
+        """Remove a job that goes on though its run has ended, unless the job itself said so."""
+        if run.run.data.tags.get(TAG_STATE_BY) == "entry":
+            return run.outcome("unkept", status.state.value, "its run has ended, and it will now")
+
+        def remove(job: Job, progress: Progress) -> None:
+            job.scheduler.cancel(job.handle, timeout_s=job.settings.cancel_timeout_s)
+            keep_rest(job, progress)
+
+        return self._kept(run, remove, "its job was left over and is removed")
+
+    def _kept(
+        self, run: _Open, keep: Callable[[Job, Progress], object], text: str
+    ) -> Outcome:
+        state = run.run.data.tags[TAG_STATE]
+        if self._dry_run:
+            return run.outcome("kept", state, f"not written: {text}")
+        keep(self._job(run), self._progress)
+        return run.outcome("kept", state, text)
+
     def _expired(self, run: _Open, status: JobStatus) -> Failure | None:
         """Return why a job that waits must be ended now; None if it may go on."""
         if status.abandoned:
             return status.failure
-        if status.state in (JobState.RUNNING, JobState.UNKNOWN):
+        run_id, now_s = run.run.info.run_id, time.monotonic()
+        waits = status.state in (JobState.QUEUED, JobState.STARTING)
+        if not waits or (status.held and status.state is JobState.QUEUED):
+            self._clocks.pop(run_id, None)
             return None
-        clocks = self._clocks.get(run.run.info.run_id)
+        clocks = self._clocks.get(run_id)
         if clocks is None:
-            clocks = self._clocks[run.run.info.run_id] = Clocks(self._job(run).settings)
-        now_s = time.monotonic()
+            clocks = self._clocks[run_id] = Clocks(self._job(run).settings)
         clocks.see(status, now_s)
+        if clocks.doubts(now_s):
+            clocks.see(look_closer(self._job(run)), now_s)
         return clocks.expired(now_s)
 
     def _end(self, run: _Open, status: JobStatus | None, why: Failure | None = None) -> Outcome:
         """Write an end: that of the status, of a clock that ran out, or of a lost job."""
+        if run.has_end and status is not None:
+            final = status
+            text = f"its job ended: {describe(status)}"
+            return self._kept(run, lambda job, say: finish(job, final, progress=say), text)
         job = self._job(run)
         if status is None:
             status = lost(job)
@@ -307,6 +361,10 @@ class Reconciler:
     def _job(self, run: _Open) -> Job:
         config = self._configs[run.run.data.tags[TAG_BACKEND]]
         return job_of(self._client, run.run, config, self._scheduler(run.handle))
+
+
+def _has_end(run: Run) -> bool:
+    return run.data.tags.get(TAG_STATE) in FINAL_STATES
 
 
 def _interrupted() -> JobStatus:

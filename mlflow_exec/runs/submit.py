@@ -39,6 +39,7 @@ from mlflow_exec.runtime.end import (
     TAG_BACKEND,
     TAG_HANDLE,
     TAG_HANDLE_UID,
+    TAG_KEPT,
     TAG_LOG_COMPLETE,
     TAG_STATE,
     TAG_STATE_BY,
@@ -219,7 +220,7 @@ def submit(prepared: Prepared, progress: Progress) -> Job:
     client = MlflowClient(call.tracking_uri)
     run = tracking.create_run(
         client, call.experiment_id, prepared.project, call.entry_point, call.version,
-        call.run_id, call.run_name, {TAG_BACKEND: call.backend, TAG_STATE: JobState.QUEUED.value},
+        call.run_id, call.run_name, _marks(call.backend),
     )  # fmt: skip
     run_id = run.info.run_id
     store = MlflowRunStore(client)
@@ -291,10 +292,15 @@ def _open(store: MlflowRunStore, run_id: str, backend: str, handle: JobHandle) -
     record = store.read(run_id)
     forgotten = (*FAILURE_TAGS, TAG_STATE_BY, TAG_LOG_COMPLETE, TAG_HANDLE_UID)
     earlier = [tag for tag in forgotten if tag in record.tags]
-    tags = {TAG_BACKEND: backend, TAG_HANDLE: str(handle), TAG_STATE: JobState.QUEUED.value}
-    store.set_tags(run_id, {**dict.fromkeys(earlier, ""), **tags})
+    tags = {**dict.fromkeys(earlier, ""), **_marks(backend), TAG_HANDLE: str(handle)}
+    store.set_tags(run_id, tags)
     store.delete_tags(run_id, earlier)
     store.set_status(run_id, "SCHEDULED", None)
+
+
+def _marks(backend: str) -> dict[str, str]:
+    """Return the tags by which a run is found that is to be looked after."""
+    return {TAG_BACKEND: backend, TAG_KEPT: "false", TAG_STATE: JobState.QUEUED.value}
 
 
 def _end_failed(

@@ -16,11 +16,11 @@ from mlflow_exec.errors import (
     NotFoundError,
 )
 from mlflow_exec.jobs import Failure, JobHandle, JobState, JobStatus
-from mlflow_exec.runs.ending import kept_diagnosis, written_end, written_failure
+from mlflow_exec.runs.ending import written_end, written_failure
 from mlflow_exec.runs.logs import LogKeeper
 from mlflow_exec.runs.progress import Progress
 from mlflow_exec.runs.supervise import Follower, Job, after_cancel, finish, supervise
-from mlflow_exec.runtime.end import FINAL_STATES, TAG_STATE
+from mlflow_exec.runtime.end import FINAL_STATES, TAG_KEPT, TAG_STATE
 from mlflow_exec.settings import BackendSettings
 
 
@@ -76,18 +76,16 @@ class ExecSubmittedRun(SubmittedRun):  # type: ignore[misc]
 
     def wait(self) -> bool:
         """Wait until the end is written on the run; True if the job succeeded."""
-        written = written_end(self._job.store.read(self.run_id).tags)
-        if written is not None and not self._lacks_diagnosis():
+        tags = self._job.store.read(self.run_id).tags
+        written = written_end(tags)
+        if written is not None and (tags.get(TAG_KEPT) == "true" or not self._is_there()):
             return written.state is JobState.SUCCEEDED
         return self.follow().state is JobState.SUCCEEDED
 
-    def _lacks_diagnosis(self) -> bool:
-        """Whether the job wrote its own end, and what the cluster knows of it can still be kept."""
-        job = self._job
-        if kept_diagnosis(job.client, self.run_id, self.handle):
-            return False
+    def _is_there(self) -> bool:
+        """Whether the cluster still has the job, so that what it knows of it can be kept."""
         try:
-            job.scheduler.status(self.handle)
+            self._job.scheduler.status(self.handle)
         except Exception:  # the run has ended: what cannot be looked at is not worth an error
             return False
         return True

@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Generator
 from contextlib import closing, nullcontext, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from mlflow import MlflowClient
@@ -24,7 +24,7 @@ from mlflow_exec.runs.ending import end_of, keep_diagnosis, written_end
 from mlflow_exec.runs.logs import LogKeeper
 from mlflow_exec.runs.progress import Progress
 from mlflow_exec.runs.store import MlflowRunStore
-from mlflow_exec.runtime.end import FINAL_STATES, TAG_ATTEMPT, TAG_STATE, write_end
+from mlflow_exec.runtime.end import FINAL_STATES, TAG_ATTEMPT, TAG_KEPT, TAG_STATE, write_end
 from mlflow_exec.schedulers.base import Scheduler
 from mlflow_exec.settings import BackendSettings
 
@@ -105,9 +105,10 @@ def _until_final(job: Job, keeper: LogKeeper, progress: Progress | None) -> JobS
                     return status
                 if progress is not None:
                     progress.changed(describe(status))
-                if not job.writes_state:
-                    note(job.store, job.run_id, status)
+                note(job, status)
                 clocks.see(status, now_s)
+            if clocks.doubts(now_s):
+                clocks.see(look_closer(job), now_s)
             why = clocks.expired(now_s)
             if why is not None:
                 keeper.capture(job.scheduler, job.handle)
@@ -115,19 +116,38 @@ def _until_final(job: Job, keeper: LogKeeper, progress: Progress | None) -> JobS
     return lost(job)
 
 
-def note(store: MlflowRunStore, run_id: str, status: JobStatus) -> None:
-    """Write a live job's state on the run, where the job itself cannot reach it."""
+def look_closer(job: Job) -> JobStatus:
+    """Return a live job's status with all that the cluster tells of how long it has waited."""
+    try:
+        status = job.scheduler.status(job.handle)
+    except (JobNotFoundError, ClusterError) as error:
+        return JobStatus(JobState.UNKNOWN, str(error))
+    # What it does not tell has been so since now.
+    return replace(status, fails_s=status.fails_s or 0.0)
+
+
+def note(job: Job, status: JobStatus) -> None:
+    """Write a live job's state on the run, where the job itself cannot, or does not know it.
+
+    A first step that reaches the run knows better what it does; but not that it was put back into
+    the queue, and then its last word is stale.
+    """
     wanted = status.state.mlflow_status
-    if wanted is None:
+    if wanted is None or (job.writes_state and status.state is not JobState.QUEUED):
         return
-    tags = {TAG_STATE: status.state.value, TAG_ATTEMPT: str(status.attempt)}
+    tags = {TAG_STATE: status.state.value}
+    if not job.writes_state:
+        tags[TAG_ATTEMPT] = str(status.attempt)
     with suppress(MlflowException):  # the end is what matters; this is for those who look now
-        record = store.read(run_id)
+        record = job.store.read(job.run_id)
         if record.tags.get(TAG_STATE) in FINAL_STATES:
             return
-        if any(record.tags.get(key) != value for key, value in tags.items()):
-            store.set_tags(run_id, tags)
-            store.set_status(run_id, wanted, None)
+        if all(record.tags.get(key) == value for key, value in tags.items()):
+            return
+        if job.writes_state and look_closer(job).state is not status.state:
+            return  # it has started since
+        job.store.set_tags(job.run_id, tags)
+        job.store.set_status(job.run_id, wanted, None)
 
 
 def _statuses(job: Job) -> Generator[JobStatus | None, None, None]:
@@ -226,12 +246,28 @@ def finish(
             kept = False
             say(f"the diagnosis could not be kept on the run: {error}")
     write_end(job.store, job.run_id, end_of(status), by="client")
-    if not kept:
-        return  # what is left of the job is in the cluster only
+    if kept:  # else what is left of the job is in the cluster only
+        retire(job, progress)
+
+
+def keep_rest(job: Job, progress: Progress | None = None) -> None:
+    """Keep what there still is of a job that is gone, and whose run has its end."""
+    keeper = LogKeeper(job.client, job.run_id, uploads=job.uploads_log)
+    trouble = keeper.keep(job.scheduler, job.handle)
+    if trouble and progress is not None:
+        progress.say(trouble)
+    if keeper.kept:
+        retire(job, progress)
+
+
+def retire(job: Job, progress: Progress | None = None) -> None:
+    """Let the cluster forget a job of which all was kept; then nobody looks at it again."""
     try:
         job.scheduler.retire(job.handle, getattr(job.settings, "ttl_s", None))
-    except MlflowExecError as error:
-        say(f"the finished job stays in the cluster: {error}")
+        job.store.set_tags(job.run_id, {TAG_KEPT: "true"})
+    except (MlflowExecError, MlflowException) as error:
+        if progress is not None:
+            progress.say(f"the finished job may stay in the cluster: {error}")
 
 
 def describe(status: JobStatus) -> str:

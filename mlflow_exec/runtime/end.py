@@ -27,6 +27,7 @@ TAG_FAILURE_CATEGORY = "mlflow_exec.failure.category"
 TAG_FAILURE_MESSAGE = "mlflow_exec.failure.message"
 TAG_FAILURE_HINT = "mlflow_exec.failure.hint"
 TAG_LOG_COMPLETE = "mlflow_exec.log.complete"
+TAG_KEPT = "mlflow_exec.kept"
 FAILURE_TAGS = (TAG_FAILURE_CATEGORY, TAG_FAILURE_MESSAGE, TAG_FAILURE_HINT)
 
 STATUS_OF_STATE = {"SUCCEEDED": "FINISHED", "FAILED": "FAILED", "CANCELLED": "KILLED"}
