@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
 import pytest
 
 from mlflow_exec.jobs import JobHandle, JobState
+from mlflow_exec.testing.collecting import until
 from mlflow_exec.testing.jobs import WAIT, JobMaker, Submitted, known, snapshot
 
 # A build back end of the project's own: installing it needs no network, and never ends.
@@ -47,19 +49,34 @@ class CancellingConformance:
         assert after is None or after.state is JobState.CANCELLED
         job.scheduler.cancel(job.handle)
 
+    def _tells_how_long_it_waits(self, job: Submitted, begun_s: float) -> None:
+        """Look once more, as somebody does who comes late: the cluster has kept the time."""
+
+        def waits_s() -> float:
+            (status,) = snapshot(job.scheduler, job.spec.run_id).values()
+            assert status.waits_s is not None
+            return status.waits_s
+
+        waited_s = until(lambda: waits_s() if waits_s() >= 2 else 0, "it waits for two seconds")
+        assert waited_s <= time.monotonic() - begun_s + 2, "a cluster's times are whole seconds"
+
     def test_a_queued_job_is_cancelled(self, jobs: JobMaker, still_running: StillRunning) -> None:
         if self.queued is None:
             pytest.skip("nothing makes a job wait for ever on this system")
+        begun_s = time.monotonic()
         job = jobs.submit(WAIT, **self.queued)
         status = job.reaches(JobState.QUEUED)
         assert not status.held
+        self._tells_how_long_it_waits(job, begun_s)
         self._cancel(job, still_running)
 
     def test_a_starting_job_is_cancelled(self, jobs: JobMaker, still_running: StillRunning) -> None:
         if self.starting is None:
             pytest.skip("nothing keeps a job from starting on this system")
+        begun_s = time.monotonic()
         job = jobs.submit(WAIT, **self.starting)
         job.reaches(JobState.STARTING)
+        self._tells_how_long_it_waits(job, begun_s)
         self._cancel(job, still_running)
 
     def test_a_job_that_prepares_its_environment_is_cancelled(

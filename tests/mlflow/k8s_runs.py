@@ -186,12 +186,14 @@ class K8sRuns:
         self, project: Path, *options: str, env: Mapping[str, str] | None = None, **changes: Any
     ) -> subprocess.Popen[str]:
         """Start ``mlflow run``; further settings by name."""
+        return self.command_line(*self.arguments(project, **changes), *options, env=env)
+
+    def arguments(self, project: Path, **changes: Any) -> list[str]:
+        """Return the command line of ``mlflow run``; further settings by name."""
         file = self.folder / f"cfg-{len(list(self.folder.iterdir()))}.json"
         file.write_text(json.dumps(self.config(**changes)))
-        return self.command_line(
-            "mlflow", "run", str(project), "--backend", "k8s", "--backend-config", str(file),
-            *options, env=env,
-        )  # fmt: skip
+        backend = ["--backend", "k8s", "--backend-config", str(file)]
+        return ["mlflow", "run", str(project), *backend]
 
     def close(self) -> None:
         """Stop what still runs."""

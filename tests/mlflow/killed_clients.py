@@ -6,11 +6,13 @@ process. Threads interleave differently each time; so calls are counted by name,
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+import sys
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -79,6 +81,38 @@ sys.addaudithook(on_event)
 """
 
 
+# Importing MLflow takes seconds, so it is done once, by a process that each client is forked from
+# before anything was sent. A process in between waits for it, and writes down how it ended.
+_FORKS = """
+import json, os, signal, sys
+import mlflow.cli, mlflow.projects, mlflow_exec.cli
+import mlflow_exec.plugins.project_k8s, mlflow_exec.runs.attach, mlflow_exec.runs.submit
+import mlflow_exec.schedulers.kubernetes
+
+signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+for line in sys.stdin:
+    order = json.loads(line)
+    if os.fork():
+        continue
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    client = os.fork()
+    if client:
+        code = os.waitstatus_to_exitcode(os.waitpid(client, 0)[1])
+        with open(order["ended"] + ".new", "w") as file:
+            file.write(str(code))
+        os.rename(file.name, order["ended"])
+        os._exit(0)
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    said = os.open(order["said"], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(said, 1)
+    os.dup2(said, 2)
+    os.environ.update(order["environment"])
+    sys.argv = order["arguments"]
+    commands = {"mlflow": mlflow.cli.cli, "mlflow-exec": mlflow_exec.cli.main}
+    sys.exit(commands[sys.argv[0]]())
+"""
+
+
 def both(calls: Sequence[str]) -> list[str]:
     """Return the points before and after each of these calls."""
     return [f"{when} {call}" for call in calls for when in ("before", "after")]
@@ -95,28 +129,38 @@ class Client:
 
     Attributes:
         point: Where it is killed; empty for one that is not.
+        folder: What it writes, and what is written of it.
     """
 
-    process: subprocess.Popen[str]
     point: str
-    file: Path
-    go_on: Path
+    folder: Path
 
     def calls(self) -> list[str]:
         """Return the calls that it has made so far, and the points at which it was held."""
-        return self.file.read_text().splitlines() if self.file.exists() else []
+        file = self.folder / "calls"
+        return file.read_text().splitlines() if file.exists() else []
+
+    def go_on(self) -> None:
+        """Let it go on from where it is held."""
+        (self.folder / "go-on").touch()
 
     @property
     def over(self) -> bool:
-        return self.process.poll() is not None
+        return (self.folder / "ended").exists()
+
+    @property
+    def code(self) -> int:
+        """Its exit code, when it is over; -n where signal n killed it."""
+        until(lambda: self.over, f"the client is over: {self.folder}", 120)
+        return int((self.folder / "ended").read_text())
 
     @property
     def killed(self) -> bool:
-        return self.process.returncode == -signal.SIGKILL
+        return self.code == -signal.SIGKILL
 
     def said(self) -> str:
         """Return what it printed, when it is over."""
-        return "".join(self.process.communicate(timeout=120))
+        return f"exit code {self.code}\n{(self.folder / 'said').read_text()}"
 
 
 @dataclass
@@ -125,34 +169,47 @@ class Clients:
 
     k8s: K8sRuns
     started: list[Client] = field(default_factory=list)
+    _forks: subprocess.Popen[str] | None = None
 
-    @contextmanager
-    def _environment(self, point: str, hold_at: str) -> Iterator[dict[str, str]]:
-        folder = self.k8s.folder.parent / f"{self.k8s.folder.name}-clients"
-        folder.mkdir(exist_ok=True)
-        (folder / "sitecustomize.py").write_text(_WRAPPER)
-        path = os.pathsep.join([str(folder), os.environ.get("PYTHONPATH", "")])
-        files = folder / f"calls-{len(self.started)}", folder / f"go-on-{len(self.started)}"
-        environment = {
-            "PYTHONPATH": path, "TMPDIR": str(folder), "CALLS": str(files[0]), "KILL_AT": point,
-            "HOLD_AT": hold_at, "GO_ON": str(files[1]), "A_SECRET": "s",
+    @property
+    def _folder(self) -> Path:
+        return self.k8s.folder.parent / f"{self.k8s.folder.name}-clients"
+
+    def _start(self, *arguments: str, point: str, hold_at: str) -> Client:
+        if self._forks is None:
+            self._folder.mkdir()
+            (self._folder / "sitecustomize.py").write_text(_WRAPPER)
+            path = os.pathsep.join([str(self._folder), os.environ.get("PYTHONPATH", "")])
+            self._forks = subprocess.Popen(
+                [sys.executable, "-c", _FORKS], stdin=subprocess.PIPE, text=True, bufsize=1,
+                env=self.k8s.environment(PYTHONPATH=path, A_SECRET="s"), start_new_session=True,
+            )  # fmt: skip
+        folder = self._folder / str(len(self.started))
+        folder.mkdir()
+        order = {
+            "arguments": arguments, "said": str(folder / "said"), "ended": str(folder / "ended"),
+            "environment": {
+                "TMPDIR": str(folder), "CALLS": str(folder / "calls"), "KILL_AT": point,
+                "HOLD_AT": hold_at, "GO_ON": str(folder / "go-on"),
+            },
         }  # fmt: skip
-        yield environment
-        self.started.append(Client(self.k8s.processes[-1], point, *files))
-
-    def mlflow_run(self, project: Path, *options: str, point: str = "", **changes: Any) -> Client:
-        """Start ``mlflow run`` of what makes every kind of call; see `K8sRuns.mlflow_run`."""
-        settings = {"source": "artifact", "secrets": {"A": {"env": "A_SECRET"}}, **changes}
-        options = ("--experiment-id", self.k8s.experiment_id, *options)
-        with self._environment(point, "") as environment:
-            self.k8s.mlflow_run(project, *options, env=environment, **settings)
+        assert self._forks.stdin is not None
+        self._forks.stdin.write(json.dumps(order) + "\n")
+        self.started.append(Client(point, folder))
         return self.started[-1]
+
+    def mlflow_run(
+        self, project: Path, *options: str, point: str = "", hold_at: str = "", **changes: Any
+    ) -> Client:
+        """Start ``mlflow run`` of what makes every kind of call; further settings by name."""
+        settings = {"source": "artifact", "secrets": {"A": {"env": "A_SECRET"}}, **changes}
+        arguments = self.k8s.arguments(project, **settings)
+        options = ("--experiment-id", self.k8s.experiment_id, *options)
+        return self._start(*arguments, *options, point=point, hold_at=hold_at)
 
     def attach(self, run_id: str, *, point: str = "", hold_at: str = "") -> Client:
-        """Start ``mlflow-exec attach``; one that is held goes on when its ``go_on`` is there."""
-        with self._environment(point, hold_at) as environment:
-            self.k8s.command_line("mlflow-exec", "attach", run_id, env=environment)
-        return self.started[-1]
+        """Start ``mlflow-exec attach``; one that is held waits for `Client.go_on`."""
+        return self._start("mlflow-exec", "attach", run_id, point=point, hold_at=hold_at)
 
     def room(self, at_a_time: int) -> None:
         """Wait until fewer than so many clients are there."""
@@ -161,3 +218,13 @@ class Clients:
             "a client is over",
             180,
         )
+
+    def close(self) -> None:
+        """End the clients that are still there."""
+        if self._forks is None:
+            return
+        with suppress(ProcessLookupError):
+            os.killpg(self._forks.pid, signal.SIGKILL)
+        self._forks.wait()
+        assert self._forks.stdin is not None
+        self._forks.stdin.close()

@@ -29,7 +29,9 @@ def clients(k8s: K8sRuns) -> Iterator[Clients]:
         k8s.experiment_id = k8s.mlflow.create_experiment(
             f"in S3 {store.process.pid}", artifact_location=store.bucket
         )
-        yield Clients(k8s)
+        clients = Clients(k8s)
+        yield clients
+        clients.close()
 
 
 def waiting_jobs(k8s: K8sRuns, number: int) -> list[ExecSubmittedRun]:
@@ -82,12 +84,12 @@ def kill_one_of_two(clients: Clients, points: list[str]) -> None:
     stop = threading.Event()
     passes = Collected(Reconciler(k8s.mlflow, {"k8s": {}}).forever(0.5, stop))
     for client in living:
-        client.go_on.touch()
+        client.go_on()
     until(lambda: all(client.over for client in living), "the other clients have ended", 180)
     stop.set()
     assert not [o for o in passes.all() if o.run_id in run_ids and o.action == "unknown"]
     for run_id, client in zip(run_ids, living, strict=True):
-        assert client.process.returncode == 1
+        assert client.code == 1
         assert "FAILED: deadline" in client.said()
         end_is_right(k8s, run_id)
 
