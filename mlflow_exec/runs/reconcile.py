@@ -308,12 +308,7 @@ class Reconciler:
         """Remove a job that goes on though its run has ended, unless the job itself said so."""
         if run.run.data.tags.get(TAG_STATE_BY) == "entry":
             return run.outcome("unkept", status.state.value, "its run has ended, and it will now")
-
-        def remove(job: Job, progress: Progress) -> None:
-            job.scheduler.cancel(job.handle, timeout_s=job.settings.cancel_timeout_s)
-            keep_rest(job, progress)
-
-        return self._kept(run, remove, "its job was left over and is removed")
+        return self._kept(run, keep_rest, "its job was left over and is removed")
 
     def _kept(
         self, run: _Open, keep: Callable[[Job, Progress], object], text: str

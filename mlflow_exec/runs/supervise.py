@@ -251,8 +251,14 @@ def finish(
 
 
 def keep_rest(job: Job, progress: Progress | None = None) -> None:
-    """Keep what there still is of a job that is gone, and whose run has its end."""
+    """Keep what there still is of a job whose run has its end, and leave nothing of it running.
+
+    Raises:
+        CancelError: Something of it still runs.
+    """
     keeper = LogKeeper(job.client, job.run_id, uploads=job.uploads_log)
+    keeper.capture(job.scheduler, job.handle)
+    job.scheduler.cancel(job.handle, timeout_s=job.settings.cancel_timeout_s)
     trouble = keeper.keep(job.scheduler, job.handle)
     if trouble and progress is not None:
         progress.say(trouble)
