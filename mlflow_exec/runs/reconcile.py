@@ -308,26 +308,21 @@ class Reconciler:
         """Remove a job that goes on though its run has ended, unless the job itself said so."""
         if run.run.data.tags.get(TAG_STATE_BY) == "entry":
             return run.outcome("unkept", status.state.value, "its run has ended, and it will now")
+        return self._kept(run, keep_rest, "its job was left over and is removed")
 
-        def remove(job: Job, progress: Progress) -> None:
-            job.scheduler.cancel(job.handle, timeout_s=job.settings.cancel_timeout_s)
-            keep_rest(job, progress)
-
-        return self._kept(run, remove, "its job was left over and is removed")
-
-    def _kept(
-        self, run: _Open, keep: Callable[[Job, Progress], object], text: str
-    ) -> Outcome:
+    def _kept(self, run: _Open, keep: Callable[[Job, Progress], bool], text: str) -> Outcome:
         state = run.run.data.tags[TAG_STATE]
         if self._dry_run:
             return run.outcome("kept", state, f"not written: {text}")
-        keep(self._job(run), self._progress)
-        return run.outcome("kept", state, text)
+        kept = keep(self._job(run), self._progress)
+        return run.outcome("kept" if kept else "unkept", state, text)
 
     def _expired(self, run: _Open, status: JobStatus) -> Failure | None:
         """Return why a job that waits must be ended now; None if it may go on."""
         if status.abandoned:
             return status.failure
+        if status.state is JobState.UNKNOWN:
+            return None
         run_id, now_s = run.run.info.run_id, time.monotonic()
         waits = status.state in (JobState.QUEUED, JobState.STARTING)
         if not waits or (status.held and status.state is JobState.QUEUED):

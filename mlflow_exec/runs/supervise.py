@@ -228,10 +228,13 @@ def lost(job: Job) -> JobStatus:
 
 def finish(
     job: Job, status: JobStatus, keeper: LogKeeper | None = None, progress: Progress | None = None
-) -> None:
+) -> bool:
     """Keep a finished job's log and diagnosis, then write the end of its run.
 
     Safe to repeat. What cannot be kept is told and stops nothing: the end matters more.
+
+    Returns:
+        Whether all was kept; else what is left of the job is in the cluster only.
     """
     keeper = keeper or LogKeeper(job.client, job.run_id, uploads=job.uploads_log)
     say = progress.say if progress is not None else (lambda _: None)
@@ -246,28 +249,41 @@ def finish(
             kept = False
             say(f"the diagnosis could not be kept on the run: {error}")
     write_end(job.store, job.run_id, end_of(status), by="client")
-    if kept:  # else what is left of the job is in the cluster only
-        retire(job, progress)
+    return kept and retire(job, progress)
 
 
-def keep_rest(job: Job, progress: Progress | None = None) -> None:
-    """Keep what there still is of a job that is gone, and whose run has its end."""
+def keep_rest(job: Job, progress: Progress | None = None) -> bool:
+    """Keep what there still is of a job whose run has its end, and leave nothing of it running.
+
+    Returns:
+        Whether all was kept that there was.
+
+    Raises:
+        CancelError: Something of it still runs.
+    """
     keeper = LogKeeper(job.client, job.run_id, uploads=job.uploads_log)
+    keeper.capture(job.scheduler, job.handle)
+    job.scheduler.cancel(job.handle, timeout_s=job.settings.cancel_timeout_s)
     trouble = keeper.keep(job.scheduler, job.handle)
     if trouble and progress is not None:
         progress.say(trouble)
-    if keeper.kept:
-        retire(job, progress)
+    return keeper.kept and retire(job, progress)
 
 
-def retire(job: Job, progress: Progress | None = None) -> None:
-    """Let the cluster forget a job of which all was kept; then nobody looks at it again."""
+def retire(job: Job, progress: Progress | None = None) -> bool:
+    """Let the cluster forget a job of which all was kept; then nobody looks at it again.
+
+    Returns:
+        Whether that is done.
+    """
     try:
         job.scheduler.retire(job.handle, getattr(job.settings, "ttl_s", None))
         job.store.set_tags(job.run_id, {TAG_KEPT: "true"})
     except (MlflowExecError, MlflowException) as error:
         if progress is not None:
             progress.say(f"the finished job may stay in the cluster: {error}")
+        return False
+    return True
 
 
 def describe(status: JobStatus) -> str:

@@ -11,6 +11,7 @@ import pytest
 from kubernetes import client
 
 from mlflow_exec.runs.progress import Progress
+from mlflow_exec.runs.reconcile import Reconciler
 from mlflow_exec.runs.submitted import ExecSubmittedRun
 from mlflow_exec.testing.collecting import Collected, until
 from tests.clusters.kueue.manager import API, Kueue
@@ -142,6 +143,12 @@ def test_a_queue_that_does_not_exist(k8s: K8sRuns, kueue: Kueue, tmp_path: Path)
     assert (seen["state"], seen["message"]) == ("QUEUED", "waits in queue 'none-such'")
 
 
+def run_says(k8s: K8sRuns, submitted: ExecSubmittedRun) -> tuple[str, str]:
+    """Return the state and the status that everybody sees who only looks at the run."""
+    run = k8s.mlflow.get_run(submitted.run_id)
+    return run.data.tags["mlflow_exec.state"], run.info.status
+
+
 @pytest.mark.parametrize(("exit_code", "state"), [(0, "SUCCEEDED"), (7, "FAILED")])
 def test_a_preempted_job_waits_again_and_runs_to_its_end(
     k8s: K8sRuns, queue: str, exit_code: int, state: str
@@ -151,16 +158,32 @@ def test_a_preempted_job_waits_again_and_runs_to_its_end(
         k8s.project(program), queue=queue, resources=ONE_PLACE, retries=0, infra_retries=0
     )
     k8s.says(preempted, "start 1")
+    assert run_says(k8s, preempted) == ("RUNNING", "RUNNING")
     told = Told()
     followed = Collected(preempted.follow(progress=told) for _ in range(1))
     until(lambda: told.states == ["RUNNING"], "somebody follows the job")
-    urgent = k8s.run(
-        k8s.project("print('it ran')"), queue=queue, resources=ONE_PLACE, priority_class=URGENT
-    )
-    k8s.ends(urgent, "SUCCEEDED")
+    urgent = k8s.run(k8s.project(WAIT), queue=queue, resources=ONE_PLACE, priority_class=URGENT)
+    until(lambda: run_says(k8s, preempted) == ("QUEUED", "SCHEDULED"), "the run says it, too")
+    urgent.cancel()
     followed.all()
     assert told.states[:3] == ["RUNNING", "QUEUED", "STARTING"], told.lines
     run = k8s.ends(preempted, state, "user_error" if exit_code else "")
     assert run.data.tags["mlflow_exec.attempt"] == "2"
     log = k8s.log(preempted.run_id)
     assert log.index("start 1") < log.index("start 2")
+
+
+def test_the_run_of_a_preempted_job_that_nobody_follows_is_put_right(
+    k8s: K8sRuns, queue: str
+) -> None:
+    preempted = k8s.run(k8s.project(WAIT), queue=queue, resources=ONE_PLACE)
+    k8s.says(preempted, "it waits")
+    urgent = k8s.run(k8s.project(WAIT), queue=queue, resources=ONE_PLACE, priority_class=URGENT)
+    k8s.says(urgent, "it waits")
+    assert run_says(k8s, preempted) == ("RUNNING", "RUNNING"), "its first step knew no better"
+    list(Reconciler(k8s.mlflow, {"k8s": {}}, lost_grace_s=1).once())
+    assert run_says(k8s, preempted) == ("QUEUED", "SCHEDULED")
+    assert run_says(k8s, urgent) == ("RUNNING", "RUNNING")
+    urgent.cancel()
+    until(lambda: run_says(k8s, preempted) == ("RUNNING", "RUNNING"), "it says so itself again")
+    preempted.cancel()

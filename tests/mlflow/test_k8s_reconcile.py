@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 import threading
+from typing import Any
 
 import pytest
 from kubernetes import client
 
+from mlflow_exec.runs.attach import attach
 from mlflow_exec.runs.reconcile import Outcome, Reconciler
 from mlflow_exec.runs.submitted import ExecSubmittedRun
-from mlflow_exec.testing.collecting import Collected, until
+from mlflow_exec.schedulers.kubernetes import KubernetesScheduler
+from mlflow_exec.testing.collecting import Collected, until, within
 from tests.mlflow.k8s_runs import WAIT, K8sRuns
 
 
@@ -82,28 +85,64 @@ def test_a_clock_ends_a_job_that_nobody_else_watches(k8s: K8sRuns) -> None:
     until(lambda: job_is_gone(k8s, submitted), "the job is gone")
 
 
-def test_two_reconcilers_and_a_client_write_one_end(k8s: K8sRuns) -> None:
-    submitted = k8s.run(k8s.project(WAIT), deadline_s=8)
-    k8s.says(submitted, "it waits")
-    follower = Collected(submitted.wait() for _ in range(1))
-    stop = threading.Event()
-    passes = [Collected(Reconciler(k8s.mlflow, {"k8s": {}}).forever(0.5, stop)) for _ in range(2)]
-    assert follower.all() == [False]
-    stop.set()
-    outcomes = [o for found in passes for o in found.all() if o.run_id == submitted.run_id]
-    assert {o.state for o in outcomes} <= {"QUEUED", "RUNNING", "FAILED"}
-    assert not [o for o in outcomes if o.action == "unknown"], outcomes
-    k8s.ends(submitted, "FAILED", "deadline")
-    log = k8s.log(submitted.run_id)
-    assert log.count("it waits\n") == 1
+def waits_for(submitted: ExecSubmittedRun, seconds: float, *, pull: bool = False) -> None:
+    """Wait until the cluster itself says that a job has waited, or its pull failed, so long."""
+    scheduler = KubernetesScheduler(submitted.settings)
+
+    def waited_s() -> float:
+        status = scheduler.status(submitted.handle)
+        return (status.fails_s if pull else status.waits_s) or 0
+
+    until(lambda: waited_s() >= seconds, f"it has waited for {seconds:g} s", 120)
+
+
+def test_one_look_ends_the_jobs_whose_clocks_ran_out(k8s: K8sRuns) -> None:
+    nowhere: dict[str, Any] = {"image": "no-such-registry.test/x:1"}
+    unplaced: dict[str, Any] = {"node_selector": {"none": "such"}}
+    project, s = k8s.project("print('done')"), 5
+    unpulled = k8s.run(project, **nowhere, image_pull_grace_s=s)
+    unstarted = k8s.run(project, **nowhere, start_timeout_s=s, image_pull_grace_s=3600)
+    unqueued = k8s.run(project, **unplaced, queue_timeout_s=s)
+    patient = k8s.run(project, **unplaced, queue_timeout_s=3600)
+    suspended = k8s.run(project, **unplaced, queue_timeout_s=s)
+    with k8s.cluster.api_client() as api:
+        client.BatchV1Api(api).patch_namespaced_job(
+            suspended.handle.name, k8s.namespace, {"spec": {"suspend": True}}
+        )
+    waits_for(unpulled, s, pull=True)
+    waits_for(unstarted, s)
+    for job in (unqueued, patient):
+        waits_for(job, s)
+
+    late = {unpulled, unstarted, unqueued}
+    tried = reconciled(k8s, "--dry-run")
+    assert {tried[job.run_id]["action"] for job in late} == {"ended"}
+    assert {job.status().state.value for job in late} == {"QUEUED", "STARTING"}, "all are there"
+
+    said = reconciled(k8s)
+    assert {said[job.run_id]["action"] for job in late} == {"ended"}
+    assert {said[job.run_id]["action"] for job in (patient, suspended)} == {"open"}
+    k8s.ends(unpulled, "FAILED", "image_pull")
+    run = k8s.ends(unstarted, "FAILED", "image_pull")
+    assert "start_timeout_s" in run.data.tags["mlflow_exec.failure.message"]
+    run = k8s.ends(unqueued, "FAILED", "unschedulable")
+    assert "queue_timeout_s" in run.data.tags["mlflow_exec.failure.message"]
+    assert all(job_is_gone(k8s, job) for job in late)
+    assert {patient.status().state.value, suspended.status().state.value} == {"QUEUED"}
+
+
+def test_a_client_that_comes_late_does_not_start_the_clock_anew(k8s: K8sRuns) -> None:
+    timeout_s = 30
+    unplaced = {"none": "such"}
+    submitted = k8s.run(k8s.project(""), node_selector=unplaced, queue_timeout_s=timeout_s)
+    waits_for(submitted, timeout_s)
+    assert within(timeout_s / 2, attach(submitted.run_id).wait) is False
+    k8s.ends(submitted, "FAILED", "unschedulable")
 
 
 @pytest.fixture
 def interrupted(k8s: K8sRuns, monkeypatch: pytest.MonkeyPatch) -> ExecSubmittedRun:
     """A submission whose client died after it had created the Job, and before all the rest."""
-    from mlflow_exec.runs.attach import attach
-    from mlflow_exec.schedulers.kubernetes import KubernetesScheduler
-
     def dies(*_: object) -> None:
         raise SystemExit
 
