@@ -53,6 +53,7 @@ _COMPUTED = {
         "labels": "of the setting, and those by which the job is found",
         "job_annotations": "`annotations`, and the mark of a submission that is not complete",
         "final_exit_codes": "exit codes of the first step that no further start can mend",
+        "stopped_exit_code": "its exit code where it was stopped from outside",
         "image_pull_secrets": "of the setting, each as `{\"name\": …}`",
         "command": "starts the first step, which then runs the entry point",
         "env": "of `env` and `secrets`, as in a container",

@@ -148,8 +148,8 @@ class Relay:
     """Passes TCP connections on to a server, or turns them away while ``away`` is set.
 
     Attributes:
-        port: Where it listens, on loopback.
-        away: Whether connections are closed at once, unanswered.
+        port: Where it listens.
+        away: Whether connections are closed, new ones at once and unanswered.
         turned_away: How many were.
     """
 
@@ -175,7 +175,9 @@ class Relay:
             other = {client: server, server: client}
             with contextlib.suppress(OSError):
                 while True:
-                    for one in select.select([client, server], [], [])[0]:
+                    if self.away:
+                        return
+                    for one in select.select([client, server], [], [], 0.2)[0]:
                         data = one.recv(65536)
                         if not data:
                             return
@@ -183,10 +185,10 @@ class Relay:
 
 
 @contextlib.contextmanager
-def relay_to(url: str) -> Iterator[Relay]:
-    """Run a relay before the server of the URL."""
+def relay_to(url: str, host: str = "127.0.0.1") -> Iterator[Relay]:
+    """Run a relay before the server of the URL, which listens on this address."""
     parts = urllib.parse.urlsplit(url)
-    with socket.create_server(("127.0.0.1", 0)) as listener:
+    with socket.create_server((host, 0)) as listener:
         relay = Relay((str(parts.hostname), int(parts.port or 80)), listener.getsockname()[1])
         thread = threading.Thread(target=relay.serve, args=(listener,), daemon=True)
         thread.start()

@@ -100,8 +100,9 @@ def _late(status: JobStatus, what: str) -> Failure:
     if status.failure is not None:
         why = status.failure
         return Failure(why.category, f"The job {what}: {why.message}", why.hint)
+    queued = status.state is JobState.QUEUED
     return Failure(
-        FailureCategory.UNSCHEDULABLE,
+        FailureCategory.UNSCHEDULABLE if queued else FailureCategory.INFRASTRUCTURE,
         f"The job {what}: {status.message or 'the cluster gives no reason'}.",
         "Raise the time-out, ask for less, or wait until the cluster is less busy.",
     )

@@ -37,6 +37,7 @@ from mlflow_exec.runtime.end import (
     FAILURE_TAGS,
     FINAL_STATES,
     TAG_BACKEND,
+    TAG_CANCEL,
     TAG_HANDLE,
     TAG_HANDLE_UID,
     TAG_KEPT,
@@ -290,7 +291,7 @@ def _open(store: MlflowRunStore, run_id: str, backend: str, handle: JobHandle) -
     At once: who dies in between leaves the earlier end or this submission, no mixture of the two.
     """
     record = store.read(run_id)
-    forgotten = (*FAILURE_TAGS, TAG_STATE_BY, TAG_LOG_COMPLETE, TAG_HANDLE_UID)
+    forgotten = (*FAILURE_TAGS, TAG_STATE_BY, TAG_LOG_COMPLETE, TAG_HANDLE_UID, TAG_CANCEL)
     earlier = [tag for tag in forgotten if tag in record.tags]
     tags = {**dict.fromkeys(earlier, ""), **_marks(backend), TAG_HANDLE: str(handle)}
     store.set_tags(run_id, tags)

@@ -20,7 +20,7 @@ from mlflow_exec.runs.ending import written_end, written_failure
 from mlflow_exec.runs.logs import LogKeeper
 from mlflow_exec.runs.progress import Progress
 from mlflow_exec.runs.supervise import Follower, Job, after_cancel, finish, supervise
-from mlflow_exec.runtime.end import FINAL_STATES, TAG_KEPT, TAG_STATE
+from mlflow_exec.runtime.end import FINAL_STATES, TAG_CANCEL, TAG_KEPT, TAG_STATE
 from mlflow_exec.settings import BackendSettings
 
 
@@ -123,6 +123,8 @@ class ExecSubmittedRun(SubmittedRun):  # type: ignore[misc]
             finish(job, before, keeper)
             return
         keeper.capture(job.scheduler, self.handle)
+        # Should it outlast us, or we die now: who finds the job gone knows why.
+        job.store.set_tags(self.run_id, {TAG_CANCEL: "requested"})
         job.scheduler.cancel(self.handle, timeout_s=job.settings.cancel_timeout_s)
         message = "The job was cancelled."
         cancelled = JobStatus(JobState.CANCELLED, message, native=before.native)

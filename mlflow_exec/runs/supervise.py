@@ -24,7 +24,14 @@ from mlflow_exec.runs.ending import end_of, keep_diagnosis, written_end
 from mlflow_exec.runs.logs import LogKeeper
 from mlflow_exec.runs.progress import Progress
 from mlflow_exec.runs.store import MlflowRunStore
-from mlflow_exec.runtime.end import FINAL_STATES, TAG_ATTEMPT, TAG_KEPT, TAG_STATE, write_end
+from mlflow_exec.runtime.end import (
+    FINAL_STATES,
+    TAG_ATTEMPT,
+    TAG_CANCEL,
+    TAG_KEPT,
+    TAG_STATE,
+    write_end,
+)
 from mlflow_exec.schedulers.base import Scheduler
 from mlflow_exec.settings import BackendSettings
 
@@ -33,6 +40,10 @@ from mlflow_exec.settings import BackendSettings
 LOST_GRACE_S = 30.0
 _TICK_S = 1.0
 _LOG_FLUSH_S = 30.0
+# So long a client waits at a job's end for a tracking server that is away.
+_AWAY_S = 3600.0
+_AWAY_PAUSE_S = 2.0
+_AWAY = "the tracking server does not answer; the end of the run is written when it is back"
 
 Follower = Callable[[str], None]
 
@@ -86,13 +97,31 @@ def supervise(
     with _Captured(job, keeper, on_log) if follow else nullcontext(lambda: None) as flush:
         status = _until_final(job, keeper, progress)
         flush()
-        finish(job, status, keeper, progress)
-    written = written_end(job.store.read(job.run_id).tags)
+        written = _finish_in_time(job, status, keeper, progress)
     if written is not None and written.state is not status.state:
         status = written
     if progress is not None:
         progress.changed(describe(status))
     return status
+
+
+def _finish_in_time(
+    job: Job, status: JobStatus, keeper: LogKeeper, progress: Progress | None
+) -> JobStatus | None:
+    """Write the end as `finish` does, when there is a server to write it to; return what stands."""
+    give_up_s = time.monotonic() + _AWAY_S
+    while True:
+        try:
+            # First of all, as a log and a diagnosis that cannot be kept stop nothing.
+            job.store.read(job.run_id)
+            finish(job, status, keeper, progress)
+            return written_end(job.store.read(job.run_id).tags)
+        except MlflowException as error:
+            if error.get_http_status_code() < 500 or time.monotonic() > give_up_s:
+                raise
+        if progress is not None:
+            progress.changed(_AWAY)
+        time.sleep(_AWAY_PAUSE_S)  # the pause between two questions for a server that is away
 
 
 def _until_final(job: Job, keeper: LogKeeper, progress: Progress | None) -> JobStatus:
@@ -218,9 +247,12 @@ def after_cancel(job: Job) -> JobStatus | None:
 
 def lost(job: Job) -> JobStatus:
     """Return the end of a job of which its cluster has no trace: the run's own, if it has one."""
-    written = written_end(job.store.read(job.run_id).tags)
+    tags = job.store.read(job.run_id).tags
+    written = written_end(tags)
     if written is not None:
         return written
+    if tags.get(TAG_CANCEL):  # it went later than the one who cancelled it could wait
+        return JobStatus(JobState.CANCELLED, "The job was cancelled.")
     message = "The cluster does not know the job any more, and nobody saw how it ended."
     hint = "It was deleted, or its cluster was made anew. Submit it again."
     return JobStatus(JobState.FAILED, message, Failure(FailureCategory.LOST, message, hint))

@@ -31,7 +31,7 @@ RUNTIME_FILES = (
 )
 """Every file of the job's first step, ``entry.py`` first; all of them are to be injected."""
 
-FINAL_EXIT_CODES = (81, 82, 83, 84)
+FINAL_EXIT_CODES = (81, 82, 83, 84, 86, 87)
 """Exit codes of ``entry.py`` after which the end was written (``end.py``): no retry follows."""
 
 

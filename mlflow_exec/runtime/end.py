@@ -28,6 +28,7 @@ TAG_FAILURE_MESSAGE = "mlflow_exec.failure.message"
 TAG_FAILURE_HINT = "mlflow_exec.failure.hint"
 TAG_LOG_COMPLETE = "mlflow_exec.log.complete"
 TAG_KEPT = "mlflow_exec.kept"
+TAG_CANCEL = "mlflow_exec.cancel"
 FAILURE_TAGS = (TAG_FAILURE_CATEGORY, TAG_FAILURE_MESSAGE, TAG_FAILURE_HINT)
 
 STATUS_OF_STATE = {"SUCCEEDED": "FINISHED", "FAILED": "FAILED", "CANCELLED": "KILLED"}
@@ -43,10 +44,18 @@ RESERVED_EXIT_CODES = {
     83: "invalid_config",
     84: "infrastructure",
     85: "deadline",
+    86: "infrastructure",
+    87: "infrastructure",
 }
 """Exit codes of the job's first step that are not the user's, and their failure categories."""
+EXIT_DISRUPTED = 86
+"""Of these the one that says: the cluster has disrupted the job more often than is allowed."""
+
+EXIT_OVER = 87
+"""Of these the one that says: the run had ended before, nothing was run and nothing was written."""
+
 EXIT_STOPPED = 143
-"""Exit code after SIGTERM, or when the run had ended before: no end was written."""
+"""Exit code after SIGTERM, and only then: no end was written."""
 
 TAG_VALUE_LIMIT_CHARS = 500
 START_LINE_PREFIX = "mlflow-exec-start: "

@@ -21,6 +21,8 @@ from typing import Dict, List, Mapping, Optional
 from .command import PathParameters, command_line
 from .end import (
     END_LINE_PREFIX,
+    EXIT_DISRUPTED,
+    EXIT_OVER,
     EXIT_STOPPED,
     RESERVED_EXIT_CODES,
     RETRY_LINE_PREFIX,
@@ -162,7 +164,7 @@ class Job:
             end, retry_follows = self._attempts()
         except AlreadyEnded as error:
             self._log.say(f"the run has ended already ({error}): nothing is run")
-            return EXIT_STOPPED
+            return EXIT_OVER
         except Stopped:
             self._stop.shield_for_good()
             self._log.say("stopped by a signal; the end of the run is left to the scheduler's side")
@@ -181,12 +183,13 @@ class Job:
         failures = self._count(retry.failure_count_env)
         ignored = self._count(retry.ignored_count_env)
         if retry.owner == "kubernetes" and ignored > retry.infra_retries:
+            times = "once" if ignored == 1 else f"{ignored} times"
             message = (
-                f"The cluster disrupted the job {ignored} times; {retry.infra_retries} allowed."
+                f"The cluster has disrupted the job {times}, and infra_retries allows "
+                f"{retry.infra_retries}."
             )
-            return SetupError(
-                "infrastructure", message, "Raise infra_retries, or submit again."
-            ).end, False
+            hint = "Raise infra_retries, or submit it again."
+            return End("FAILED", "infrastructure", message, hint, EXIT_DISRUPTED), False
         while True:
             end = self._attempt()
             failures += 1
@@ -278,7 +281,7 @@ class Job:
         if any(troubles):
             self._log.line(prefix + end.to_json())
         code = 1 if end.exit_code is None else end.exit_code
-        if end.category == "user_error" and code in RESERVED_EXIT_CODES:
+        if end.category == "user_error" and code in (*RESERVED_EXIT_CODES, EXIT_STOPPED):
             return 1
         return code
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import mlflow
@@ -47,18 +48,40 @@ def k8s_namespace(kubernetes_cluster: KubernetesCluster) -> Iterator[str]:
         core.delete_namespace(name)
 
 
+@contextmanager
+def submissions(
+    cluster: KubernetesCluster, namespace: str, server: MlflowServer, folder: Path
+) -> Iterator[K8sRuns]:
+    """Submissions to a real Kubernetes, by whoever is its administrator."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("KUBECONFIG", str(cluster.kubeconfig))
+        mlflow.set_tracking_uri(server.url)
+        runs = K8sRuns(cluster, namespace, server, folder)
+        yield runs
+        runs.close()
+        mlflow.set_tracking_uri(None)
+
+
 @pytest.fixture
 def k8s(
     kubernetes_cluster: KubernetesCluster,
     k8s_namespace: str,
     k8s_tracking: MlflowServer,
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
 ) -> Iterator[K8sRuns]:
-    """Submissions to a real Kubernetes."""
-    monkeypatch.setenv("KUBECONFIG", str(kubernetes_cluster.kubeconfig))
-    mlflow.set_tracking_uri(k8s_tracking.url)
-    runs = K8sRuns(kubernetes_cluster, k8s_namespace, k8s_tracking, tmp_path)
-    yield runs
-    runs.close()
-    mlflow.set_tracking_uri(None)
+    """Submissions of one test."""
+    with submissions(kubernetes_cluster, k8s_namespace, k8s_tracking, tmp_path) as runs:
+        yield runs
+
+
+@pytest.fixture(scope="module")
+def module_k8s(
+    kubernetes_cluster: KubernetesCluster,
+    k8s_namespace: str,
+    k8s_tracking: MlflowServer,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[K8sRuns]:
+    """Submissions of all tests of a module."""
+    folder = tmp_path_factory.mktemp("submissions")
+    with submissions(kubernetes_cluster, k8s_namespace, k8s_tracking, folder) as runs:
+        yield runs

@@ -145,15 +145,16 @@ class K8sRuns:
         """Return the runs of the experiment."""
         return {run.info.run_id for run in self.mlflow.search_runs([self.experiment_id])}
 
-    def objects(self) -> set[str]:
-        """Return the Jobs, Secrets, ConfigMaps and pods of the namespace that a job may leave."""
+    def objects(self, namespace: str = "") -> set[str]:
+        """Return the Jobs, Secrets, ConfigMaps and pods of a namespace that a job may leave."""
+        where = namespace or self.namespace
         with self.cluster.api_client() as api:
             core = client.CoreV1Api(api)
             lists = (
-                client.BatchV1Api(api).list_namespaced_job(self.namespace),
-                core.list_namespaced_secret(self.namespace),
-                core.list_namespaced_config_map(self.namespace),
-                core.list_namespaced_pod(self.namespace),
+                client.BatchV1Api(api).list_namespaced_job(where),
+                core.list_namespaced_secret(where),
+                core.list_namespaced_config_map(where),
+                core.list_namespaced_pod(where),
             )
             return {f"{type(o).__name__}/{o.metadata.name}" for found in lists for o in found.items}
 

@@ -75,6 +75,7 @@ def test_the_starts_limit_counts_from_the_place_on_a_node() -> None:
     why = clock.expired(5900)
     assert why is not None
     assert "start_timeout_s (900 s)" in why.message
+    assert why.category is FailureCategory.INFRASTRUCTURE, "it had its place"
 
 
 def test_a_running_job_has_no_clock_here() -> None:

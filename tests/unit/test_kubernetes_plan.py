@@ -99,7 +99,8 @@ def test_retries_belong_to_the_controller() -> None:
         "Indexed", 1, 0,
     )  # fmt: skip
     assert spec["podReplacementPolicy"] == "Failed"
-    assert [rule["action"] for rule in spec["podFailurePolicy"]["rules"]] == ["Ignore", "FailJob"]
+    actions = [rule["action"] for rule in spec["podFailurePolicy"]["rules"]]
+    assert actions == ["Ignore", "Ignore", "FailJob"]
     assert spec["activeDeadlineSeconds"] == 90
     retry = order_of(plan(retries=2, infra_retries=5, deadline_s=90))
     assert (retry["retry"]["retries"], retry["retry"]["infra_retries"]) == (2, 5)

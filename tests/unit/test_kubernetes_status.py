@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from mlflow_exec.jobs import FailureCategory, JobState, JobStatus
+from mlflow_exec.runtime.end import EXIT_DISRUPTED
 from mlflow_exec.schedulers.kubernetes.status import DISRUPTIONS, IMAGE_REASONS, job_status
 
 Json = dict[str, Any]
@@ -76,6 +77,18 @@ def told(state: str, category: str | None, exit_code: int, message: str = "It we
                        "exit_code": exit_code})  # fmt: skip
 
 
+HAS_VOLUMES = {"type": "PodReadyToStartContainers", "status": "True"}
+NOT_READY = {"type": "Ready", "status": "False"}
+CONTAINERS_READY = {"type": "ContainersReady", "status": "True"}
+TAKEN = {"type": "DisruptionTarget", "status": "True", "reason": "DeletionByTaintManager"}
+CREATING = pod(("job", waiting("ContainerCreating")))
+
+
+def mount(message: str, uid: str = CREATING["metadata"]["uid"]) -> Json:
+    """Return the event of a volume that a node cannot mount."""
+    return {"reason": "FailedMount", "message": message, "involvedObject": {"uid": uid}}
+
+
 LIVE: dict[str, tuple[JobStatus, tuple[str, str | None, str, bool]]] = {
     "suspended": (
         job_status(job(suspend=True), []), ("QUEUED", None, "is suspended", True)),
@@ -112,10 +125,10 @@ LIVE: dict[str, tuple[JobStatus, tuple[str, str | None, str, bool]]] = {
         ("STARTING", "image_pull", "not found", False)),
     "a registry that limits": (
         job_status(job(), [pod(("job", waiting("ImagePullBackOff", "429 Too Many Requests")))]),
-        ("STARTING", "image_pull", "429", True)),
+        ("STARTING", "infrastructure", "429", True)),
     "a node that limits": (
         job_status(job(), [pod(("job", waiting("ErrImagePull", "pull QPS exceeded")))]),
-        ("STARTING", "image_pull", "QPS", True)),
+        ("STARTING", "infrastructure", "QPS", True)),
     "a digest with 429 in it": (
         job_status(job(), [pod(("job", waiting("ErrImagePull", "x@sha256:a429b: not found")))]),
         ("STARTING", "image_pull", "not found", False)),
@@ -123,6 +136,37 @@ LIVE: dict[str, tuple[JobStatus, tuple[str, str | None, str, bool]]] = {
         job_status(job(), [pod(("job", waiting("CreateContainerConfigError",
                                                'secret "hf" not found')))]),
         ("STARTING", "invalid_config", 'secret "hf" not found', False)),
+    "a volume that is not there": (
+        job_status(job(), [CREATING], [mount('secret "tls" not found')]),
+        ("STARTING", "invalid_config", 'secret "tls" not found', False)),
+    "a volume that cannot be had now": (
+        job_status(job(), [CREATING], [mount("timed out waiting for the condition")]),
+        ("STARTING", "infrastructure", "timed out", False)),
+    "a volume of another pod": (
+        job_status(job(), [CREATING], [mount('secret "tls" not found', uid="other")]),
+        ("STARTING", None, "is being started", False)),
+    "a volume that came late": (
+        job_status(job(), [pod(("job", waiting("ContainerCreating")), conditions=(HAS_VOLUMES,))],
+                   [mount('secret "tls" not found')]),
+        ("STARTING", None, "is being started", False)),
+    "a node that does not answer": (
+        job_status(job(), [pod(("job", RUNNING), conditions=(NOT_READY, CONTAINERS_READY))]),
+        ("RUNNING", "node_lost", "'n1' does not answer", False)),
+    "a pod that is not ready by itself": (
+        job_status(job(), [pod(("job", RUNNING), conditions=(
+            NOT_READY, CONTAINERS_READY | {"status": "False"}))]),
+        ("RUNNING", None, "", False)),
+    "a pod that waits for a gate of its own": (
+        job_status(job(), [pod(("job", RUNNING), conditions=(
+            NOT_READY | {"reason": "ReadinessGatesNotReady"}, CONTAINERS_READY))]),
+        ("RUNNING", None, "", False)),
+    "a pod that is deleted from a lost node": (
+        job_status(job(), [pod(("job", RUNNING), conditions=(TAKEN,))]),
+        ("RUNNING", "node_lost", "'n1' does not answer", False)),
+    "a pod that is being evicted": (
+        job_status(job(), [pod(("job", RUNNING), conditions=(
+            TAKEN | {"reason": "EvictionByEvictionAPI"},))]),
+        ("RUNNING", None, "", False)),
 }  # fmt: skip
 
 
@@ -145,17 +189,27 @@ def test_every_reason_of_an_image_is_one(reason: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("message", "category"),
+    ("message", "category", "state"),
     [
-        ('pods "x" is forbidden: exceeded quota: team, requested: cpu=1', "quota"),
-        ('pods "x" is forbidden: error looking up service account a/b', "permission"),
-        ('Pod "x" is invalid: spec.containers[0].image: Required value', "invalid_config"),
+        ('pods "x" is forbidden: exceeded quota: team, requested: cpu=1', "quota", "QUEUED"),
+        ('pods "x" is forbidden: error looking up service account a/b: serviceaccount "b" not '
+         "found", "invalid_config", "STARTING"),
+        ('pods "x" is forbidden: violates PodSecurity "restricted:latest"', "permission",
+         "STARTING"),
+        ('Pod "x" is invalid: spec.containers[0].image: Required value', "invalid_config",
+         "STARTING"),
+        ('Internal error occurred: failed calling webhook "a.b.c": dial tcp', "infrastructure",
+         "STARTING"),
     ],
-)
-def test_a_pod_that_cannot_be_created(message: str, category: str) -> None:
-    events = [{"reason": "SuccessfulCreate"}, {"reason": "FailedCreate", "message": message}]
+)  # fmt: skip
+def test_a_pod_that_cannot_be_created(message: str, category: str, state: str) -> None:
+    events = [
+        {"reason": "SuccessfulCreate"},
+        {"reason": "FailedCreate", "message": message, "lastTimestamp": "2026-01-01T00:00:09Z"},
+        {"reason": "FailedCreate", "message": "?", "lastTimestamp": "2026-01-01T00:00:01Z"},
+    ]
     status = job_status(job(), [], events)
-    assert status.state is JobState.QUEUED
+    assert status.state.value == state, "only a quota may be waited for without an end"
     assert status.failure is not None
     assert status.failure.category.value == category
     assert message in status.message
@@ -223,6 +277,37 @@ def test_every_disruption_is_the_clusters(reason: str) -> None:
     assert "infra_retries" in status.failure.hint
 
 
+def test_the_disruption_that_was_one_too_many_is_told_by_the_pod_that_it_took() -> None:
+    condition = {"type": "DisruptionTarget", "status": "True", "reason": "EvictionByEvictionAPI",
+                 "message": "Eviction API: evicting"}  # fmt: skip
+    words = told("FAILED", "infrastructure", EXIT_DISRUPTED, "Once, and 0 are allowed.")
+    counted = pod(("job", terminated(EXIT_DISRUPTED, message=words)), born="2026-01-01T00:00:09Z")
+    evicted = pod(("job", terminated(143)), conditions=(condition,))
+    why = job_status(FAILED, [evicted, counted]).failure
+    assert why is not None
+    assert why.category is FailureCategory.EVICTED
+    assert "Eviction API: evicting" in why.message
+    assert "Once, and 0 are allowed." in why.message
+    alone = job_status(FAILED, [counted]).failure
+    assert alone is not None
+    assert alone.category is FailureCategory.INFRASTRUCTURE, "nobody knows what they were"
+
+
+@pytest.mark.parametrize(
+    ("said", "hint"),
+    [
+        ("pull access denied, repository does not exist or may require authorization", "secrets"),
+        ("unexpected status code 401 Unauthorized", "image_pull_secrets"),
+        ("manifest unknown: not found", "name and tag"),
+    ],
+)
+def test_the_hint_for_an_image_is_of_what_the_registry_said(said: str, hint: str) -> None:
+    why = job_status(job(), [pod(("job", waiting("ErrImagePull", said)))]).failure
+    assert why is not None
+    assert why.category is FailureCategory.IMAGE_PULL
+    assert hint in why.hint
+
+
 def test_success() -> None:
     done = job(("SuccessCriteriaMet", "CompletionsReached", ""), ("Complete", "", ""))
     status = job_status(done, [pod(("job", terminated(0, "Completed")))])
@@ -232,6 +317,18 @@ def test_success() -> None:
 def test_a_job_that_is_about_to_fail_has_not_failed() -> None:
     failing = job(("FailureTarget", "MaxFailedIndexesExceeded", ""))
     assert job_status(failing, [pod(("job", terminated(7)))]).state is JobState.RUNNING
+
+
+def test_the_deadline_ends_a_job_whose_node_is_gone() -> None:
+    late = job(("FailureTarget", "DeadlineExceeded", "Job was active longer than its deadline"))
+    gone = pod(("job", RUNNING), conditions=(TAKEN,))
+    status = job_status(late, [gone])
+    assert status.state is JobState.FAILED
+    assert status.failure is not None
+    assert status.failure.category is FailureCategory.DEADLINE
+    assert "nobody knows whether the pod still runs" in status.failure.message
+    assert job_status(late, [pod(("job", RUNNING))]).state is JobState.RUNNING, "it is being ended"
+    assert job_status(job(), [gone]).state is JobState.RUNNING
 
 
 def test_a_condition_that_is_false_says_nothing() -> None:

@@ -30,7 +30,7 @@ from mlflow_exec.jobs import JobHandle, JobSpec, JobStatus
 from mlflow_exec.schedulers.base import Delivery, Finding, Plan, Report, Scheduler
 from mlflow_exec.schedulers.kubernetes.cancel import cancel, delete_job, find_job, find_pods
 from mlflow_exec.schedulers.kubernetes.doctor import findings
-from mlflow_exec.schedulers.kubernetes.explain import job_events, why_held
+from mlflow_exec.schedulers.kubernetes.explain import job_events, warnings, why_held
 from mlflow_exec.schedulers.kubernetes.follow import follow as follow_jobs
 from mlflow_exec.schedulers.kubernetes.follow import known_status
 from mlflow_exec.schedulers.kubernetes.logs import PodLog, has_log, has_run
@@ -50,7 +50,7 @@ from mlflow_exec.schedulers.kubernetes.plan import (
     make_plan,
 )
 from mlflow_exec.schedulers.kubernetes.preflight import check
-from mlflow_exec.schedulers.kubernetes.status import job_status
+from mlflow_exec.schedulers.kubernetes.status import job_status, needs_events
 from mlflow_exec.settings import BackendSettings, KubernetesSettings
 
 _MERGE_PATCH = "application/merge-patch+json"
@@ -256,12 +256,20 @@ class KubernetesScheduler(Scheduler):
             for pod in page["items"]:
                 pods.setdefault(job_of(pod), []).append(pod)
         identity = near[0].cluster if near else client.identity(self._settings.cluster_name)
+        events: dict[str, list[Any]] | None = None
         for page in list_pages(client, api.object_path("jobs", namespace, group=BATCH), chosen):
             for job in page["items"]:
                 metadata = job["metadata"]
                 handle = JobHandle("k8s", identity, (namespace, metadata["name"]), metadata["uid"])
                 found = pods.get(metadata["name"], [])
-                yield handle, job_status(job, found, now=client.now())
+                status = job_status(job, found, now=client.now())
+                if needs_events(status):
+                    if events is None:  # one list of them for all that wait
+                        events = warnings(client, namespace, "Job", "Pod")
+                    uids = [metadata["uid"], *[pod["metadata"]["uid"] for pod in found]]
+                    told = [event for uid in uids for event in events.get(uid, [])]
+                    status = job_status(job, found, told, now=client.now())
+                yield handle, status
 
     def status(self, handle: JobHandle) -> JobStatus:
         """See :meth:`~.Scheduler.status`; two requests, no watch."""
@@ -277,7 +285,7 @@ class KubernetesScheduler(Scheduler):
         pods = client.request("GET", api.object_path("pods", namespace), query=query)["items"]
         uids = [job["metadata"]["uid"], *[pod["metadata"]["uid"] for pod in pods[-1:]]]
         status = job_status(job, pods, now=client.now())
-        if status.failure is None and pods:
+        if status.failure is None and not needs_events(status):
             return status
         events = job_events(client, namespace, uids)
         return job_status(job, pods, events, why_held(client, job), client.now())

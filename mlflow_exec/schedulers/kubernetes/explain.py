@@ -25,16 +25,21 @@ def job_events(client: KubernetesClient, namespace: str, uids: Sequence[str]) ->
     return found
 
 
-def warnings_of_jobs(client: KubernetesClient, namespace: str) -> dict[str, list[Any]]:
-    """Return the warnings about Jobs of a namespace, by the Job's uid: one request for all."""
+def warnings(client: KubernetesClient, namespace: str, *kinds: str) -> dict[str, list[Any]]:
+    """Return the warnings about objects of some kinds in a namespace, by the object's uid.
+
+    One request for all of a kind.
+    """
     found: dict[str, list[Any]] = {}
-    query = {"fieldSelector": "involvedObject.kind=Job,type=Warning", "limit": 1000}
-    try:
-        events = client.request("GET", object_path("events", namespace), query=query)["items"]
-    except ClusterError:
-        return {}
-    for event in events:
-        found.setdefault(event["involvedObject"].get("uid", ""), []).append(event)
+    path = object_path("events", namespace)
+    for kind in kinds:
+        query = {"fieldSelector": f"involvedObject.kind={kind},type=Warning", "limit": 1000}
+        try:
+            events = client.request("GET", path, query=query)["items"]
+        except ClusterError:  # as with the events of one object
+            return found
+        for event in events:
+            found.setdefault(event["involvedObject"].get("uid", ""), []).append(event)
     return found
 
 

@@ -13,6 +13,7 @@ from mlflow_exec import runtime
 from mlflow_exec.credentials import Secret
 from mlflow_exec.errors import ConfigError, TemplateError
 from mlflow_exec.jobs import JobSpec
+from mlflow_exec.runtime.end import EXIT_STOPPED
 from mlflow_exec.schedulers.base import Plan
 from mlflow_exec.settings import (
     KubernetesEnvironmentCache,
@@ -174,6 +175,7 @@ def _job(
         "retries": settings.retries,
         "deadline_s": None if settings.deadline_s is None else int(settings.deadline_s),
         "final_exit_codes": list(runtime.FINAL_EXIT_CODES),
+        "stopped_exit_code": EXIT_STOPPED,
         "service_account": settings.service_account,
         "priority_class": settings.priority_class,
         "image": settings.image,

@@ -13,7 +13,7 @@ from datetime import datetime
 from typing import Any
 
 from mlflow_exec.jobs import Failure, FailureCategory, JobState, JobStatus
-from mlflow_exec.runtime.end import EXIT_STOPPED
+from mlflow_exec.runtime.end import EXIT_DISRUPTED, EXIT_OVER, EXIT_STOPPED
 from mlflow_exec.schedulers.ending import parse_ending, user_error
 from mlflow_exec.schedulers.kubernetes.plan import (
     CONTAINER,
@@ -34,6 +34,11 @@ DISRUPTIONS = {
     "EvictionByEvictionAPI": FailureCategory.EVICTED,
     "TerminationByKubelet": FailureCategory.EVICTED,
 }
+_DISRUPTED = {
+    FailureCategory.PREEMPTED: "The pod had to give way to one of a higher priority",
+    FailureCategory.EVICTED: "The pod was evicted from its node",
+    FailureCategory.NODE_LOST: "The node of the pod was lost",
+}
 
 # https://github.com/kubernetes/kubernetes/blob/v1.34.1/pkg/kubelet/images/types.go
 IMAGE_REASONS = {
@@ -48,12 +53,27 @@ CONFIG_REASONS = {
 
 # A registry that limits its clients, and the kubelet's own limit, pass: the pull is tried again.
 _TRANSIENT_PULL = re.compile(r"\b429\b|too many requests|toomanyrequests|pull QPS exceeded", re.I)
+_PULL_DENIED = re.compile(r"\b40[13]\b|unauthorized|forbidden|denied|authorization failed", re.I)
+
+# Why a node does not start a pod, which only events tell:
+# https://github.com/kubernetes/kubernetes/blob/v1.34.1/pkg/kubelet/events/event.go
+_NODE_REASONS = {
+    "FailedMount", "FailedAttachVolume", "FailedMapVolume", "FailedCreatePodSandBox",
+    "NetworkNotReady", "NodeNotReady",
+}  # fmt: skip
+_MISSING_VOLUME = re.compile(r"not found|non-existent|references non", re.I)
+# What stands between the controller and a pod and passes, unlike what the pod itself lacks.
+_TRANSIENT_CREATE = re.compile(r"failed calling webhook|internal error|timed? ?out|too many", re.I)
 
 _LAST_WORDS_CHARS = 300  # a tag holds 500
 
 # A submission takes a second; a Job that is not complete after a minute has lost its client.
 _SUBMITTING_S = 60.0
 _ABANDONED = "Its submission was interrupted before all that it needs was there."
+
+# https://kubernetes.io/docs/concepts/workloads/controllers/job/#job-termination-and-cleanup
+_DEADLINE = "DeadlineExceeded"
+_LATE = "The job was still running at its deadline (deadline_s)."
 
 _HINTS = {
     FailureCategory.OUT_OF_MEMORY: "Raise resources.memory, or use less of it.",
@@ -63,9 +83,10 @@ _HINTS = {
     FailureCategory.PREEMPTED: "Raise infra_retries, or use a higher priority_class.",
     FailureCategory.EVICTED: "Raise infra_retries; give resources so that the node is not full.",
     FailureCategory.NODE_LOST: "Raise infra_retries to start again on another node.",
+    FailureCategory.INFRASTRUCTURE: "Submit it again; diagnosis.json has the cluster's own record.",
     FailureCategory.DEADLINE: "Raise deadline_s, or make the job shorter.",
     FailureCategory.INVALID_CONFIG: "Check the settings that the message names.",
-    FailureCategory.PERMISSION: "Ask for the right that the message names.",
+    FailureCategory.PERMISSION: "Ask for what the message names, or change what it forbids.",
     FailureCategory.SOURCE_FETCH: "See the log for what could not be fetched.",
 }
 
@@ -106,6 +127,12 @@ def job_status(
     if "Failed" in conditions:
         why, exit_code = _why_failed(conditions["Failed"], pods)
         return JobStatus(JobState.FAILED, why.message, why, exit_code, attempt, native=native)
+    overdue = conditions.get("FailureTarget") or {}
+    lost = _node_lost(pods[-1]) if pods else None
+    if lost is not None and overdue.get("reason") == _DEADLINE:
+        # The controller says Failed only when the pod is gone, and nobody can tell it that.
+        why = failure(FailureCategory.DEADLINE, f"{_LATE} {lost.message}")
+        return JobStatus(JobState.FAILED, why.message, why, None, attempt, native=native)
     if now is not None and _is_abandoned(job, now):
         why = Failure(FailureCategory.INFRASTRUCTURE, _ABANDONED, "Submit it again.")
         return JobStatus(JobState.QUEUED, _ABANDONED, why, abandoned=True, native=native)
@@ -120,6 +147,12 @@ def job_status(
     return replace(status, waits_s=waits_s, fails_s=fails_s)
 
 
+def needs_events(status: JobStatus) -> bool:
+    """Whether only events may tell what a job waits for that this status is of."""
+    waits = status.state in (JobState.QUEUED, JobState.STARTING)
+    return waits and status.failure is None
+
+
 def _live(
     job: Json, pods: Sequence[Json], events: Sequence[Json], kueue: str
 ) -> tuple[JobState, str, Failure | None]:
@@ -129,8 +162,15 @@ def _live(
         return JobState.QUEUED, f"{message}: {kueue}" if kueue else message, None
     if not pods:
         holding = _not_created(events)
-        return JobState.QUEUED, holding.message if holding else "waits for its pod", holding
-    return pod_state(pods[-1])
+        # A quota is waited for like a node; what else refuses the pod keeps a job from starting.
+        waits = holding is None or holding.category is FailureCategory.QUOTA
+        state = JobState.QUEUED if waits else JobState.STARTING
+        return state, holding.message if holding else "waits for its pod", holding
+    state, message, holding = pod_state(pods[-1])
+    if state is JobState.STARTING and holding is None:
+        holding = _not_started(pods[-1], events)
+        message = holding.message if holding else message
+    return state, message, holding
 
 
 def _is_abandoned(job: Json, now: datetime) -> bool:
@@ -147,16 +187,44 @@ def queue_of(job: Json) -> str:
 
 def _not_created(events: Iterable[Json]) -> Failure | None:
     """Why the controller cannot create a pod; https://github.com/dagster-io/dagster/issues/24595."""
-    for event in events:
-        if event.get("reason") != "FailedCreate":
-            continue
-        text = str(event.get("message"))
-        if "exceeded quota" in text:
-            return failure(FailureCategory.QUOTA, f"The pod cannot be created: {text}")
-        if "forbidden" in text:
-            return failure(FailureCategory.PERMISSION, f"The pod cannot be created: {text}")
-        return failure(FailureCategory.INVALID_CONFIG, f"The pod cannot be created: {text}")
-    return None
+    event = _newest(event for event in events if event.get("reason") == "FailedCreate")
+    if event is None:
+        return None
+    text = str(event.get("message"))
+    category = FailureCategory.INVALID_CONFIG
+    if "exceeded quota" in text:
+        category = FailureCategory.QUOTA
+    elif _TRANSIENT_CREATE.search(text):
+        category = FailureCategory.INFRASTRUCTURE
+    elif "forbidden" in text and "error looking up service account" not in text:
+        category = FailureCategory.PERMISSION
+    return failure(category, f"The pod cannot be created: {text}")
+
+
+def _not_started(pod: Json, events: Iterable[Json]) -> Failure | None:
+    """Why a node does not start a pod's containers, where their states do not say it."""
+    if "PodReadyToStartContainers" in true_conditions(pod):
+        return None  # it got its volumes and its network; the events are old
+    uid = pod["metadata"]["uid"]
+    event = _newest(
+        event
+        for event in events
+        if event.get("reason") in _NODE_REASONS and event["involvedObject"].get("uid") == uid
+    )
+    if event is None:
+        return None
+    text = f"{event['reason']}: {event.get('message')}"
+    missing = event["reason"] == "FailedMount" and _MISSING_VOLUME.search(text)
+    category = FailureCategory.INVALID_CONFIG if missing else FailureCategory.INFRASTRUCTURE
+    return failure(category, f"The node cannot start the pod: {text}")
+
+
+def _newest(events: Iterable[Json]) -> Json | None:
+    return max(
+        events,
+        key=lambda e: str(e.get("lastTimestamp") or e.get("eventTime") or ""),
+        default=None,
+    )
 
 
 def pod_state(pod: Json) -> tuple[JobState, str, Failure | None]:
@@ -175,10 +243,39 @@ def pod_state(pod: Json) -> tuple[JobState, str, Failure | None]:
         placed = bool(pod["spec"].get("nodeName"))
         return (JobState.STARTING if placed else JobState.QUEUED), "waits for its node", None
     if "running" in main["state"]:
-        return JobState.RUNNING, "", None
+        lost = _node_lost(pod)
+        return JobState.RUNNING, lost.message if lost else "", lost
     if "terminated" in main["state"]:
         return JobState.RUNNING, "has ended; the controller has not said how yet", None
     return _waiting(main, "is being started")
+
+
+def _node_lost(pod: Json) -> Failure | None:
+    """Why nobody knows how a pod is that was running, while its Job still counts on it.
+
+    A node that does not answer leaves its pods' states as they were. The node controller only says
+    that they are not ready, although all of their containers are; later it has them deleted, which
+    nobody carries out.
+    """
+    conditions = {c["type"]: c for c in (pod.get("status") or {}).get("conditions") or []}
+    taken = true_conditions(pod).get("DisruptionTarget")
+    ready = conditions.get("Ready") or {}
+    if taken is not None:
+        if DISRUPTIONS.get(str(taken.get("reason"))) is not FailureCategory.NODE_LOST:
+            return None
+    elif (
+        ready.get("status") != "False"
+        or (conditions.get("ContainersReady") or {}).get("status") != "True"
+        or ready.get("reason") == "ReadinessGatesNotReady"
+    ):
+        return None
+    node = pod["spec"].get("nodeName")
+    return Failure(
+        FailureCategory.NODE_LOST,
+        f"The node {node!r} does not answer, and nobody knows whether the pod still runs on it.",
+        "It goes on when the node is back; if the node is gone for good, delete it from the "
+        "cluster, or cancel the job.",
+    )
 
 
 def _waiting(container: Json, otherwise: str) -> tuple[JobState, str, Failure | None]:
@@ -186,29 +283,48 @@ def _waiting(container: Json, otherwise: str) -> tuple[JobState, str, Failure | 
     reason = str(waiting.get("reason") or "")
     text = f"{reason}: {waiting.get('message')}" if waiting.get("message") else reason
     if reason in IMAGE_REASONS:
-        message = f"The image {container.get('image')!r} cannot be pulled: {text}"
-        return JobState.STARTING, text, failure(FailureCategory.IMAGE_PULL, message)
+        return JobState.STARTING, text, _not_pulled(container.get("image"), text)
     if reason in CONFIG_REASONS:
         message = f"The container cannot be created: {text}"
         return JobState.STARTING, text, failure(FailureCategory.INVALID_CONFIG, message)
     return JobState.STARTING, otherwise, None
 
 
+def _not_pulled(image: object, text: str) -> Failure:
+    if _TRANSIENT_PULL.search(text):
+        return Failure(
+            FailureCategory.INFRASTRUCTURE,
+            f"The image {image!r} cannot be pulled yet, its registry or the node limits how often "
+            f"images are pulled: {text}",
+            "Submit it again later; pull with credentials (image_pull_secrets) or from a mirror.",
+        )
+    message = f"The image {image!r} cannot be pulled: {text}"
+    if _PULL_DENIED.search(text):
+        hint = "Its registry asks for credentials: check image_pull_secrets, and the image's name."
+        return Failure(FailureCategory.IMAGE_PULL, message, hint)
+    return failure(FailureCategory.IMAGE_PULL, message)
+
+
 def _passes(why: Failure) -> bool:
-    pulling = why.category is FailureCategory.IMAGE_PULL
-    return pulling and _TRANSIENT_PULL.search(why.message) is not None
+    limited = why.category is FailureCategory.INFRASTRUCTURE
+    return limited and _TRANSIENT_PULL.search(why.message) is not None
 
 
 def _why_failed(condition: Json, pods: Sequence[Json]) -> tuple[Failure, int | None]:
-    if condition.get("reason") == "DeadlineExceeded":
-        message = "The job was still running at its deadline (deadline_s)."
-        return failure(FailureCategory.DEADLINE, message), None
-    for pod in reversed(pods):
-        found = pod_failure(pod)
-        if found is not None:
-            return found
-    text = f"{condition.get('reason')}: {condition.get('message')}"
-    return Failure(FailureCategory.INFRASTRUCTURE, f"The job failed: {text}"), None
+    if condition.get("reason") == _DEADLINE:
+        return failure(FailureCategory.DEADLINE, _LATE), None
+    found = [why for pod in reversed(pods) if (why := pod_failure(pod)) is not None]
+    if not found:
+        text = f"{condition.get('reason')}: {condition.get('message')}"
+        return failure(FailureCategory.INFRASTRUCTURE, f"The job failed: {text}"), None
+    last, exit_code = found[0]
+    if exit_code != EXIT_DISRUPTED:
+        return found[0]
+    # It only counted the disruptions; what they were, the pods before it tell.
+    before = next((why for why, _ in found[1:] if why.category in _DISRUPTED), None)
+    if before is None:
+        return last, None
+    return Failure(before.category, f"{before.message} {last.message}", before.hint), None
 
 
 def pod_failure(pod: Json) -> tuple[Failure, int | None] | None:
@@ -222,7 +338,8 @@ def pod_failure(pod: Json) -> tuple[Failure, int | None] | None:
     if disruption is not None or (pod.get("status") or {}).get("reason") == "Evicted":
         source = disruption or pod["status"]
         category = DISRUPTIONS.get(str(source.get("reason")), FailureCategory.EVICTED)
-        return failure(category, f"{source.get('reason')}: {source.get('message')}"), exit_code
+        text = f"{_DISRUPTED[category]} ({source.get('reason')}: {source.get('message')})."
+        return failure(category, text), exit_code
     if terminated.get("reason") == "OOMKilled":
         message = "The container was killed because it used more memory than its limit."
         return failure(FailureCategory.OUT_OF_MEMORY, message), exit_code
@@ -235,7 +352,11 @@ def pod_failure(pod: Json) -> tuple[Failure, int | None] | None:
         return failure(FailureCategory.SOURCE_FETCH, message), exit_code
     if exit_code == EXIT_STOPPED or (exit_code and pod["metadata"].get("deletionTimestamp")):
         # An exit that the first step saw itself was told above; this one came from outside.
-        return failure(FailureCategory.INFRASTRUCTURE, "The pod was deleted or stopped."), exit_code
+        text = "The pod was deleted, or stopped from outside, before the job had ended."
+        return failure(FailureCategory.INFRASTRUCTURE, text), exit_code
+    if exit_code == EXIT_OVER:
+        text = "The run had ended before the job started, and nothing was run."
+        return failure(FailureCategory.INFRASTRUCTURE, text), exit_code
     if exit_code and terminated["container"] != CONTAINER:
         text = f"The container {terminated['container']!r} exited with code {exit_code}."
         return Failure(FailureCategory.USER_ERROR, text, "Its own log says why."), exit_code

@@ -47,7 +47,7 @@ def waited_s(
         conditions = (pods[-1].get("status") or {}).get("conditions") or []
         since = [c.get("lastTransitionTime") for c in conditions if c["type"] == "PodScheduled"]
         return _at_most(since[0] if since else None, pods[-1], now)
-    if state is not JobState.QUEUED:
+    if state not in (JobState.QUEUED, JobState.STARTING):
         return None
     if len(pods) > 1 or attempt > 1:  # an earlier start had its resources
         return age_s(pods[-1]["metadata"]["creationTimestamp"], now)

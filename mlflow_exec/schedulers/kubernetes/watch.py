@@ -17,7 +17,7 @@ from mlflow_exec.jobs import JobHandle, JobState, JobStatus
 from mlflow_exec.schedulers.kubernetes.explain import (
     job_events,
     reasons_of_kueue,
-    warnings_of_jobs,
+    warnings,
 )
 from mlflow_exec.schedulers.kubernetes.objects import (
     BATCH,
@@ -32,8 +32,9 @@ from mlflow_exec.schedulers.kubernetes.status import job_status, pod_failure, qu
 
 _TICK_S = 0.5
 # How long a Job may be without a pod before its events are asked for the reason; a queue may hold
-# it for days, so the questions become rare.
+# it for days, so the questions become rare. An image takes its time, and says so by itself.
 _NO_POD_S = 2.0
+_NOT_STARTED_S = 8.0
 _LONGEST_PAUSE_S = 30.0
 # Nobody has followed a job for so long: the watches end.
 _IDLE_S = 10.0
@@ -326,37 +327,45 @@ class NamespaceWatch:
         return pods
 
     def _explain_waiting(self) -> list[_Followed]:
-        """Ask why, where Jobs have had no pod for a while: their events or Kueue alone say so.
+        """Ask why, where Jobs have had no pod for a while, or pods have not started.
 
-        One request for all of them, the less often the longer they wait.
+        Their events or Kueue alone say so: one request for all of a kind, the less often the longer
+        they wait.
         """
         now_s = time.monotonic()
         if self._unsynced or self._lost or now_s - self._looked_s < _NO_POD_S:
             return []
         self._looked_s = now_s
-        waiting: list[tuple[_Followed, dict[str, Any]]] = []
-        for item in self._all():
-            queued = item.said is not None and item.said.state is JobState.QUEUED
-            job = self._job(item) if queued else None
-            held = job is not None and bool(job["spec"].get("suspend"))
-            if job is None or (self._pods.get(item.handle.name) and not held):
-                item.waits_since_s, item.kueue = 0.0, ""
-                continue
-            item.waits_since_s = item.waits_since_s or now_s
-            if now_s - item.waits_since_s >= _NO_POD_S:
-                waiting.append((item, job))
+        waiting = [found for item in self._all() if (found := self._waiting(item, now_s))]
         newest_s = max((item.waits_since_s for item, _ in waiting), default=0.0)
         pause_s = min(max(_NO_POD_S, (now_s - newest_s) / 2), _LONGEST_PAUSE_S)
         if not waiting or now_s - self._explained_s < pause_s:
             return []
         self._explained_s = now_s
-        warnings = warnings_of_jobs(self._client, self._namespace)
+        kinds = ["Job"]
+        if any(self._pods.get(item.handle.name) for item, _ in waiting):
+            kinds.append("Pod")
+        told = warnings(self._client, self._namespace, *kinds)
         by_kueue = any(queue_of(job) for _, job in waiting)
         reasons = reasons_of_kueue(self._client, self._namespace) if by_kueue else {}
         for item, job in waiting:
-            item.events = warnings.get(job["metadata"]["uid"], [])
+            uids = [job["metadata"]["uid"], *self._pods.get(item.handle.name, {})]
+            item.events = [event for uid in uids for event in told.get(uid, [])]
             item.kueue = reasons.get(job["metadata"]["uid"], "")
         return [item for item, _ in waiting]
+
+    def _waiting(self, item: _Followed, now_s: float) -> tuple[_Followed, dict[str, Any]] | None:
+        """Return a job that has waited so long that somebody has to be asked why, with its Job."""
+        state = item.said.state if item.said is not None else None
+        job = self._job(item) if state in (JobState.QUEUED, JobState.STARTING) else None
+        held = job is not None and bool(job["spec"].get("suspend"))
+        has_pod = bool(self._pods.get(item.handle.name)) and not held
+        if job is None or (has_pod and state is JobState.QUEUED):
+            item.waits_since_s, item.kueue = 0.0, ""  # the pod itself says what it waits for
+            return None
+        item.waits_since_s = item.waits_since_s or now_s
+        waits_s = now_s - item.waits_since_s
+        return (item, job) if waits_s >= (_NOT_STARTED_S if has_pod else _NO_POD_S) else None
 
 
 def unknown(lost: dict[str, str]) -> JobStatus:

@@ -42,6 +42,7 @@ RESERVED_EXIT_CODES = {
     83: FailureCategory.INVALID_CONFIG,
     84: FailureCategory.INFRASTRUCTURE,
     85: FailureCategory.DEADLINE,
+    87: FailureCategory.INFRASTRUCTURE,
 }
 
 _HINTS = {

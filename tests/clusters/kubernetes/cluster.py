@@ -104,15 +104,20 @@ class Cluster:
         if process:
             process.end(grace_s=0)
 
-    def launch(self, component: str) -> None:
-        """Start a component that does not run, and return when it serves."""
-        self._spawn(component)
+    def launch(self, component: str, *options: str) -> None:
+        """Start a component that does not run, and return when it serves.
+
+        Args:
+            component: a key of COMPONENTS.
+            options: more of its command line's, for this time.
+        """
+        self._spawn(component, *options)
         self._await(component)
 
-    def restart(self, component: str) -> None:
-        """Kill a component and start it again; returns when it serves."""
+    def restart(self, component: str, *options: str) -> None:
+        """Kill a component and start it again; returns when it serves; see `launch`."""
         self.kill(component)
-        self.launch(component)
+        self.launch(component, *options)
 
     def load(self, image: str) -> None:
         """Load one of this package's images, built if need be."""
@@ -134,6 +139,10 @@ class Cluster:
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode != 0:
             raise RuntimeError(f"{' '.join(command)}: {done.stderr.strip()}")
+
+    def trust_registry(self, host: str) -> None:
+        """Let the node pull images from a registry (host and port) over plain HTTP."""
+        configuration.trust_registry(self.slot, host)
 
     def log(self, component: str) -> Path:
         """Return the file of a component's output."""
@@ -169,9 +178,9 @@ class Cluster:
             seeds.keep(loaded, folder)
         self.launch("containerd")
 
-    def _spawn(self, component: str) -> None:
+    def _spawn(self, component: str, *options: str) -> None:
         start(
-            COMPONENTS[component].command(self.slot),
+            [*COMPONENTS[component].command(self.slot), *options],
             log=self.log(component),
             record=self.slot.pid_file(component),
             environment=environment(),

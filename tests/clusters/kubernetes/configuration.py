@@ -38,6 +38,8 @@ Root = "{state}/runc"
 [plugins."io.containerd.grpc.v1.cri".cni]
 bin_dir = "{cni}"
 conf_dir = "{folder}/cni"
+[plugins."io.containerd.grpc.v1.cri".registry]
+config_path = "{folder}/registries"
 """
 
 
@@ -52,6 +54,13 @@ def write(slot: Slot) -> None:
         (folder / f"{user}.kubeconfig").write_text(_kubeconfig(slot, user))
     slot.kubeconfig.touch(mode=0o600)
     slot.kubeconfig.write_text(_kubeconfig(slot, "admin"))
+
+
+def trust_registry(slot: Slot, host: str) -> None:
+    """Let the node ask a registry over plain HTTP; containerd reads this at every pull."""
+    folder = slot.folder / "registries" / host
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "hosts.toml").write_text(f'server = "http://{host}"\n')
 
 
 def cni_folder() -> str | None:

@@ -54,7 +54,7 @@ def write_archive(out: IO[bytes], image: str) -> None:
 
 
 def _write(out: IO[bytes], image: str, paths: list[Path], command: list[str]) -> None:
-    config = _config(paths, command)
+    config = image_config(paths, command)
     manifest = [{"Config": "config.json", "RepoTags": [image], "Layers": [p.name for p in paths]}]
     with tarfile.open(fileobj=out, mode="w|") as archive:
         for path in paths:
@@ -71,22 +71,24 @@ def layers(image: str) -> list[Path]:
     return _IMAGES[image]()[0]
 
 
-def _config(paths: Iterable[Path], command: list[str]) -> dict[str, object]:
+def image_config(paths: Iterable[Path], command: list[str]) -> dict[str, object]:
+    """Return the configuration of an image of these layers, lowest first."""
     machine = platform.machine()
     return {
         "architecture": _ARCHITECTURES.get(machine, machine),
         "os": "linux",
         "config": {"Env": [f"PATH={_PATH}", "LANG=C.UTF-8"], "Cmd": command},
-        "rootfs": {"type": "layers", "diff_ids": [_diff_id(path) for path in paths]},
+        "rootfs": {"type": "layers", "diff_ids": [digest(path) for path in paths]},
     }
 
 
-def _diff_id(layer: Path) -> str:
-    digest = hashlib.sha256()
-    with layer.open("rb") as file:
+def digest(content: Path | bytes) -> str:
+    """Return the digest of a file or of bytes, as images name their parts."""
+    found = hashlib.sha256()
+    with content.open("rb") if isinstance(content, Path) else io.BytesIO(content) as file:
         while block := file.read(1 << 20):
-            digest.update(block)
-    return "sha256:" + digest.hexdigest()
+            found.update(block)
+    return "sha256:" + found.hexdigest()
 
 
 def _layer(name: str, recipe: object, fill: Callable[[Path], Iterable[str]]) -> Path:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from mlflow_exec.runtime.end import EXIT_OVER
 from tests.servers import MlflowServer, until
 from tests.unit.runtime.job_in_cluster import Cluster
 
@@ -149,7 +150,7 @@ def test_a_run_that_has_ended_is_not_run_again(cluster: Cluster, state: str) -> 
     body = {"run_id": run_id, "key": STATE, "value": state}
     cluster.server.api("POST", "runs/set-tag", body)
     finished = cluster.run(order)
-    assert finished.code == 143
+    assert finished.code == EXIT_OVER
     assert "\nuser code" not in finished.text
     assert state in finished.text
     assert cluster.server.tags(run_id)[STATE] == state

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from mlflow_exec.runtime.end import EXIT_DISRUPTED
 from tests.servers import free_port
 from tests.unit.runtime.job_in_cluster import Cluster, archive
 
@@ -101,7 +102,7 @@ def test_the_last_failure_under_kubernetes_is_the_end(cluster: Cluster) -> None:
 def test_too_many_disruptions_end_the_job_before_it_runs(cluster: Cluster) -> None:
     order = flaky_order(cluster, 1, BY_KUBERNETES)
     finished = cluster.run(order, env={"IGNORED": "3"})
-    assert (finished.code, finished.end.category) == (84, "infrastructure")
+    assert (finished.code, finished.end.category) == (EXIT_DISRUPTED, "infrastructure")
     assert not (cluster.folder / "counter").exists()
     allowed = flaky_order(cluster, 1, BY_KUBERNETES)
     assert cluster.run(allowed, env={"IGNORED": "2"}).code == 0

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from mlflow_exec.runtime.end import EXIT_OVER
 from tests.servers import file_server
 from tests.unit.runtime.job_in_cluster import Cluster, archive
 
@@ -106,7 +107,7 @@ def test_the_entry_point_runs_in_the_projects_subdirectory(cluster: Cluster) -> 
     assert "\nhere.txt\n" in cluster.run(order).text
     order["source"]["subdirectory"] = "../.."
     refused = cluster.run(order)
-    assert refused.code == 143, "the run has ended"
+    assert refused.code == EXIT_OVER
     again = cluster.order(source=order["source"], entry_point={"command": "ls"})
     assert "leaves the project" in cluster.run(again).end.message
 

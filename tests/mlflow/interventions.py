@@ -1,0 +1,122 @@
+"""What operators, controllers and accidents do to jobs and to what they need."""
+
+from __future__ import annotations
+
+import base64
+import io
+import zipfile
+from typing import Any
+
+from kubernetes import client
+
+from mlflow_exec.runs.submitted import ExecSubmittedRun
+from mlflow_exec.testing.collecting import until
+from tests.mlflow.k8s_runs import K8sRuns
+
+HELD = {"spec": {"template": {"spec": {"schedulingGates": [{"name": "mlflow-exec-test/held"}]}}}}
+"""A patch: the job's pod is there and no node takes it, until `release`."""
+
+SAYS_ITS_START = """
+import json, os, signal, sys, urllib.request
+url = "{MLFLOW_TRACKING_URI}/api/2.0/mlflow/runs/get?run_id={MLFLOW_RUN_ID}".format(**os.environ)
+
+
+def tag(name):
+    tags = json.load(urllib.request.urlopen(url, timeout=30))["run"]["data"].get("tags", [])
+    return {tag["key"]: tag["value"] for tag in tags}.get(name)
+
+
+attempt = tag("mlflow_exec.attempt")
+print("start", attempt, flush=True)
+"""
+"""The head of a program that knows the how many-th start it is of."""
+
+
+def pods(k8s: K8sRuns, submitted: ExecSubmittedRun) -> list[Any]:
+    """Return the pods of a job that are there, the oldest first."""
+    namespace, name = submitted.handle.path
+    with k8s.cluster.api_client() as api:
+        found = client.CoreV1Api(api).list_namespaced_pod(
+            namespace, label_selector=f"batch.kubernetes.io/job-name={name}"
+        )
+    return sorted(found.items, key=lambda pod: pod.metadata.creation_timestamp)
+
+
+def pod(k8s: K8sRuns, submitted: ExecSubmittedRun) -> Any:
+    """Wait for a job's pod and return the newest one."""
+    return until(lambda: pods(k8s, submitted), "the job has a pod")[-1]
+
+
+def evict(k8s: K8sRuns, submitted: ExecSubmittedRun) -> None:
+    """Evict the newest pod as ``kubectl drain`` does."""
+    metadata = pod(k8s, submitted).metadata
+    body = client.V1Eviction(
+        metadata=client.V1ObjectMeta(name=metadata.name, namespace=metadata.namespace)
+    )
+    with k8s.cluster.api_client() as api:
+        core = client.CoreV1Api(api)
+        core.create_namespaced_pod_eviction(metadata.name, metadata.namespace, body)
+
+
+def delete_pod(k8s: K8sRuns, submitted: ExecSubmittedRun) -> None:
+    """Delete the newest pod as ``kubectl delete pod`` does."""
+    metadata = pod(k8s, submitted).metadata
+    with k8s.cluster.api_client() as api:
+        client.CoreV1Api(api).delete_namespaced_pod(metadata.name, metadata.namespace)
+
+
+def start_deleting(k8s: K8sRuns, submitted: ExecSubmittedRun) -> None:
+    """Delete the Job as ``kubectl delete job`` does, and wait for nothing."""
+    namespace, name = submitted.handle.path
+    with k8s.cluster.api_client() as api:
+        client.BatchV1Api(api).delete_namespaced_job(
+            name, namespace, propagation_policy="Background"
+        )
+
+
+def release(k8s: K8sRuns, submitted: ExecSubmittedRun) -> None:
+    """Let a node take the pod of a job that was submitted with `HELD`."""
+    metadata = pod(k8s, submitted).metadata
+    with k8s.cluster.api_client() as api:
+        client.CoreV1Api(api).patch_namespaced_pod(
+            metadata.name, metadata.namespace, [{"op": "remove", "path": "/spec/schedulingGates"}]
+        )
+
+
+def another_program() -> bytes:
+    """Return a packed project that nobody submitted."""
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w") as archive:
+        archive.writestr("main.py", "print('it ran')")
+    return packed.getvalue()
+
+
+def exchange_artifact(k8s: K8sRuns, submitted: ExecSubmittedRun) -> None:
+    """Put another project in the place of the one that was uploaded."""
+    run = k8s.mlflow.get_run(submitted.run_id)
+    folder = k8s.server.dir / "artifacts" / run.info.experiment_id / submitted.run_id
+    (bundle,) = folder.glob("artifacts/mlflow-exec/source-*.zip")
+    bundle.write_bytes(another_program())
+
+
+def exchange_configmap(k8s: K8sRuns, submitted: ExecSubmittedRun) -> None:
+    """Put another project in the place of the one in the job's ConfigMap."""
+    namespace, name = submitted.handle.path
+    content = base64.b64encode(another_program()).decode()
+    with k8s.cluster.api_client() as api:
+        client.CoreV1Api(api).patch_namespaced_config_map(
+            name, namespace, {"binaryData": {"source.zip": content}}
+        )
+
+
+def ended_in_cluster(k8s: K8sRuns, submitted: ExecSubmittedRun) -> bool:
+    """Whether the Job itself says that it is over."""
+    namespace, name = submitted.handle.path
+    with k8s.cluster.api_client() as api:
+        job = client.BatchV1Api(api).read_namespaced_job(name, namespace)
+    return any(c.type in ("Complete", "Failed") for c in job.status.conditions or [])
+
+
+def left_behind(k8s: K8sRuns, submitted: ExecSubmittedRun) -> set[str]:
+    """Return what the cluster still has of a job."""
+    return {name for name in k8s.objects(submitted.handle.path[0]) if submitted.run_id in name}
