@@ -6,6 +6,7 @@ import os
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 
 from kubernetes import config as kubeconfig
@@ -100,6 +101,14 @@ def contexts(path: str | None = None) -> list[tuple[str, str, bool]]:
         ConfigError: The file is not there or is not a kubeconfig.
     """
     file = kubeconfig_path(path)
+    return list(_contexts(file, _version(file)))
+
+
+@lru_cache(maxsize=16)
+def _contexts(
+    file: str, version: tuple[tuple[int, int], ...]
+) -> tuple[tuple[str, str, bool], ...]:
+    """Read the contexts once for each version of the file: parsing YAML is slow."""
     with _readable(file):
         merger = kubeconfig.kube_config.KubeConfigMerger(file)
         if merger.config is None:
@@ -112,7 +121,7 @@ def contexts(path: str | None = None) -> list[tuple[str, str, bool]]:
         for item in items:
             namespace = (item.get("context") or {}).get("namespace") or "default"
             result.append((item["name"], namespace, item["name"] == current))
-    return result
+    return tuple(result)
 
 
 @contextmanager

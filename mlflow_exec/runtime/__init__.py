@@ -7,6 +7,7 @@ library, nothing else; so they import only each other, and only relatively.
 
 from __future__ import annotations
 
+from functools import lru_cache
 from pathlib import Path
 
 RUNTIME_FILES = (
@@ -35,6 +36,7 @@ FINAL_EXIT_CODES = (81, 82, 83, 84, 86, 87)
 """Exit codes of ``entry.py`` after which the end was written (``end.py``): no retry follows."""
 
 
+@lru_cache(maxsize=None)
 def read(name: str) -> str:
-    """Return the text of one of ``RUNTIME_FILES``."""
+    """Return the text of one of ``RUNTIME_FILES``; each is read once in a process."""
     return (Path(__file__).parent / name).read_text(encoding="utf-8")
