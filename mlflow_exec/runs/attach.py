@@ -13,10 +13,11 @@ from mlflow_exec import registry
 from mlflow_exec.errors import HandleError
 from mlflow_exec.jobs import JobHandle
 from mlflow_exec.runs import tracking
-from mlflow_exec.runs.logs import FOLDER, read_artifact
+from mlflow_exec.runs.artifacts import RunArtifacts
+from mlflow_exec.runs.logs import FOLDER
 from mlflow_exec.runs.submitted import ExecSubmittedRun
 from mlflow_exec.runs.supervise import Job
-from mlflow_exec.runtime.end import TAG_BACKEND, TAG_HANDLE, TAG_HANDLE_UID
+from mlflow_exec.runtime.end import TAG_BACKEND, TAG_HANDLE, TAG_HANDLE_UID, TAG_SETTINGS
 from mlflow_exec.schedulers.base import Scheduler
 from mlflow_exec.settings import BackendSettings, parse_settings
 
@@ -44,6 +45,8 @@ def job_of(
     run: Run,
     config: Mapping[str, object],
     scheduler: Scheduler | None = None,
+    *,
+    to_end: bool = False,
 ) -> Job:
     """Return a run's job.
 
@@ -52,6 +55,8 @@ def job_of(
         run: The run.
         config: See `attach`.
         scheduler: One that reaches the job; made from the settings if None.
+        to_end: Whether it is only to be ended, so that the settings on the run's tag will do and
+            no artifact is read.
 
     Raises:
         HandleError: The run was not submitted by mlflow-exec.
@@ -70,20 +75,24 @@ def job_of(
         )
     handle = JobHandle.parse(text, run.data.tags.get(TAG_HANDLE_UID, ""))
     backend = registry.backend_of_scheme(handle.scheme)
+    artifacts = RunArtifacts(client, run.info.artifact_uri)
+    told = run.data.tags.get(TAG_SETTINGS) if to_end else None
+    if told is None:  # or it was submitted by a version that wrote no such tag
+        told = (artifacts.find(f"{FOLDER}/settings.json") or b"{}").decode()
     settings: BackendSettings = parse_settings(
-        registry.load(backend.settings), {**_submitted_with(client, run_id), **config}, "config"
+        registry.load(backend.settings), {**_submitted_with(told), **config}, "config"
     )
     if scheduler is None:
         scheduler = registry.load(backend.scheduler, backend.extra)(settings)
         assert scheduler is not None
     writes = tracking.entry_can_write(settings.tracking_uri or client.tracking_uri)
     uploads = writes and tracking.is_proxied(run.info.artifact_uri)
-    return Job(scheduler, handle, run_id, settings, client, writes, uploads)
+    return Job(scheduler, handle, run_id, settings, client, writes, uploads, artifacts)
 
 
-def _submitted_with(client: MlflowClient, run_id: str) -> dict[str, object]:
+def _submitted_with(told: str) -> dict[str, object]:
     try:
-        data = json.loads(read_artifact(client, run_id, f"{FOLDER}/settings.json") or b"{}")
+        data = json.loads(told)
     except ValueError:
         return {}  # the defaults do for everything but the clocks
     return data if isinstance(data, dict) else {}

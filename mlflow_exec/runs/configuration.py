@@ -6,6 +6,7 @@ environment of the command line.
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -33,6 +34,22 @@ _REFUSED = {
     "docker_auth": "docker_auth: no image is built or pulled here; for a private registry use "
     "'image_pull_secrets'",
 }
+
+
+# What whoever ends a run from outside must know of its submission.
+_OF_THE_END = {
+    "tracking_uri", "queue_timeout_s", "start_timeout_s", "image_pull_grace_s", "cancel_timeout_s",
+    "infra_retries", "ttl_s",
+}  # fmt: skip
+
+
+def settings_of_the_end(settings: BackendSettings) -> str:
+    """Return, as JSON for a tag, the settings that decide when and how others end a job.
+
+    Only those that are not the default. A search for runs tells them without another request.
+    """
+    shown = settings.model_dump(mode="json", include=_OF_THE_END, exclude_defaults=True)
+    return json.dumps(shown)
 
 
 @dataclass(frozen=True)

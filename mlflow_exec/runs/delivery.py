@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 import zipfile
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from mlflow import MlflowClient
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
 from mlflow_exec.credentials import Secret
 from mlflow_exec.errors import ConfigError
+from mlflow_exec.runs.artifacts import RunArtifacts
 from mlflow_exec.runs.logs import FOLDER
 from mlflow_exec.runs.project import Project
 from mlflow_exec.runs.tracking import entry_can_write, is_proxied
@@ -116,18 +113,15 @@ def git_source(project: Project) -> dict[str, Any]:
 
 
 def upload(
-    client: MlflowClient, run_id: str, artifact_uri: str, bundle: Bundle, way: str
+    artifacts: RunArtifacts, artifact_uri: str, bundle: Bundle, way: str
 ) -> tuple[dict[str, Any], dict[str, Secret]]:
     """Put the bundle among the run's artifacts.
 
     Returns:
         What the order's source says of it, and the secrets that the job needs for it.
     """
-    name = f"source-{bundle.sha256[:16]}.zip"
-    with tempfile.TemporaryDirectory() as folder:
-        shutil.copyfile(bundle.path, Path(folder) / name)
-        client.log_artifact(run_id, str(Path(folder) / name), FOLDER)
-    place = f"{FOLDER}/{name}"
+    place = f"{FOLDER}/source-{bundle.sha256[:16]}.zip"
+    artifacts.write(place, bundle.path)
     source: dict[str, Any] = {"kind": "archive", "sha256": bundle.sha256}
     if way == "proxied":
         return source | {"artifact_path": place}, {}

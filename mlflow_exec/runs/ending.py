@@ -6,9 +6,8 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict
 
-from mlflow import MlflowClient
-
 from mlflow_exec.jobs import Failure, FailureCategory, JobHandle, JobState, JobStatus
+from mlflow_exec.runs.artifacts import RunArtifacts
 from mlflow_exec.runs.logs import FOLDER
 from mlflow_exec.runtime.end import (
     FINAL_STATES,
@@ -50,13 +49,12 @@ def written_end(tags: Mapping[str, str]) -> JobStatus | None:
 
 
 def keep_diagnosis(
-    client: MlflowClient, run_id: str, handle: JobHandle | None, status: JobStatus
+    artifacts: RunArtifacts, handle: JobHandle | None, status: JobStatus
 ) -> None:
     """Put what the scheduler says of a job on its run, as ``mlflow-exec/diagnosis.json``.
 
     Args:
-        client: For the run's tracking server.
-        run_id: The run.
+        artifacts: The run's.
         handle: The job; None where the submission failed.
         status: Its final status.
     """
@@ -70,4 +68,4 @@ def keep_diagnosis(
         "native": status.native,
     }
     text = json.dumps(data, indent=2, default=str, ensure_ascii=False)
-    client.log_text(run_id, text, DIAGNOSIS)
+    artifacts.write(DIAGNOSIS, text.encode("utf-8", "replace"))

@@ -10,14 +10,15 @@ from __future__ import annotations
 import codecs
 import re
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
 from mlflow_exec.errors import MlflowExecError
-from mlflow_exec.jobs import JobHandle
+from mlflow_exec.jobs import JobHandle, JobStatus
+from mlflow_exec.runs.artifacts import RunArtifacts
 from mlflow_exec.runtime.end import (
     GAP_LINE,
     START_LINE_PREFIX,
@@ -82,15 +83,6 @@ def _on_a_line(text: bytes) -> bytes:
     return text if text.endswith(b"\n") else text + b"\n"
 
 
-def read_artifact(client: MlflowClient, run_id: str, path: str) -> bytes | None:
-    """Return a run's artifact; None if there is none, or it cannot be had."""
-    with tempfile.TemporaryDirectory(prefix="mlflow-exec-") as folder:
-        try:
-            return Path(client.download_artifacts(run_id, path, folder)).read_bytes()
-        except Exception:  # each artifact store has errors of its own
-            return None
-
-
 class LogKeeper:
     """Puts one job's log on its run.
 
@@ -100,10 +92,13 @@ class LogKeeper:
         kept: Whether the run holds the log, or all of it that could be had.
     """
 
-    def __init__(self, client: MlflowClient, run_id: str, *, uploads: bool) -> None:
+    def __init__(
+        self, client: MlflowClient, run_id: str, artifacts: RunArtifacts, *, uploads: bool
+    ) -> None:
         """Take the run; ``uploads`` says whether the job puts its log there by itself."""
         self._client = client
         self._run_id = run_id
+        self._artifacts = artifacts
         self._uploads = uploads
         self.captured: Path | None = None
         self.kept = False
@@ -111,13 +106,11 @@ class LogKeeper:
 
     def is_complete(self) -> bool:
         """Whether the run already holds the whole log."""
-        tags = self._client.get_run(self._run_id).data.tags
-        return bool(tags.get(TAG_LOG_COMPLETE) == "true")
+        return _holds_all(self._tags())
 
-    def _has_started(self) -> bool:
-        """Whether there was an output: its first line is our own."""
-        tags = self._client.get_run(self._run_id).data.tags
-        return TAG_ATTEMPT in tags and tags.get(TAG_STATE) != "QUEUED"
+    def _tags(self) -> Mapping[str, str]:
+        tags: Mapping[str, str] = self._client.get_run(self._run_id).data.tags
+        return tags
 
     def capture(self, scheduler: Scheduler, handle: JobHandle) -> None:
         """Read what there is now, before a cancellation takes it away."""
@@ -129,23 +122,31 @@ class LogKeeper:
             return
         self._spare = text.encode()
 
-    def keep(self, scheduler: Scheduler, handle: JobHandle) -> str | None:
+    def keep(
+        self, scheduler: Scheduler, handle: JobHandle, status: JobStatus | None = None
+    ) -> str | None:
         """Make sure that the run holds the log; a log that cannot be had fails nothing.
+
+        Args:
+            scheduler: Where the job ran.
+            handle: The job.
+            status: What the scheduler told of its end.
 
         Returns:
             What went wrong, as a sentence; None if the log is whole.
         """
         try:
-            if self.is_complete():
+            tags = self._tags()
+            if _holds_all(tags):
                 self.kept = True
                 return None
             head = self._uploaded()
-            tail, unread = self._remaining(scheduler, handle)
-            if not tail and not unread and self._has_started():
+            tail, unread = self._remaining(scheduler, handle, status)
+            if not tail and not unread and _has_started(tags):
                 unread = "the scheduler no longer has the job's log"
             whole = join(head, tail)
             if whole or not unread:  # another client may have kept more
-                self._upload(whole)
+                self._artifacts.write(LOG, whole)
             complete = not unread and _GAP not in whole
             told = "true" if complete else "false"
             self._client.set_tag(self._run_id, TAG_LOG_COMPLETE, told)
@@ -158,7 +159,7 @@ class LogKeeper:
         """Yield the kept log: the whole file, or the parts uploaded so far."""
         with tempfile.TemporaryDirectory(prefix="mlflow-exec-") as folder:
             try:
-                path = self._client.download_artifacts(self._run_id, LOG, folder)
+                path = self._artifacts.download(LOG, folder)
             except (MlflowException, OSError):
                 yield self._uploaded().decode("utf-8", "replace")
                 return
@@ -174,39 +175,41 @@ class LogKeeper:
         """
         if not self._uploads:
             return b""
-        parts = {}
-        for item in self._client.list_artifacts(self._run_id, PARTS):
-            match = _PART_NAME.search(item.path)
+        parts, whole = {}, b""
+        ours = self._artifacts.paths(FOLDER)
+        for path in self._artifacts.paths(PARTS) if PARTS in ours else ():
+            match = _PART_NAME.search(path)
             if match:
-                parts[int(match.group(1))] = item.path
-        whole = b""
-        with tempfile.TemporaryDirectory() as folder:
-            if any(item.path == LOG for item in self._client.list_artifacts(self._run_id, FOLDER)):
-                whole = self._download(LOG, folder)
-            for offset, path in sorted(parts.items()):
-                if offset > len(whole):
-                    break
-                content = self._download(path, folder)
-                if offset + len(content) > len(whole):
-                    whole = whole[:offset] + content
+                parts[int(match.group(1))] = path
+        if LOG in ours:
+            whole = self._artifacts.read(LOG)
+        for offset, path in sorted(parts.items()):
+            if offset > len(whole):
+                break
+            content = self._artifacts.read(path)
+            if offset + len(content) > len(whole):
+                whole = whole[:offset] + content
         # As the scheduler's own text is read: what is no UTF-8 replaced, half a character not yet.
         return codecs.getincrementaldecoder("utf-8")("replace").decode(whole).encode()
 
-    def _download(self, path: str, folder: str) -> bytes:
-        return Path(self._client.download_artifacts(self._run_id, path, folder)).read_bytes()
-
-    def _remaining(self, scheduler: Scheduler, handle: JobHandle) -> tuple[bytes, str | None]:
+    def _remaining(
+        self, scheduler: Scheduler, handle: JobHandle, status: JobStatus | None
+    ) -> tuple[bytes, str | None]:
         if self.captured is not None:
             return self.captured.read_bytes(), None
+        pieces = scheduler.logs(handle) if status is None else scheduler.last_logs(handle, status)
         try:
-            return "".join(scheduler.logs(handle)).encode() or self._spare, None
+            return "".join(pieces).encode() or self._spare, None
         except MlflowExecError as error:
             if self._spare:
                 return self._spare, None
             return b"", f"the scheduler no longer has the job's log: {error}"
 
-    def _upload(self, whole: bytes) -> None:
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / "log.txt"
-            path.write_bytes(whole)
-            self._client.log_artifact(self._run_id, str(path), FOLDER)
+
+def _holds_all(tags: Mapping[str, str]) -> bool:
+    return tags.get(TAG_LOG_COMPLETE) == "true"
+
+
+def _has_started(tags: Mapping[str, str]) -> bool:
+    """Whether there was an output: its first line is our own."""
+    return TAG_ATTEMPT in tags and tags.get(TAG_STATE) != "QUEUED"

@@ -355,7 +355,7 @@ class Reconciler:
 
     def _job(self, run: _Open) -> Job:
         config = self._configs[run.run.data.tags[TAG_BACKEND]]
-        return job_of(self._client, run.run, config, self._scheduler(run.handle))
+        return job_of(self._client, run.run, config, self._scheduler(run.handle), to_end=True)
 
 
 def _has_end(run: Run) -> bool:

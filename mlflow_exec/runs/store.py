@@ -38,8 +38,9 @@ class MlflowRunStore:
 
     def set_status(self, run_id: str, status: str, end_time_ms: int | None) -> None:
         """See `RunStore.set_status`."""
-        if RunStatus.is_terminated(RunStatus.from_string(status)):
-            end_ms = end_time_ms or int(time.time() * 1000)
-            self._client.set_terminated(run_id, status, end_ms)
-        else:
-            self._client.update_run(run_id, status)
+        # The client's own ways to it read the run once more, and print its address.
+        store = self._client._tracking_client.store
+        state = RunStatus.from_string(status)
+        if end_time_ms is None and RunStatus.is_terminated(state):
+            end_time_ms = int(time.time() * 1000)
+        store.update_run_info(run_id, state, end_time_ms, run_name=None)

@@ -26,7 +26,8 @@ from mlflow_exec.jobs import (
     JobStatus,
 )
 from mlflow_exec.runs import delivery, tracking
-from mlflow_exec.runs.configuration import read_settings, take_injected
+from mlflow_exec.runs.artifacts import RunArtifacts
+from mlflow_exec.runs.configuration import read_settings, settings_of_the_end, take_injected
 from mlflow_exec.runs.ending import end_of, keep_diagnosis
 from mlflow_exec.runs.logs import FOLDER
 from mlflow_exec.runs.progress import Progress
@@ -42,6 +43,7 @@ from mlflow_exec.runtime.end import (
     TAG_HANDLE_UID,
     TAG_KEPT,
     TAG_LOG_COMPLETE,
+    TAG_SETTINGS,
     TAG_STATE,
     TAG_STATE_BY,
     write_end,
@@ -233,18 +235,21 @@ def submit(prepared: Prepared, progress: Progress) -> Job:
             plan = _uploaded(client, run, prepared, submission, progress)
         address = prepared.scheduler.handle(plan)
         # From here on whatever is interrupted is found by the run, and by what the job is called.
-        _open(store, run_id, call.backend, address)
+        _open(store, run, prepared, address)
         handle = prepared.scheduler.submit(plan)
         store.set_tags(run_id, {TAG_HANDLE: str(handle), TAG_HANDLE_UID: handle.uid})
     except BaseException as error:
         if handle is not None:  # a run that cannot be written to has no use for a job
             prepared.scheduler.cancel(handle, timeout_s=prepared.settings.cancel_timeout_s)
-        _end_failed(client, run_id, error, progress)
+        _end_failed(client, run, error, progress)
         raise
     progress.say(f"run {run_id} is job {handle}")
     writes = tracking.entry_can_write(prepared.job_tracking_uri)
     uploads = writes and tracking.is_proxied(run.info.artifact_uri)
-    return Job(prepared.scheduler, handle, run_id, prepared.settings, client, writes, uploads)
+    artifacts = RunArtifacts(client, run.info.artifact_uri)
+    return Job(
+        prepared.scheduler, handle, run_id, prepared.settings, client, writes, uploads, artifacts
+    )
 
 
 def _uploaded(
@@ -252,17 +257,18 @@ def _uploaded(
 ) -> Plan:
     """Put on the run what the job fetches and what people read; return the job's plan."""
     run_id, artifact_uri = run.info.run_id, run.info.artifact_uri
+    artifacts = RunArtifacts(client, artifact_uri)
     source: Mapping[str, Any] | None = None
     secrets: Mapping[str, Secret] = {}
     if prepared.bundle is not None and prepared.way in ("proxied", "presigned", "mlflow"):
         with progress.working("uploading the project"):
             source, secrets = delivery.upload(
-                client, run_id, artifact_uri, prepared.bundle, prepared.way
+                artifacts, artifact_uri, prepared.bundle, prepared.way
             )
     spec = make_spec(prepared, run_id, artifact_uri, submission, source, secrets)
     plan = prepared.scheduler.plan(spec)
-    client.log_text(run_id, plan.to_yaml(), f"{FOLDER}/manifest.yaml")
-    client.log_text(run_id, _portable(prepared.settings), f"{FOLDER}/settings.json")
+    artifacts.write(f"{FOLDER}/manifest.yaml", plan.to_yaml().encode())
+    artifacts.write(f"{FOLDER}/settings.json", _portable(prepared.settings).encode())
     return plan
 
 
@@ -285,15 +291,20 @@ def _next_submission(handle: str | None) -> int:
     return int(match.group(2)) + 1 if match else 1
 
 
-def _open(store: MlflowRunStore, run_id: str, backend: str, handle: JobHandle) -> None:
+def _open(store: MlflowRunStore, run: Run, prepared: Prepared, handle: JobHandle) -> None:
     """Mark the run as waiting, before the job can write to it; forget an earlier submission.
 
     At once: who dies in between leaves the earlier end or this submission, no mixture of the two.
     """
-    record = store.read(run_id)
+    run_id = run.info.run_id
     forgotten = (*FAILURE_TAGS, TAG_STATE_BY, TAG_LOG_COMPLETE, TAG_HANDLE_UID, TAG_CANCEL)
-    earlier = [tag for tag in forgotten if tag in record.tags]
-    tags = {**dict.fromkeys(earlier, ""), **_marks(backend), TAG_HANDLE: str(handle)}
+    earlier = [tag for tag in forgotten if tag in run.data.tags]
+    tags = {
+        **dict.fromkeys(earlier, ""),
+        **_marks(prepared.call.backend),
+        TAG_HANDLE: str(handle),
+        TAG_SETTINGS: settings_of_the_end(prepared.settings),
+    }
     store.set_tags(run_id, tags)
     store.delete_tags(run_id, earlier)
     store.set_status(run_id, "SCHEDULED", None)
@@ -305,13 +316,14 @@ def _marks(backend: str) -> dict[str, str]:
 
 
 def _end_failed(
-    client: MlflowClient, run_id: str, error: BaseException, progress: Progress
+    client: MlflowClient, run: Run, error: BaseException, progress: Progress
 ) -> None:
     """End the run of a submission that failed; what cannot be written does not hide why."""
+    run_id = run.info.run_id
     status = _status_of(error)
     if status.state is not JobState.CANCELLED:  # who presses Ctrl-C waits for no artifact store
         try:
-            keep_diagnosis(client, run_id, None, status)
+            keep_diagnosis(RunArtifacts(client, run.info.artifact_uri), None, status)
         except Exception as trouble:  # each artifact store has errors of its own
             progress.say(f"the diagnosis could not be kept on the run: {trouble}")
     try:

@@ -17,7 +17,6 @@ from mlflow_exec.errors import (
 )
 from mlflow_exec.jobs import Failure, JobHandle, JobState, JobStatus
 from mlflow_exec.runs.ending import written_end, written_failure
-from mlflow_exec.runs.logs import LogKeeper
 from mlflow_exec.runs.progress import Progress
 from mlflow_exec.runs.supervise import Follower, Job, after_cancel, finish, supervise
 from mlflow_exec.runtime.end import FINAL_STATES, TAG_CANCEL, TAG_KEPT, TAG_STATE
@@ -113,7 +112,7 @@ class ExecSubmittedRun(SubmittedRun):  # type: ignore[misc]
             with suppress(HandleError, ConfigError, ClusterError):
                 self._job.scheduler.cancel(self.handle, timeout_s=self.settings.cancel_timeout_s)
             return
-        keeper = LogKeeper(self._job.client, self.run_id, uploads=self._job.uploads_log)
+        keeper = self._job.log_keeper()
         job = self._job
         try:
             before = job.scheduler.status(self.handle)
@@ -132,7 +131,7 @@ class ExecSubmittedRun(SubmittedRun):  # type: ignore[misc]
 
     def logs(self, *, follow: bool = False) -> Iterator[str]:
         """Yield the job's output: from the run once it is kept there, else from the cluster."""
-        keeper = LogKeeper(self._job.client, self.run_id, uploads=self._job.uploads_log)
+        keeper = self._job.log_keeper()
         ended = self._job.store.read(self.run_id).tags.get(TAG_STATE) in FINAL_STATES
         if keeper.is_complete() and (ended or not follow):
             yield from keeper.read()

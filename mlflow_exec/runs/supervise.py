@@ -19,6 +19,7 @@ from mlflow.exceptions import MlflowException
 
 from mlflow_exec.errors import CancelError, ClusterError, JobNotFoundError, MlflowExecError
 from mlflow_exec.jobs import Failure, FailureCategory, JobHandle, JobState, JobStatus
+from mlflow_exec.runs.artifacts import RunArtifacts
 from mlflow_exec.runs.clocks import Clocks
 from mlflow_exec.runs.ending import end_of, keep_diagnosis, written_end
 from mlflow_exec.runs.logs import LogKeeper
@@ -60,6 +61,7 @@ class Job:
         client: MLflow's client for the run's tracking server.
         writes_state: Whether the job's first step writes its state on the run by itself.
         uploads_log: Whether it puts the log there too.
+        artifacts: The run's.
     """
 
     scheduler: Scheduler
@@ -69,11 +71,16 @@ class Job:
     client: MlflowClient
     writes_state: bool
     uploads_log: bool
+    artifacts: RunArtifacts
 
     @property
     def store(self) -> MlflowRunStore:
         """The run, as ends are written to it."""
         return MlflowRunStore(self.client)
+
+    def log_keeper(self) -> LogKeeper:
+        """Return what puts the job's log on the run."""
+        return LogKeeper(self.client, self.run_id, self.artifacts, uploads=self.uploads_log)
 
 
 def supervise(
@@ -92,7 +99,7 @@ def supervise(
         ClusterError: The cluster refuses to tell of the job (a missing right).
         MlflowException: The end cannot be written on the run.
     """
-    keeper = LogKeeper(job.client, job.run_id, uploads=job.uploads_log)
+    keeper = job.log_keeper()
     follow = on_log is not None or not job.uploads_log
     with _Captured(job, keeper, on_log) if follow else nullcontext(lambda: None) as flush:
         status = _until_final(job, keeper, progress)
@@ -268,15 +275,15 @@ def finish(
     Returns:
         Whether all was kept; else what is left of the job is in the cluster only.
     """
-    keeper = keeper or LogKeeper(job.client, job.run_id, uploads=job.uploads_log)
+    keeper = keeper or job.log_keeper()
     say = progress.say if progress is not None else (lambda _: None)
-    trouble = keeper.keep(job.scheduler, job.handle)
+    trouble = keeper.keep(job.scheduler, job.handle, status)
     if trouble:
         say(trouble)
     kept = keeper.kept
     if status.native or status.failure:
         try:
-            keep_diagnosis(job.client, job.run_id, job.handle, status)
+            keep_diagnosis(job.artifacts, job.handle, status)
         except Exception as error:  # each artifact store has errors of its own
             kept = False
             say(f"the diagnosis could not be kept on the run: {error}")
@@ -293,7 +300,7 @@ def keep_rest(job: Job, progress: Progress | None = None) -> bool:
     Raises:
         CancelError: Something of it still runs.
     """
-    keeper = LogKeeper(job.client, job.run_id, uploads=job.uploads_log)
+    keeper = job.log_keeper()
     keeper.capture(job.scheduler, job.handle)
     job.scheduler.cancel(job.handle, timeout_s=job.settings.cancel_timeout_s)
     trouble = keeper.keep(job.scheduler, job.handle)

@@ -29,6 +29,7 @@ TAG_FAILURE_HINT = "mlflow_exec.failure.hint"
 TAG_LOG_COMPLETE = "mlflow_exec.log.complete"
 TAG_KEPT = "mlflow_exec.kept"
 TAG_CANCEL = "mlflow_exec.cancel"
+TAG_SETTINGS = "mlflow_exec.settings"
 FAILURE_TAGS = (TAG_FAILURE_CATEGORY, TAG_FAILURE_MESSAGE, TAG_FAILURE_HINT)
 
 STATUS_OF_STATE = {"SUCCEEDED": "FINISHED", "FAILED": "FAILED", "CANCELLED": "KILLED"}

@@ -24,6 +24,7 @@ from mlflow_exec.errors import (
     ConflictError,
     JobNotFoundError,
     NotFoundError,
+    RejectedError,
     UnreachableError,
 )
 from mlflow_exec.jobs import JobHandle, JobSpec, JobStatus
@@ -37,7 +38,9 @@ from mlflow_exec.schedulers.kubernetes.logs import PodLog, has_log, has_run
 from mlflow_exec.schedulers.kubernetes.objects import (
     BATCH,
     collection_of,
+    essential,
     job_of,
+    owner_of,
     path_of,
     selector,
     with_contents,
@@ -53,7 +56,10 @@ from mlflow_exec.schedulers.kubernetes.preflight import check
 from mlflow_exec.schedulers.kubernetes.status import job_status, needs_events
 from mlflow_exec.settings import BackendSettings, KubernetesSettings
 
+Json = Mapping[str, Any]
+
 _MERGE_PATCH = "application/merge-patch+json"
+_JSON_PATCH = "application/json-patch+json"
 _CREATE_TRIES = 4
 _POLL_S = (0.1, 0.2, 0.5, 1.0)
 
@@ -206,25 +212,24 @@ class KubernetesScheduler(Scheduler):
     def _start(self, client: api.KubernetesClient, job: Mapping[str, Any]) -> None:
         """Say that the submission is complete, and un-suspend unless a queue does that.
 
-        Only if nobody changed the Job in between.
+        Only if nobody did so before. What else changed meanwhile does not matter: the Job's
+        controller writes its status at once, and a comparison of versions would then fail.
         """
-        metadata = job["metadata"]
-        if SUBMITTING not in (metadata.get("annotations") or {}):
+        mark, uid = f"/metadata/annotations/{SUBMITTING.replace('/', '~1')}", job["metadata"]["uid"]
+        if SUBMITTING not in (job["metadata"].get("annotations") or {}):
             return  # an earlier try has done it
-        body: dict[str, Any] = {
-            "metadata": {
-                "resourceVersion": metadata["resourceVersion"],
-                "annotations": {SUBMITTING: None},
-            }
-        }
+        body: list[dict[str, Any]] = [
+            {"op": "test", "path": "/metadata/uid", "value": uid},
+            {"op": "remove", "path": mark},
+        ]
         if not self._settings.queue:
-            body["spec"] = {"suspend": False}
+            body.append({"op": "add", "path": "/spec/suspend", "value": False})
         try:
-            client.request("PATCH", path_of(job), body=body, content_type=_MERGE_PATCH)
-        except ConflictError:
-            fresh = client.request("GET", path_of(job))
-            if not fresh["metadata"].get("deletionTimestamp"):
-                self._start(client, fresh)
+            client.request("PATCH", path_of(job), body=body, content_type=_JSON_PATCH)
+        except RejectedError:
+            fresh = client.request("GET", path_of(job))["metadata"]
+            if fresh["uid"] == uid and SUBMITTING in (fresh.get("annotations") or {}):
+                raise
 
     def cancel(self, handle: JobHandle, *, timeout_s: float = 120) -> None:
         """See :meth:`~.Scheduler.cancel`."""
@@ -251,25 +256,26 @@ class KubernetesScheduler(Scheduler):
         client = self._client_of(*near) if near else self._connect()
         namespace = near[0].path[0] if near else self._namespace()
         chosen = selector([run_id] if run_id else [])
+        identity = near[0].cluster if near else client.identity(self._settings.cluster_name)
+        # Jobs first: then the pods of one that has ended tell how, as far as they are still there.
+        path = api.object_path("jobs", namespace, group=BATCH)
+        jobs = [essential(j) for page in list_pages(client, path, chosen) for j in page["items"]]
         pods: dict[str, list[Any]] = {}
         for page in list_pages(client, api.object_path("pods", namespace), chosen):
             for pod in page["items"]:
-                pods.setdefault(job_of(pod), []).append(pod)
-        identity = near[0].cluster if near else client.identity(self._settings.cluster_name)
+                pods.setdefault(job_of(pod), []).append(essential(pod))
         events: dict[str, list[Any]] | None = None
-        for page in list_pages(client, api.object_path("jobs", namespace, group=BATCH), chosen):
-            for job in page["items"]:
-                metadata = job["metadata"]
-                handle = JobHandle("k8s", identity, (namespace, metadata["name"]), metadata["uid"])
-                found = pods.get(metadata["name"], [])
-                status = job_status(job, found, now=client.now())
-                if needs_events(status):
-                    if events is None:  # one list of them for all that wait
-                        events = warnings(client, namespace, "Job", "Pod")
-                    uids = [metadata["uid"], *[pod["metadata"]["uid"] for pod in found]]
-                    told = [event for uid in uids for event in events.get(uid, [])]
-                    status = job_status(job, found, told, now=client.now())
-                yield handle, status
+        for job in jobs:
+            name, uid = job["metadata"]["name"], job["metadata"]["uid"]
+            found = [pod for pod in pods.get(name, []) if owner_of(pod) in ("", uid)]
+            status = job_status(job, found, now=client.now())
+            if needs_events(status):
+                if events is None:  # one list of them for all that wait
+                    events = warnings(client, namespace, "Job", "Pod")
+                uids = [uid, *[pod["metadata"]["uid"] for pod in found]]
+                told = [event for key in uids for event in events.get(key, [])]
+                status = job_status(job, found, told, now=client.now())
+            yield JobHandle("k8s", identity, (namespace, name), uid), status
 
     def status(self, handle: JobHandle) -> JobStatus:
         """See :meth:`~.Scheduler.status`; two requests, no watch."""
@@ -300,16 +306,30 @@ class KubernetesScheduler(Scheduler):
         """See :meth:`~.Scheduler.watch`."""
         yield from follow_jobs([(self._client_of(handle), handle) for handle in handles], stop)
 
+    def last_logs(self, handle: JobHandle, status: JobStatus) -> Iterator[str]:
+        """See :meth:`~.Scheduler.last_logs`: the record names the pods."""
+        if "pods" not in status.native:
+            yield from self.logs(handle)
+            return
+        pods = [(pod["name"], pod) for pod in status.native["pods"]]
+        yield from self._logs_of(handle, pods, status.native["job"])
+
+    def _logs_of(
+        self, handle: JobHandle, pods: Sequence[tuple[str, Json]], job: Json | None
+    ) -> Iterator[str]:
+        if not pods and has_run(job):
+            raise NotFoundError(f"{handle}: its pods are gone, and their logs with them")
+        client, namespace = self._client_of(handle), handle.path[0]
+        for name, pod in pods:
+            if has_log(pod):
+                yield from PodLog(client, namespace, name, pod["status"]).pieces(follow=False)
+
     def logs(self, handle: JobHandle, *, follow: bool = False) -> Iterator[str]:
         """See :meth:`~.Scheduler.logs`."""
         client = self._client_of(handle)
         if not follow:
-            pods = find_pods(client, handle)
-            if not pods and has_run(find_job(client, handle)):
-                raise NotFoundError(f"{handle}: its pods are gone, and their logs with them")
-            for pod in pods:
-                if has_log(pod):
-                    yield from PodLog(client, pod).pieces(follow=False)
+            pods = [(pod["metadata"]["name"], pod) for pod in find_pods(client, handle)]
+            yield from self._logs_of(handle, pods, None if pods else find_job(client, handle))
             return
         done: set[str] = set()
         for _, status in self.watch([handle]):
@@ -319,7 +339,8 @@ class KubernetesScheduler(Scheduler):
                 continue  # the watch says when the cluster answers again
             for pod in pods:
                 if pod["metadata"]["uid"] not in done and has_log(pod):
-                    yield from PodLog(client, pod).pieces(follow=True)
+                    name, namespace = pod["metadata"]["name"], handle.path[0]
+                    yield from PodLog(client, namespace, name, pod["status"]).pieces(follow=True)
                     done.add(pod["metadata"]["uid"])
             if status is None:
                 return

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import codecs
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from mlflow_exec.clients.kubernetes import KubernetesClient, object_path
@@ -17,7 +17,7 @@ _READ_TIMEOUT_S = 300.0
 _RETRY_S = 1.0
 
 
-def has_log(pod: dict[str, Any]) -> bool:
+def has_log(pod: Mapping[str, Any]) -> bool:
     """Whether a container of the pod has started, so that there is something to read."""
     status = pod.get("status") or {}
     containers = [*(status.get("initContainerStatuses") or ())]
@@ -25,7 +25,7 @@ def has_log(pod: dict[str, Any]) -> bool:
     return any("waiting" not in item["state"] for item in containers)
 
 
-def has_run(job: dict[str, Any] | None) -> bool:
+def has_run(job: Mapping[str, Any] | None) -> bool:
     """Whether a Job had a pod that has ended, as far as it tells; a Job that is gone may have."""
     status = {} if job is None else job.get("status") or {}
     return job is None or bool(status.get("succeeded") or status.get("failed"))
@@ -39,11 +39,14 @@ class PodLog:
     has taken something away before it was read, a line says so.
     """
 
-    def __init__(self, client: KubernetesClient, pod: dict[str, Any]) -> None:
+    def __init__(
+        self, client: KubernetesClient, namespace: str, name: str, status: Mapping[str, Any]
+    ) -> None:
+        """Take a pod of which `has_log` is true, with its status."""
         self._client = client
-        self._namespace = pod["metadata"]["namespace"]
-        self._name = pod["metadata"]["name"]
-        self._containers = [c["name"] for c in pod["spec"].get("initContainers") or ()]
+        self._namespace = namespace
+        self._name = name
+        self._containers = [c["name"] for c in status.get("initContainerStatuses") or ()]
         self._containers.append(CONTAINER)
         self._last_time = ""
         self._at_last_time = 0
