@@ -2,14 +2,18 @@
 
     python -m benchmarks.tracking --jobs 1000
 
-The Jobs are real objects that nobody runs (``managedBy`` keeps the Job controller away); ending
-one is a write of its terminal condition, so that nothing but the way of the news is measured. The
-second row is a loop over ``GET job`` for each job, as MLflow's own Kubernetes backend does it.
+The Jobs are real objects that nobody runs; ending one is a write of its terminal condition, so that
+nothing but the way of the news is measured. Beside ours stands MLflow's own Kubernetes backend, the
+class that it hands to its users, on the same Jobs (only its submission needs a docker): its
+``get_status()`` for all jobs in a loop of one thread, without any pause, and its ``wait()`` in a
+thread for each of a few jobs, which asks every five seconds.
 """
 
 from __future__ import annotations
 
 import argparse
+import logging
+import random
 import sys
 import threading
 import time
@@ -18,82 +22,41 @@ import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from datetime import datetime, timezone
 from typing import Any
 
+from kubernetes.client import ApiClient
+from kubernetes.config import load_kube_config
+from mlflow.entities import RunStatus
+from mlflow.projects.kubernetes import KubernetesSubmittedRun
+
+from benchmarks import nobody
 from benchmarks.figures import show
+from benchmarks.sent import Sent, sent
 from mlflow_exec.cli import parse_config
-from mlflow_exec.clients.kubernetes import KubernetesClient, object_path
+from mlflow_exec.clients.kubernetes import KubernetesClient
 from mlflow_exec.clients.kubernetes_config import connect
-from mlflow_exec.jobs import JobHandle, job_name
+from mlflow_exec.jobs import JobHandle
 from mlflow_exec.schedulers.kubernetes import KubernetesScheduler
 from mlflow_exec.settings import KubernetesSettings, parse_settings
 
 LIMIT_S = 1.0
 _WRITERS = 8
-_CONTAINER = {"name": "job", "image": "none", "command": ["none"]}
-
-
-def job(run_id: str, namespace: str) -> dict[str, Any]:
-    labels = {"app.kubernetes.io/managed-by": "mlflow-exec", "mlflow-exec/run-id": run_id}
-    pod = {"restartPolicy": "Never", "containers": [_CONTAINER]}
-    metadata = {"name": job_name(run_id, 1), "namespace": namespace, "labels": labels}
-    spec = {"managedBy": "example.com/benchmark", "template": {"spec": pod}}
-    return {"apiVersion": "batch/v1", "kind": "Job", "metadata": metadata, "spec": spec}
-
-
-def complete(client: KubernetesClient, handle: JobHandle) -> float:
-    """Write the terminal condition of a job and return when it was there."""
-    now = datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
-    conditions = [
-        {"type": kind, "status": "True", "reason": "CompletionsReached", "lastTransitionTime": now}
-        for kind in ("SuccessCriteriaMet", "Complete")
-    ]
-    status = {"conditions": conditions, "startTime": now, "completionTime": now, "succeeded": 1}
-    path = object_path("jobs", handle.path[0], handle.name, group="batch/v1", sub="status")
-    body = {"status": status}
-    client.request("PATCH", path, body=body, content_type="application/merge-patch+json")
-    return time.monotonic()
+LOOP = "MLflow's own, get_status() in a loop"
+WAIT = "MLflow's own, wait() in threads"
 
 
 @contextmanager
-def jobs(client: KubernetesClient, namespace: str, count: int) -> Iterator[list[JobHandle]]:
+def jobs(client: KubernetesClient, name: str, count: int) -> Iterator[list[JobHandle]]:
     """Make the Jobs, in a namespace of their own."""
-    body = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace}}
-    client.request("POST", "/api/v1/namespaces", body=body)
-    path, identity = object_path("jobs", namespace, group="batch/v1"), client.identity()
-
-    def make(_: int) -> JobHandle:
-        made = client.request("POST", path, body=job(uuid.uuid4().hex, namespace))["metadata"]
-        return JobHandle("k8s", identity, (namespace, made["name"]), made["uid"])
-
-    try:
-        with ThreadPoolExecutor(_WRITERS) as pool:
-            yield list(pool.map(make, range(count)))
-    finally:
-        client.request("DELETE", f"/api/v1/namespaces/{namespace}")
-
-
-@contextmanager
-def counted(client: KubernetesClient) -> Iterator[list[str]]:
-    """Note every request that a client sends."""
-    sent: list[str] = []
-    send = client._send
-
-    def noted(method: str, path: str, *rest: Any, **more: Any) -> Any:
-        sent.append(f"{method} {path}")
-        return send(method, path, *rest, **more)
-
-    client._send = noted  # type: ignore[method-assign]
-    yield sent
-    client._send = send  # type: ignore[method-assign]
+    with nobody.namespace(client, name), ThreadPoolExecutor(_WRITERS) as pool:
+        ids = [uuid.uuid4().hex for _ in range(count)]
+        yield list(pool.map(lambda run_id: nobody.make_job(client, run_id, name), ids))
 
 
 def ours(scheduler: KubernetesScheduler, writer: KubernetesClient, handles: list[JobHandle],
          ends: int) -> tuple[list[float], float, float]:  # fmt: skip
     """Return the delays, the requests per job, and the memory in KiB per job."""
-    client = scheduler._client_of(handles[0])
-    with counted(client) as sent:
+    with sent() as noted:
         tracemalloc.start()
         before, _ = tracemalloc.get_traced_memory()
         for handle in [handles[0], *handles]:
@@ -105,37 +68,57 @@ def ours(scheduler: KubernetesScheduler, writer: KubernetesClient, handles: list
         tracemalloc.stop()
         delays = delays_of(lambda handle: scheduler.glance(handle).state.is_final, writer,
                            handles[:ends])  # fmt: skip
-    return delays, len(sent) / len(handles), (after - before) / 1024 / len(handles)
+    return delays, reads(noted) / len(handles), (after - before) / 1024 / len(handles)
 
 
-def one_by_one(client: KubernetesClient, writer: KubernetesClient, handles: list[JobHandle],
-               ends: int) -> tuple[list[float], float]:  # fmt: skip
-    """Ask for every job in turn, again and again, as clients without a watch do."""
+def reads(noted: Sent) -> int:
+    """Count the requests that ask; those that write are the benchmark's own."""
+    return sum(request.method == "GET" for request in noted.requests)
+
+
+def by_loop(writer: KubernetesClient, handles: list[JobHandle],
+            ends: int) -> tuple[list[float], float]:  # fmt: skip
+    """Ask MLflow's own runs for their status, one after the other, again and again."""
+    runs = [KubernetesSubmittedRun("", handle.name, handle.path[0]) for handle in handles]
     final: set[str] = set()
     stop = threading.Event()
 
     def ask() -> None:
         while not stop.is_set():
-            for handle in handles:
-                path = object_path("jobs", handle.path[0], handle.name, group="batch/v1")
-                found = client.request("GET", path)
-                if (found.get("status") or {}).get("succeeded"):
+            for handle, run in zip(handles, runs, strict=True):
+                if RunStatus.is_terminated(run.get_status()):
                     final.add(handle.name)
 
-    with counted(client) as sent:
+    with sent() as noted:
         thread = threading.Thread(target=ask)
         thread.start()
         delays = delays_of(lambda handle: handle.name in final, writer, handles[:ends])
         stop.set()
         thread.join()
-    return delays, len(sent) / len(handles)
+    return delays, reads(noted) / len(handles)
+
+
+def by_wait(writer: KubernetesClient, handles: list[JobHandle]) -> list[float]:
+    """Wait for each job as MLflow's own runs do, in a thread of its own."""
+
+    def wait(handle: JobHandle) -> float:
+        KubernetesSubmittedRun("", handle.name, handle.path[0]).wait()
+        return time.monotonic()
+
+    ended_s = []
+    with ThreadPoolExecutor(len(handles)) as pool:
+        calls = [pool.submit(wait, handle) for handle in handles]
+        for handle in handles:
+            ended_s.append(nobody.complete(writer, handle))
+            time.sleep(random.uniform(0, 2 * KubernetesSubmittedRun.POLL_STATUS_INTERVAL))
+        return [call.result() - end_s for call, end_s in zip(calls, ended_s, strict=True)]
 
 
 def delays_of(is_final: Any, writer: KubernetesClient, handles: list[JobHandle]) -> list[float]:
     """End jobs one after the other and return how long it took until each was told."""
     delays = []
     for handle in handles:
-        ended_s = complete(writer, handle)
+        ended_s = nobody.complete(writer, handle)
         while not is_final(handle):
             time.sleep(0.002)
         delays.append(time.monotonic() - ended_s)
@@ -157,9 +140,16 @@ def main() -> None:
     with jobs(writer, name, arguments.jobs) as handles:
         rows["ours"], requests, kib = ours(scheduler, writer, handles, arguments.ends)
     print(f"ours: {requests:.3f} requests and {kib:.1f} KiB per job, {arguments.jobs} jobs")
+    load_kube_config(settings.kubeconfig, settings.context)  # the default of MLflow's own
+    ApiClient.set_default(ApiClient())  # else each of its runs opens a connection of its own
+    logging.getLogger("mlflow.projects.kubernetes").setLevel(logging.WARNING)
+    few = max(1, arguments.ends // 10)
     with jobs(writer, name + "-b", arguments.jobs) as handles:
-        rows["one by one"], requests = one_by_one(writer, writer, handles, arguments.ends // 10)
-    print(f"one by one: {requests:.3f} requests per job until {arguments.ends // 10} ended")
+        rows[LOOP], requests = by_loop(writer, handles[few:], few)
+        rows[WAIT] = by_wait(writer, handles[:few])
+    print(f"MLflow's own, in a loop: {requests:.3f} requests per job until {few} ended")
+    print(f"MLflow's own, wait(): {3600 / KubernetesSubmittedRun.POLL_STATUS_INTERVAL:g} requests "
+          f"per job and hour")  # fmt: skip
     limits = {"ours": LIMIT_S}
     good = show(f"From the terminal condition to get_status(), {arguments.jobs} jobs", rows, limits)
     sys.exit(0 if good and kib < 4 else 1)
