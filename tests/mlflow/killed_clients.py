@@ -119,8 +119,9 @@ def both(calls: Sequence[str]) -> list[str]:
 
 
 def writes(call: str) -> bool:
-    """Whether a call changes something on a server."""
-    return call.split()[1] not in ("GET", "HEAD") and "dryRun" not in call
+    """Whether a call changes something on a server; a dry run and a review only ask."""
+    asks = "dryRun" in call or "/authorization.k8s.io/" in call
+    return call.split()[1] not in ("GET", "HEAD") and not asks
 
 
 @dataclass

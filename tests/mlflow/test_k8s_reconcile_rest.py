@@ -48,6 +48,12 @@ def ends_unseen(k8s: K8sRuns, submitted: ExecSubmittedRun, state: str) -> None:
         k8s.artifact(submitted.run_id, "diagnosis.json")
 
 
+def looked(k8s: K8sRuns, *, dry_run: bool = False) -> dict[str, Outcome]:
+    """Return what one look at all runs did."""
+    reconciler = Reconciler(k8s.mlflow, {"k8s": {}}, dry_run=dry_run, lost_grace_s=2)
+    return {outcome.run_id: outcome for outcome in reconciler.once()}
+
+
 def test_jobs_that_wrote_their_own_end_are_kept_once(k8s: K8sRuns) -> None:
     ended = k8s.run(k8s.project("raise SystemExit(7)"), ttl_s=TTL_S)
     deleted = k8s.run(k8s.project("print('done')"), ttl_s=TTL_S)
@@ -60,15 +66,15 @@ def test_jobs_that_wrote_their_own_end_are_kept_once(k8s: K8sRuns) -> None:
     write_end(MlflowRunStore(k8s.mlflow), left_over.run_id, lost, "client")
 
     jobs = {job.run_id for job in (ended, deleted, left_over)}
-    tried = reconciled(k8s, "--dry-run")
-    assert {tried[run_id]["action"] for run_id in jobs} == {"kept"}
-    assert all(tried[run_id]["detail"].startswith("not written: ") for run_id in jobs)
+    tried = looked(k8s, dry_run=True)
+    assert {tried[run_id].action for run_id in jobs} == {"kept"}
+    assert all(tried[run_id].detail.startswith("not written: ") for run_id in jobs)
     assert {kept(k8s, ended), kept(k8s, deleted), kept(k8s, left_over)} == {"false"}
     assert (ttl_s(k8s, ended), job_is_gone(k8s, left_over)) == (None, False)
 
-    said = reconciled(k8s)
-    assert {said[run_id]["action"] for run_id in jobs} == {"kept"}, said
-    assert said[deleted.run_id]["detail"] == "its job is gone"
+    said = looked(k8s)
+    assert {said[run_id].action for run_id in jobs} == {"kept"}, said
+    assert said[deleted.run_id].detail == "its job is gone"
     assert ttl_s(k8s, ended) == TTL_S
     assert job_is_gone(k8s, left_over)
     diagnosis = json.loads(k8s.artifact(ended.run_id, "diagnosis.json"))
@@ -80,7 +86,7 @@ def test_jobs_that_wrote_their_own_end_are_kept_once(k8s: K8sRuns) -> None:
         found = (tags["mlflow_exec.state"], tags.get("mlflow_exec.failure.category"))
         assert (found, kept(k8s, job)) == (end, "true")
     assert "it waits" in k8s.log(left_over.run_id)
-    assert not jobs & reconciled(k8s).keys(), "nobody looks at them again"
+    assert not jobs & looked(k8s).keys(), "nobody looks at them again"
 
 
 def test_a_run_that_somebody_waited_for_is_not_looked_at_again(k8s: K8sRuns) -> None:
@@ -101,7 +107,7 @@ def test_what_cannot_be_reached_after_its_end_is_no_error(k8s: K8sRuns) -> None:
     assert reconciled(k8s)[run_id]["action"] == "unkept", "and the command exits with 0"
     year_ago_ms = k8s.mlflow.get_run(run_id).info.end_time - 365 * 86400 * 1000
     k8s.mlflow.set_terminated(run_id, end_time=year_ago_ms)
-    assert run_id not in reconciled(k8s), "not for ever"
+    assert run_id not in looked(k8s), "not for ever"
 
 
 def test_a_submission_that_failed_after_all_leaves_nothing_to_look_at(k8s: K8sRuns) -> None:
@@ -110,7 +116,5 @@ def test_a_submission_that_failed_after_all_leaves_nothing_to_look_at(k8s: K8sRu
     for key, value in tags.items():
         k8s.mlflow.set_tag(run_id, f"mlflow_exec.{key}", value)
     k8s.mlflow.set_terminated(run_id, "FAILED")
-    found: list[Outcome] = list(Reconciler(k8s.mlflow, {"k8s": {}}).once())
-    assert [o.action for o in found if o.run_id == run_id] == ["kept"]
-    found = list(Reconciler(k8s.mlflow, {"k8s": {}}).once())
-    assert run_id not in [o.run_id for o in found]
+    assert looked(k8s)[run_id].action == "kept"
+    assert run_id not in looked(k8s)

@@ -72,7 +72,7 @@ def test_two_reconcilers_and_clients_write_each_end_once(k8s: K8sRuns, ledger: L
     followers = [Collected(job.wait() for _ in range(1)) for job in jobs[1:]]
     assert killed.stdout is not None
     shown: IO[str] = killed.stdout
-    until(lambda: "it waits" in shown.readline(), "it follows the job")
+    until(lambda: "it waits" in shown.readline(), "it follows the job", 180)
     os.kill(killed.pid, signal.SIGKILL)
     fresh = k8s.command_line("mlflow-exec", "attach", jobs[0].run_id)
     stop = threading.Event()
