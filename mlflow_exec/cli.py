@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 import click
 
 from mlflow_exec import __version__, registry
+from mlflow_exec.credentials import hide
 from mlflow_exec.errors import ConfigError, MlflowExecError
 from mlflow_exec.settings import json_schema, load_config
 
@@ -53,12 +54,12 @@ def _errors() -> Iterator[None]:
     try:
         yield
     except MlflowExecError as error:
-        click.echo(f"mlflow-exec: {error}", err=True)
+        click.echo(f"mlflow-exec: {hide(str(error))}", err=True)
     except Exception as error:
         # MLflow's own errors are sentences too; importing MLflow for their class costs seconds.
         if not type(error).__module__.startswith("mlflow."):
             raise
-        click.echo(f"mlflow-exec: {error}", err=True)
+        click.echo(f"mlflow-exec: {hide(str(error))}", err=True)
     else:
         return
     sys.exit(1)

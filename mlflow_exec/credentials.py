@@ -4,12 +4,24 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Container
 
-_SECRET_NAME = re.compile(
-    r"(PASSWORD|PASSWD|SECRET|TOKEN|CREDENTIAL|PRIVATE|API_?KEY|ACCESS_?KEY|_KEY$|^KEY$)",
-    re.IGNORECASE,
+# TOKEN, but not what belongs to texts: TOKENIZERS_PARALLELISM, MAX_TOKENS.
+_SURELY_SECRET = (
+    r"PASSWORD|PASSWD|SECRET|TOKEN(?!IZ|S)|CREDENTIAL|API_?KEY|ACCESS_?KEY|PRIVATE_?KEY"
 )
+_SECRET_NAME = re.compile(f"{_SURELY_SECRET}|PRIVATE|_KEY$|^KEY$", re.IGNORECASE)
+# Parameters are named by scientists: group_key, private_layers.
+_SECRET_PARAMETER = re.compile(_SURELY_SECRET, re.IGNORECASE)
+_NO_SECRET_VALUE = re.compile(r"|[+-]?[\d.]+(e[+-]?\d+)?|true|false|none|null", re.IGNORECASE)
+# A password anywhere, and over HTTP a user name too: alone it is often a token.
+_URL_CREDENTIALS = re.compile(
+    r"(?<=//)[^/@\s]*:[^/@\s]*@|(?<=http://)[^/@\s]*@|(?<=https://)[^/@\s]*@"
+)
+# What MLflow's client reads by itself; a user's name is no secret.
+_OF_TRACKING = ("MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN")
+_SHORTEST = 6
+_revealed: set[str] = set()
 
 
 class Secret:
@@ -36,8 +48,10 @@ class Secret:
         return cls(f"environment variable {variable}", lambda: os.environ[variable])
 
     def reveal(self) -> str:
-        """Return the value; only for the request that needs it."""
-        return self._read()
+        """Return the value; only for the request that needs it. `hide` knows it from then on."""
+        value = self._read()
+        _revealed.add(value)
+        return value
 
     def __repr__(self) -> str:
         return f"Secret(*** from {self.source})"
@@ -49,3 +63,53 @@ class Secret:
 def looks_secret(name: str) -> bool:
     """Whether a variable's name says that its value is a secret (``HF_TOKEN``, ``DB_PASSWORD``)."""
     return _SECRET_NAME.search(name) is not None
+
+
+def why_secret(name: str, value: str, known_as_none: Container[str] = ()) -> str:
+    """Say why a variable's value is not to be written in the open; empty if it may be.
+
+    Args:
+        name: The variable.
+        value: Its value.
+        known_as_none: Names that look like those of secrets and are none.
+    """
+    if name in known_as_none:
+        return ""
+    if looks_secret(name):
+        return "the name says that this is a secret"
+    return "its value holds a URL with credentials" if holds_credentials(value) else ""
+
+
+def why_secret_parameter(name: str, value: str, known_as_none: Container[str] = ()) -> str:
+    """Say why a parameter's value is not to be written in the open; empty if it may be.
+
+    Numbers and words like ``true`` are no secrets, whatever the parameter is called.
+    """
+    if name in known_as_none or _NO_SECRET_VALUE.fullmatch(value):
+        return ""
+    if _SECRET_PARAMETER.search(name):
+        return "the name says that its value is a secret"
+    return "its value holds a URL with credentials" if holds_credentials(value) else ""
+
+
+def holds_credentials(text: str) -> bool:
+    """Whether there is a URL with credentials in a text; those that name a variable are none."""
+    return any("$" not in match.group() for match in _URL_CREDENTIALS.finditer(text))
+
+
+def without_credentials(text: str) -> str:
+    """Return a URI, or a text with URIs in it, without the credentials in them."""
+    return _URL_CREDENTIALS.sub("", text)
+
+
+def hide(text: str) -> str:
+    """Return a text for people without the secrets that this process knows.
+
+    Those are credentials in URLs, the tracking server's, and every `Secret` that was revealed;
+    values of fewer than six characters stay.
+    """
+    known = _revealed | {os.environ.get(name, "").strip() for name in _OF_TRACKING}
+    for value in sorted(known, key=len, reverse=True):
+        if len(value) >= _SHORTEST:
+            text = text.replace(value, "***")
+    return without_credentials(text)

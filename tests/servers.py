@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import http.client
 import http.server
 import json
 import os
@@ -241,5 +242,53 @@ def file_server(certificate: Path | None = None, key: Path | None = None) -> Ite
         thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
         thread.start()
         yield served
+        server.shutdown()
+    thread.join(5)
+
+
+@contextlib.contextmanager
+def asking_for(
+    authorization: str, url: str, host: str = "127.0.0.1", visible_as: str = "127.0.0.1"
+) -> Iterator[str]:
+    """Run a server before another one that wants this header of each request; yields its URL.
+
+    Args:
+        authorization: ``Bearer …`` or ``Basic …``.
+        url: The other server's.
+        host: The address to listen on.
+        visible_as: The host in the URL that is returned.
+    """
+    target = urllib.parse.urlsplit(url)
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def answer(self) -> None:
+            body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+            if self.headers.get("Authorization") != authorization:
+                self.reply(401, {"WWW-Authenticate": "Basic"}, b"who are you?")
+                return
+            connection = http.client.HTTPConnection(target.netloc, timeout=60)
+            with contextlib.closing(connection):
+                headers = {k: v for k, v in self.headers.items() if k not in ("Host", "Connection")}
+                connection.request(self.command, self.path, body, headers)
+                got = connection.getresponse()
+                kept = {k: v for k, v in got.getheaders() if k in ("Content-Type", "Location")}
+                self.reply(got.status, kept, got.read())
+
+        def reply(self, status: int, headers: Mapping[str, str], body: bytes) -> None:
+            self.send_response(status)
+            for name, value in {**headers, "Content-Length": str(len(body))}.items():
+                self.send_header(name, value)
+            self.end_headers()
+            self.wfile.write(body)
+
+        do_GET = do_POST = do_PUT = do_DELETE = do_PATCH = answer
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    with http.server.ThreadingHTTPServer((host, 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
+        thread.start()
+        yield f"http://{visible_as}:{server.server_port}"
         server.shutdown()
     thread.join(5)

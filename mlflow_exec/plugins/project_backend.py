@@ -13,6 +13,7 @@ from mlflow.exceptions import ExecutionException, MlflowException
 from mlflow.projects.backend.abstract_backend import AbstractBackend
 from mlflow.projects.submitted_run import SubmittedRun
 
+from mlflow_exec.credentials import hide
 from mlflow_exec.errors import MlflowExecError
 from mlflow_exec.jobs import JobState
 from mlflow_exec.runs import submit
@@ -28,7 +29,9 @@ def execution_errors() -> Iterator[None]:
     except ExecutionException:
         raise
     except (MlflowExecError, MlflowException) as error:
-        raise ExecutionException(str(error)) from error
+        shown = hide(str(error))
+        # A traceback would show the cause all the same.
+        raise ExecutionException(shown) from (error if shown == str(error) else None)
 
 
 def run_project(

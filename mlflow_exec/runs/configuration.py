@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from mlflow_exec.credentials import looks_secret
+from mlflow_exec.credentials import looks_secret, why_secret_parameter
 from mlflow_exec.errors import ConfigError
 from mlflow_exec.runs import tracking
 from mlflow_exec.runs.project import Project
@@ -97,6 +97,22 @@ def read_settings(
             merged[key] = [*found[key], *config[key]]
     nulls = {key: None for key in config if key not in merged}
     return parse_settings(cls, merged | nulls, _WHERE)
+
+
+def check_parameters(given: Mapping[str, Any], settings: BackendSettings) -> None:
+    """Refuse a parameter that would put a secret on the run and into the job's command line.
+
+    Raises:
+        ConfigError: There is one; the message names the way on.
+    """
+    for name, value in given.items():
+        if why := why_secret_parameter(str(name), str(value), settings.not_secret):
+            raise ConfigError(
+                f"parameter {name!r}: {why}, and parameters are on the run and in the job for "
+                f"everybody to read; give a variable by 'secrets' in the backend configuration "
+                f"and write ${str(name).upper()} in the MLproject's command, or name the parameter "
+                f"in 'not_secret' if it is none"
+            )
 
 
 def _docker_env(project: Project | None) -> dict[str, Any]:

@@ -11,8 +11,8 @@ from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
 from mlflow_exec import registry
+from mlflow_exec.credentials import hide, without_credentials
 from mlflow_exec.errors import MissingExtraError, MlflowExecError
-from mlflow_exec.runs.project import without_credentials
 from mlflow_exec.schedulers.base import Finding
 from mlflow_exec.settings import parse_settings
 
@@ -40,7 +40,7 @@ def _tracking() -> Finding:
         MlflowClient(uri).search_experiments(max_results=1)
     except (MlflowException, OSError) as error:
         way = "Set MLFLOW_TRACKING_URI, and MLFLOW_TRACKING_TOKEN or _USERNAME and _PASSWORD."
-        return Finding(False, "tracking server", f"{shown}: {error}", way)
+        return Finding(False, "tracking server", f"{shown}: {hide(str(error))}", way)
     return Finding(True, "tracking server", shown)
 
 

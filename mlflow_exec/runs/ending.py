@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict
 
+from mlflow_exec.credentials import hide
 from mlflow_exec.jobs import Failure, FailureCategory, JobHandle, JobState, JobStatus
 from mlflow_exec.runs.artifacts import RunArtifacts
 from mlflow_exec.runs.logs import FOLDER
@@ -27,8 +28,10 @@ def end_of(status: JobStatus) -> End:
     if status.state is JobState.SUCCEEDED:
         return End("SUCCEEDED", exit_code=0)
     if why is None:
-        return End(status.state.value, message=status.message, exit_code=status.exit_code)
-    return End(status.state.value, why.category.value, why.message, why.hint, status.exit_code)
+        return End(status.state.value, message=hide(status.message), exit_code=status.exit_code)
+    return End(
+        status.state.value, why.category.value, hide(why.message), why.hint, status.exit_code
+    )
 
 
 def written_failure(tags: Mapping[str, str]) -> Failure | None:
@@ -67,5 +70,5 @@ def keep_diagnosis(
         "attempt": status.attempt,
         "native": status.native,
     }
-    text = json.dumps(data, indent=2, default=str, ensure_ascii=False)
+    text = hide(json.dumps(data, indent=2, default=str, ensure_ascii=False))
     artifacts.write(DIAGNOSIS, text.encode("utf-8", "replace"))

@@ -14,6 +14,8 @@ from contextlib import contextmanager
 
 from rich.console import Console
 
+from mlflow_exec.credentials import hide
+
 
 class _Told(logging.Handler):
     def __init__(self, progress: Progress) -> None:
@@ -33,9 +35,9 @@ class Progress:
         self._said = ""
 
     def say(self, text: str) -> None:
-        """Print a line."""
+        """Print a line, without the secrets that this process knows."""
         with self._lock:
-            self._console.print(f"mlflow-exec: {text}", markup=False)
+            self._console.print(f"mlflow-exec: {hide(text)}", markup=False)
 
     def changed(self, text: str) -> None:
         """Print a line unless it was the last one that this method printed."""

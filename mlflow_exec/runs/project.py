@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import shlex
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,11 +20,10 @@ from mlflow.projects import utils as mlflow_projects
 from mlflow.utils.environment import _PythonEnv
 from mlflow.utils.file_utils import get_local_path_or_none
 
+from mlflow_exec.credentials import holds_credentials, without_credentials
 from mlflow_exec.errors import ConfigError
 
 _FOLDER_OF_PARAMETERS = ".mlflow-exec-parameters"
-# A password anywhere, and over HTTP a user name too: alone it is often a token.
-_CREDENTIALS = re.compile(r"(?<=//)[^/@\s]*:[^/@\s]*@|(?<=http://)[^/@\s]*@|(?<=https://)[^/@\s]*@")
 _REQUIREMENTS = "requirements.txt"
 
 
@@ -131,7 +132,9 @@ def _checked(
 
 def _fetch(uri: str, version: str | None, entry_point: str, given: Mapping[str, Any]) -> Path:
     try:
-        return Path(mlflow_projects.fetch_and_validate_project(uri, version, entry_point, given))
+        with _redacted_log():
+            found = mlflow_projects.fetch_and_validate_project(uri, version, entry_point, given)
+        return Path(found)
     except MlflowException as error:
         shown = without_credentials(str(error))
         if shown != str(error):  # the cause would show it all the same
@@ -147,6 +150,22 @@ def _fetch(uri: str, version: str | None, entry_point: str, given: Mapping[str, 
             f"project: {shown!r} is neither a folder nor a git repository that can be fetched: "
             f"{why}"
         ) from error
+
+
+@contextmanager
+def _redacted_log() -> Iterator[None]:
+    """Within the block MLflow, which tells what it fetches, leaves credentials out of it."""
+
+    def redact(record: logging.LogRecord) -> bool:
+        record.msg, record.args = without_credentials(record.getMessage()), ()
+        return True
+
+    logger = logging.getLogger(mlflow_projects.__name__)
+    logger.addFilter(redact)
+    try:
+        yield
+    finally:
+        logger.removeFilter(redact)
 
 
 def _without(folder: Path, subdirectory: str) -> Path:
@@ -262,6 +281,13 @@ def _python_environment(kind: str, file: str | None, work_dir: Path) -> dict[str
         raise ConfigError(f"environment: {file}: cannot be read: {error}") from error
     # MLflow puts the submitting machine's Python where the file names none; the job's image has
     # its own.
+    for line in (*environment.build_dependencies, *environment.dependencies):
+        if holds_credentials(line):
+            raise ConfigError(
+                f"environment: {Path(file).name}: {without_credentials(line)!r} holds credentials, "
+                f"which everybody who sees the job could read; write ${{NAME}} in their place, and "
+                f"give NAME by 'secrets'"
+            )
     named = "python" in declared or kind == env_type.CONDA
     version = re.match(r"\d+\.\d+", str(environment.python)) if named else None
     return {
@@ -269,8 +295,3 @@ def _python_environment(kind: str, file: str | None, work_dir: Path) -> dict[str
         "build_dependencies": list(environment.build_dependencies),
         "dependencies": list(environment.dependencies),
     }
-
-
-def without_credentials(text: str) -> str:
-    """Return a URI, or a text with URIs in it, without the credentials in them."""
-    return _CREDENTIALS.sub("", text)

@@ -14,7 +14,7 @@ from mlflow.exceptions import MlflowException
 
 from mlflow_exec import registry
 from mlflow_exec import source as sources
-from mlflow_exec.credentials import Secret
+from mlflow_exec.credentials import Secret, without_credentials
 from mlflow_exec.errors import AccessDeniedError, ArtifactError, ConfigError, MlflowExecError
 from mlflow_exec.jobs import (
     JOB_NAME,
@@ -27,11 +27,16 @@ from mlflow_exec.jobs import (
 )
 from mlflow_exec.runs import delivery, tracking
 from mlflow_exec.runs.artifacts import RunArtifacts
-from mlflow_exec.runs.configuration import read_settings, settings_of_the_end, take_injected
+from mlflow_exec.runs.configuration import (
+    check_parameters,
+    read_settings,
+    settings_of_the_end,
+    take_injected,
+)
 from mlflow_exec.runs.ending import end_of, keep_diagnosis
 from mlflow_exec.runs.logs import FOLDER
 from mlflow_exec.runs.progress import Progress
-from mlflow_exec.runs.project import Project, read_project, without_credentials
+from mlflow_exec.runs.project import Project, read_project
 from mlflow_exec.runs.store import MlflowRunStore
 from mlflow_exec.runs.supervise import Job
 from mlflow_exec.runtime.end import (
@@ -105,6 +110,7 @@ def prepare(call: Call, progress: Progress) -> Prepared:
     )
     try:
         settings = read_settings(settings_class, config, project)
+        check_parameters(call.parameters, settings)
         scheduler = registry.load(backend.scheduler, backend.extra)(settings)
         return _deliverable(call, settings, scheduler, project, progress)
     except BaseException:

@@ -16,9 +16,9 @@ from mlflow.tracking.context.default_context import _get_user
 from mlflow.utils import mlflow_tags as names
 from mlflow.utils.uri import is_databricks_uri
 
-from mlflow_exec.credentials import Secret
+from mlflow_exec.credentials import Secret, without_credentials
 from mlflow_exec.errors import ConfigError
-from mlflow_exec.runs.project import Project, without_credentials
+from mlflow_exec.runs.project import Project
 from mlflow_exec.settings import BackendSettings
 
 # https://mlflow.org/docs/latest/self-hosting/security/basic-http-auth/ and mlflow's
@@ -161,14 +161,14 @@ def _tags(project: Project, entry_point: str, version: str | None) -> dict[str, 
     if mlflow_projects._is_local_uri(location):
         source = _get_git_url_if_present(str(Path(project.uri).absolute()))
     else:
-        source = without_credentials(project.uri)
+        source = project.uri
     parent = fluent.active_run()
     commit = mlflow_projects.get_git_commit(folder)
     url = mlflow_projects.get_git_repo_url(folder)
     branch = mlflow_projects._is_valid_branch_name(folder, version)
     tags: Mapping[str, str | None] = {
         names.MLFLOW_USER: _get_user(),
-        names.MLFLOW_SOURCE_NAME: source,
+        names.MLFLOW_SOURCE_NAME: without_credentials(source),
         names.MLFLOW_SOURCE_TYPE: SourceType.to_string(SourceType.PROJECT),
         names.MLFLOW_PROJECT_ENTRY_POINT: entry_point,
         names.MLFLOW_PROJECT_ENV: project.environment["manager"],

@@ -19,6 +19,8 @@ RUNTIME_FILES = (
     "run_record.py",
     "tracking_server.py",
     "job_log.py",
+    "masking.py",
+    "secret_values.py",
     "log_upload.py",
     "processes.py",
     "source_fetch.py",

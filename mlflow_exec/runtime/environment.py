@@ -12,6 +12,7 @@ from typing import Dict, List, Optional, Sequence
 
 from .job_order import EnvironmentSpec, SetupError
 from .processes import Outcome, Runner
+from .requirements import passwords
 
 _URL_USER = re.compile(r"(://)[^/@\s]+@")
 _FILE_OPTION = re.compile(r"^(-r|-c|--requirement|--constraint)[\s=]\s*(\S.*)$")
@@ -88,7 +89,15 @@ class EnvironmentBuilder:
         """
         if self._spec.manager == "local":
             return self._local()
+        self._runner.log.hide(self._passwords())
         return self._conda() if self._spec.manager == "conda" else self._virtualenv()
+
+    def _passwords(self) -> List[str]:
+        """Return what installers may print of the addresses that they are told."""
+        lines = [*self._spec.build_dependencies, *self._spec.dependencies]
+        if self._spec.conda_file:
+            lines.append(f"-r {self._spec.conda_file}")
+        return passwords(lines, self._project_dir)
 
     def tool(self) -> str:
         """Return the kind of installer that builds it: ``pip``, ``uv``, or that of conda.

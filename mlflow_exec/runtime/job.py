@@ -12,6 +12,7 @@ import os
 import shutil
 import signal
 import socket
+import sys
 import tempfile
 import time
 import traceback
@@ -37,6 +38,7 @@ from .log_upload import LogUpload
 from .processes import DeadlineOver, Outcome, Runner, Stopped, StopSignal, oom_kills
 from .rest import ArtifactRoot
 from .run_record import AlreadyEnded, RunRecorder
+from .secret_values import resolve, to_mask
 from .source_fetch import Project, SourceFetcher
 from .tracking_server import RequestError, TrackingServer, is_http, redact
 
@@ -64,6 +66,7 @@ def main(argv: List[str]) -> int:
         with contextlib.suppress(OSError):
             scratch_dir = tempfile.mkdtemp(prefix="mlflow-exec-")
         log = JobLog(os.path.join(scratch_dir, "log.txt") if scratch_dir else None)
+        sys.excepthook = lambda *error: log.say("".join(traceback.format_exception(*error)))
         # Who reads the log later knows by this line that it begins at its beginning.
         moment = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
         log.line(f"{START_LINE_PREFIX}{moment} {socket.gethostname()} {os.urandom(4).hex()}")
@@ -138,8 +141,10 @@ class Job:
         self._stop = stop
         deadline = None if order.deadline_s is None else started + order.deadline_s
         self._runner = Runner(log, stop, deadline, order.term_grace_s)
-        self._env = child_environment(order, environ)
-        self._environ = {**environ, **order.env}
+        secrets, self._unresolved = resolve(order.secrets, environ)
+        self._env = child_environment(order, environ, secrets)
+        self._environ = {**environ, **order.env, **secrets}
+        log.hide(to_mask(order, self._environ))
         self._artifacts: Optional[ArtifactRoot] = None
         server: Optional[TrackingServer] = None
         if is_http(order.tracking_uri):
@@ -191,7 +196,7 @@ class Job:
             hint = "Raise infra_retries, or submit it again."
             return End("FAILED", "infrastructure", message, hint, EXIT_DISRUPTED), False
         while True:
-            end = self._attempt()
+            end = self._log.masked(self._attempt())
             failures += 1
             retried = end.category in _RETRIED_CATEGORIES and failures <= retry.retries
             if retry.owner == "none" or not retried:
@@ -208,6 +213,8 @@ class Job:
 
     def _attempt(self) -> End:
         try:
+            if self._unresolved is not None:
+                raise self._unresolved
             project = self._fetcher.prepare(self._log.say)
             command = self._prepare_command(project)
             self._record.running(_MARK_PATIENCE_S)
@@ -300,9 +307,11 @@ class Job:
         return not self._record.log_complete(_MARK_PATIENCE_S)
 
 
-def child_environment(order: JobOrder, environ: Mapping[str, str]) -> Dict[str, str]:
-    """Return the variables of the entry point: the container's, the order's, then MLflow's."""
-    env = {"PYTHONUNBUFFERED": "1", **environ, **order.env}
+def child_environment(
+    order: JobOrder, environ: Mapping[str, str], secrets: Mapping[str, str]
+) -> Dict[str, str]:
+    """Return the entry point's variables: the container's, the order's, secrets, then MLflow's."""
+    env = {"PYTHONUNBUFFERED": "1", **environ, **order.env, **secrets}
     if order.source.url_env is not None:
         env.pop(order.source.url_env, None)
     env["MLFLOW_RUN_ID"] = order.run_id

@@ -1,13 +1,18 @@
-"""The job's log: one stream that goes to the container's output and to a file, byte for byte."""
+"""The job's log: one stream that goes to the container's output and to a file.
+
+Byte for byte, but for the values of secrets.
+"""
 
 from __future__ import annotations
 
 import os
 import select
 import threading
-from typing import Callable, List, Optional
+from dataclasses import replace
+from typing import Callable, Iterable, List, Optional
 
-from .end import cut
+from .end import End, cut
+from .masking import Masker
 
 _PREFIX = b"mlflow-exec: "
 
@@ -38,12 +43,45 @@ class JobLog:
             self._file_fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
             self.size_bytes = os.fstat(self._file_fd).st_size
         self._at_line_start = True
-        self._lock = threading.Lock()
+        self._masker = Masker()
+        self._lock = threading.RLock()
 
-    def write(self, data: bytes) -> None:
-        """Append the bytes to both."""
+    def hide(self, values: Iterable[str]) -> None:
+        """Mask these values from now on; those of fewer than six characters are not."""
+        with self._lock:
+            self._masker.hide(values)
+
+    def write(self, data: bytes) -> bytes:
+        """Append a piece of a program's output to both; return it as it was written.
+
+        What may become a secret with the next piece waits for it, `settle` or `finish`.
+        """
+        with self._lock:
+            return self._append(self._masker.feed(data))
+
+    @property
+    def waiting(self) -> bool:
+        """Whether something waits that `settle` would append."""
+        return self._masker.holding
+
+    def settle(self) -> bytes:
+        """Append what waits, as far as it is no secret: nothing came for a moment."""
+        with self._lock:
+            return self._append(self._masker.settle())
+
+    def finish(self) -> bytes:
+        """Append what waits: the program has ended."""
+        with self._lock:
+            return self._append(self._masker.finish())
+
+    def masked(self, end: End) -> End:
+        """Return the end with the secrets in its words masked."""
+        mask = self._masker.text
+        return replace(end, message=mask(end.message), hint=mask(end.hint))
+
+    def _append(self, data: bytes) -> bytes:
         if not data:
-            return
+            return data
         with self._lock:
             self._at_line_start = data.endswith(b"\n")
             if self._file_fd is not None:
@@ -57,17 +95,22 @@ class JobLog:
                 self._out_fd = None
         for tell in self.on_growth:
             tell(self.size_bytes)
+        return data
 
     def line(self, text: str) -> None:
         """Append one line of exactly this text, on a line of its own."""
-        start = b"" if self._at_line_start else b"\n"
-        self.write(start + text.encode("utf-8", "replace") + b"\n")
+        with self._lock:
+            self.finish()
+            start = b"" if self._at_line_start else b"\n"
+            self._append(start + text.encode("utf-8", "replace") + b"\n")
 
     def say(self, text: str) -> None:
-        """Append our own words: every line with the prefix ``mlflow-exec:``."""
-        start = b"" if self._at_line_start else b"\n"
-        lines = text.encode("utf-8", "replace").splitlines() or [b""]
-        self.write(start + b"".join(_PREFIX + line + b"\n" for line in lines))
+        """Append our own words: every line with the prefix ``mlflow-exec:``; secrets masked."""
+        with self._lock:
+            self.finish()
+            start = b"" if self._at_line_start else b"\n"
+            lines = self._masker.text(text).encode("utf-8", "replace").splitlines() or [b""]
+            self._append(start + b"".join(_PREFIX + line + b"\n" for line in lines))
 
 
 def _put(fd: int, data: bytes) -> Optional[OSError]:

@@ -138,6 +138,23 @@ class EnvironmentCacheSpec:
 
 
 @dataclass(frozen=True)
+class SecretSource:
+    """Where the job finds the value of a secret variable: exactly one of the two.
+
+    Attributes:
+        env: A variable of the environment that the first step is started with.
+        file: A file; ``~`` is the home of the job's user. Line ends at its end do not count.
+    """
+
+    env: Optional[str] = None
+    file: Optional[str] = None
+
+    def __post_init__(self) -> None:
+        if (self.env is None) == (self.file is None):
+            raise invalid("a secret needs exactly one of 'env' and 'file'")
+
+
+@dataclass(frozen=True)
 class Retry:
     """Who starts the entry point again after a failure.
 
@@ -177,6 +194,8 @@ class JobOrder:
         environment: The Python environment.
         environment_cache: Where it is kept for later jobs; None where it is not.
         env: More environment variables of the entry point.
+        secrets: Secret variables of the entry point, and of the first step itself.
+        secret_names: Variables of the container that are secrets, too; masked in the log.
         retry: Who repeats it.
         deadline_s: Seconds after which the first step ends the job; None where the scheduler does.
         term_grace_s: Seconds between SIGTERM and SIGKILL for the entry point.
@@ -195,6 +214,8 @@ class JobOrder:
     environment: EnvironmentSpec = field(default_factory=EnvironmentSpec)
     environment_cache: Optional[EnvironmentCacheSpec] = None
     env: Dict[str, str] = field(default_factory=dict)
+    secrets: Dict[str, SecretSource] = field(default_factory=dict)
+    secret_names: Tuple[str, ...] = ()
     retry: Retry = field(default_factory=Retry)
     deadline_s: Optional[float] = None
     term_grace_s: float = 10
@@ -228,6 +249,11 @@ class JobOrder:
         for name, part in _PARTS.items():
             if name in parts and (parts[name] is not None or name not in _NULLABLE):
                 parts[name] = _build(part, name, parts[name])
+        if isinstance(parts.get("secrets"), dict):
+            parts["secrets"] = {
+                name: _build(SecretSource, f"secrets.{name}", source)
+                for name, source in parts["secrets"].items()
+            }
         return _build(cls, "", parts)
 
 
@@ -249,6 +275,7 @@ _CHECKS: Dict[str, Tuple[Type[Any], ...]] = {
     "Tuple[str, ...]": (list, tuple),
     "Dict[str, Any]": (dict,),
     "Dict[str, str]": (dict,),
+    "Dict[str, SecretSource]": (dict,),
 }
 
 

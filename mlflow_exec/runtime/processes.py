@@ -17,6 +17,8 @@ from .job_log import JobLog
 
 _CHUNK_BYTES = 64 * 1024
 _DRAIN_S = 2.0
+# So long nothing has to come until a held back end of the output is let go.
+_SETTLE_S = 0.2
 _TAIL_BYTES = 8 * 1024
 # Reads one process group from its input and, when the input ends because its writer died, kills
 # the group. So nothing outlives a first step that was itself killed (Ray kills only that).
@@ -198,11 +200,14 @@ class _Pump:
             selector.register(self._out, selectors.EVENT_READ)
             selector.register(stop.wake_fd, selectors.EVENT_READ)
             while self._child.poll() is None:
-                ready = [key.fd for key, _ in selector.select(self._patience_s())]
+                waiting = self._runner.log.waiting
+                ready = [key.fd for key, _ in selector.select(self._patience_s(waiting))]
                 if stop.wake_fd in ready:
                     stop.drain_wake_fd()
                 if self._out.fileno() in ready and self._open and not self._read():
                     selector.unregister(self._out)
+                if waiting and not ready:
+                    self._keep_tail(self._runner.log.settle())
                 self._stop_if_due()
 
     def drain(self) -> None:
@@ -215,6 +220,7 @@ class _Pump:
                 # One read takes all that fits into a pipe: the child's own output is complete.
                 if time.monotonic() > until:
                     break
+        self._keep_tail(self._runner.log.finish())
 
     def tail(self) -> str:
         """Return the last lines of the output."""
@@ -227,13 +233,16 @@ class _Pump:
         except BlockingIOError:
             return True
         self._open = bool(data)
-        self._tail = (self._tail + data)[-_TAIL_BYTES:]
-        self._runner.log.write(data)
+        self._keep_tail(self._runner.log.write(data))
         return self._open
 
-    def _patience_s(self) -> float:
+    def _keep_tail(self, written: bytes) -> None:
+        self._tail = (self._tail + written)[-_TAIL_BYTES:]
+
+    def _patience_s(self, waiting: bool) -> float:
         marks = [mark for mark in (self._runner.deadline, self._kill_at) if mark is not None]
-        return min([1.0] + [max(mark - time.monotonic(), 0.01) for mark in marks])
+        longest_s = _SETTLE_S if waiting else 1.0
+        return min([longest_s] + [max(mark - time.monotonic(), 0.01) for mark in marks])
 
     def _stop_if_due(self) -> None:
         now = time.monotonic()

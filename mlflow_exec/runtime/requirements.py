@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import re
-from typing import List, Mapping, Sequence, Set
+from typing import Iterator, List, Mapping, Sequence, Set
+
+from .masking import passwords_in
 
 _URL_USER = re.compile(r"(://)[^/@\s]+@")
 _COMMENT = re.compile(r"(^|\s)#.*$")
@@ -33,6 +35,23 @@ class Uncacheable(Exception):
 def without_credentials(text: str) -> str:
     """Return the text with user names and passwords taken out of its URLs."""
     return _URL_USER.sub(r"\1", text)
+
+
+def passwords(lines: Sequence[str], folder: str) -> List[str]:
+    """Return the passwords in the URLs of requirement lines and of the files they refer to."""
+    return [word for line in _with_files(lines, folder, set()) for word in passwords_in(line)]
+
+
+def _with_files(lines: Sequence[str], folder: str, seen: Set[str]) -> Iterator[str]:
+    for line in lines:
+        yield line
+        named = _FILE_OPTION.match(line.strip())
+        path = os.path.join(folder, named.group(1).strip("'\"")) if named else ""
+        if not named or path in seen or not os.path.isfile(path):
+            continue
+        seen.add(path)
+        with open(path, encoding="utf-8", errors="replace") as file:
+            yield from _with_files(file.read().splitlines(), os.path.dirname(path), seen)
 
 
 class Requirements:

@@ -14,7 +14,6 @@ from mlflow_exec.settings.backends import (
     RayResources,
     RaySettings,
     Resources,
-    SecretReference,
 )
 from mlflow_exec.settings.fields import (
     GIB,
@@ -31,6 +30,7 @@ from mlflow_exec.settings.reading import (
     load_config,
     parse_settings,
 )
+from mlflow_exec.settings.secrets import NodeSecret, SecretReference
 
 __all__ = [
     "GIB",
@@ -39,6 +39,7 @@ __all__ = [
     "Cpu",
     "KubernetesEnvironmentCache",
     "KubernetesSettings",
+    "NodeSecret",
     "RayEnvironmentCache",
     "RayResources",
     "RaySettings",

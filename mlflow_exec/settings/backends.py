@@ -6,8 +6,9 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from mlflow_exec.credentials import looks_secret
+from mlflow_exec.credentials import why_secret
 from mlflow_exec.settings.fields import GIB, Bytes, Cpu, Seconds, Settings
+from mlflow_exec.settings.secrets import NodeSecret, SecretReference
 
 
 class Resources(Settings):
@@ -24,22 +25,6 @@ class RayResources(Resources):
     custom: dict[str, float] = Field(
         default_factory=dict, description="Ray's custom resources: `{\"tpu\": 1}`."
     )
-
-
-class SecretReference(Settings):
-    """Where the value of a secret environment variable comes from: exactly one of the two."""
-
-    secret: str | None = Field(None, description="A Secret in the job's namespace.")
-    key: str | None = Field(None, description="The key in it; the variable's name if not given.")
-    env: str | None = Field(
-        None, description="A variable of the submitting process; it travels in a per-run Secret."
-    )
-
-    @model_validator(mode="after")
-    def _one_source(self) -> SecretReference:
-        if (self.secret is None) == (self.env is None):
-            raise ValueError("exactly one of 'secret' (with 'key') and 'env' is needed")
-        return self
 
 
 class KubernetesEnvironmentCache(Settings):
@@ -86,8 +71,13 @@ class BackendSettings(Settings):
     resources: Resources = Field(default_factory=Resources, description="CPU, memory, GPUs.")
     env: dict[str, str] = Field(
         default_factory=dict,
-        description="Environment variables of the job. Names that look like secrets are refused: "
-        "use `secrets`.",
+        description="Environment variables of the job. Names that look like secrets are refused, "
+        "and values with credentials in a URL: use `secrets`.",
+    )
+    not_secret: list[str] = Field(
+        default_factory=list,
+        description="Names of variables and parameters that look like secrets and are none: "
+        "`[\"pad_token\"]`.",
     )
     tracking_uri: str | None = Field(
         None,
@@ -158,11 +148,11 @@ class BackendSettings(Settings):
 
     @model_validator(mode="after")
     def _no_literal_secrets(self) -> BackendSettings:
-        for name in self.env:
-            if looks_secret(name):
+        for name, value in self.env.items():
+            if why := why_secret(name, value, self.not_secret):
                 raise ValueError(
-                    f"env.{name}: the name says that this is a secret, and env is readable by "
-                    f"everybody who can see the job; {self._way_of_secrets}"
+                    f"env.{name}: {why}, and env is readable by everybody who can see the job; "
+                    f"{self._way_of_secrets}, or name it in 'not_secret' if it is none"
                 )
         return self
 
@@ -197,7 +187,7 @@ class KubernetesSettings(BackendSettings):
     secrets: dict[str, SecretReference] = Field(
         default_factory=dict,
         description="Secret environment variables: `{\"HF_TOKEN\": {\"secret\": \"hf\", \"key\": "
-        "\"token\"}}` or `{\"env\": \"HF_TOKEN\"}`.",
+        "\"token\"}}`, `{\"env\": \"HF_TOKEN\"}` or `{\"file\": \"/vault/hf\"}`.",
     )
     service_account: str | None = Field(None, description="The pod's service account.")
     node_selector: dict[str, str] = Field(default_factory=dict, description="Labels of the node.")
@@ -270,7 +260,9 @@ class KubernetesSettings(BackendSettings):
 class RaySettings(BackendSettings):
     """Settings of `--backend ray`."""
 
-    _way_of_secrets: ClassVar[str] = "set it in the environment of the cluster's nodes"
+    _way_of_secrets: ClassVar[str] = (
+        "give it by 'secrets', which name a variable or a file of the cluster's nodes"
+    )
 
     address: str | None = Field(
         None,
@@ -293,6 +285,11 @@ class RaySettings(BackendSettings):
     runtime_env: dict[str, Any] = Field(
         default_factory=dict,
         description="Ray's runtime environment, merged with ours; `working_dir` is ours.",
+    )
+    secrets: dict[str, NodeSecret] = Field(
+        default_factory=dict,
+        description="Secret environment variables, by where the nodes of the cluster have them: "
+        "`{\"HF_TOKEN\": {\"node_env\": \"HF_TOKEN\"}}` or `{\"file\": \"/run/secrets/hf\"}`.",
     )
     source: Literal["auto", "package", "artifact"] = Field(
         "auto",

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import ValidationError
 
-from mlflow_exec.credentials import looks_secret
+from mlflow_exec.credentials import looks_secret, without_credentials
 from mlflow_exec.errors import ConfigError
 from mlflow_exec.settings.fields import Settings
 
@@ -83,9 +83,10 @@ def _sentence(cls: type[Settings], item: dict[str, Any], where: str) -> str:
     if item["type"] == "missing":
         return f"{where}: {key}: it is needed"  # what is given there is all the rest
     message = item["msg"].removeprefix("Value error, ")
-    if not key or any(looks_secret(part) for part in location):
+    given = _shown(item["input"])
+    if not key or any(looks_secret(part) for part in [*location, given]):
         return f"{where}: {key + ': ' if key else ''}{message}"
-    return f"{where}: {key}: {message}; given {_shown(item['input'])}"
+    return f"{where}: {key}: {message}; given {without_credentials(given)}"
 
 
 def _shown(value: object) -> str:

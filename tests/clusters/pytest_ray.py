@@ -11,6 +11,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import secrets
 import subprocess
 import sys
 import tempfile
@@ -52,6 +53,8 @@ class RayCluster:
     """Its MLFLOW_EXEC_HOME, when it runs on this machine and is ours."""
     memory_limit_bytes: int | None = None
     """What all its jobs together may use before the kernel kills one; None for no such limit."""
+    node_secret: str | None = None
+    """What its nodes have in their variable `NODE_SECRET`; None where that is not known."""
 
     def settings(self, **further: Any) -> dict[str, Any]:
         """Return the settings of the backend that reach it, with further ones."""
@@ -85,11 +88,11 @@ def require_ray() -> None:
         unavailable("no Ray: RAY_API_SERVER_ADDRESS is not set, and the package is not installed")
 
 
-def in_home(home: Path, program: str, *arguments: str) -> str:
+def in_home(home: Path, program: str, *arguments: str, **environment: str) -> str:
     """Run a Python program with this MLFLOW_EXEC_HOME and return its output."""
     result = subprocess.run(
         [sys.executable, "-c", program, *arguments],
-        env={**os.environ, "MLFLOW_EXEC_HOME": str(home)},
+        env={**os.environ, **environment, "MLFLOW_EXEC_HOME": str(home)},
         capture_output=True,
         text=True,
         timeout=_START_TIMEOUT_S,
@@ -100,10 +103,11 @@ def in_home(home: Path, program: str, *arguments: str) -> str:
 
 
 def _start(home: Path, cgroup: MemoryCgroup | None) -> RayCluster:
-    in_home(home, _START, *([str(cgroup.procs)] if cgroup else []))
+    secret = secrets.token_hex(16)
+    in_home(home, _START, *([str(cgroup.procs)] if cgroup else []), NODE_SECRET=secret)
     state = json.loads((home / "ray.json").read_text())
     limit = MEMORY_LIMIT_BYTES if cgroup else None
-    return RayCluster(state["address"], state["token_file"], home, limit)
+    return RayCluster(state["address"], state["token_file"], home, limit, secret)
 
 
 def _remove(home: Path) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +28,10 @@ def plan(
     bundle: Bundle | None = None,
     secrets: dict[str, Secret] | None = None,
     manager: str = "local",
+    plan_secrets: dict[str, Any] | None = None,
     **config: Any,
 ) -> Plan:
+    config |= {"secrets": plan_secrets} if plan_secrets else {}
     settings = parse_settings(KubernetesSettings, {"image": "python", **config}, "test")
     order = {
         "format": 1,
@@ -154,6 +158,87 @@ def plan_with_secrets() -> Plan:
     )
     order = {"format": 1, "source": {"kind": "directory", "path": "/x"}}
     return make_plan(JobSpec(RUN, "7", 1, order, settings), settings, "team-a")
+
+
+def test_the_first_step_is_told_which_variables_are_secret(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("HERE", "hunter2")
+    order = order_of(plan_with_secrets())
+    assert order["secret_names"] == ["HF_TOKEN", "MINE", "SAME_KEY"]
+    assert order["secrets"] == {}
+    entry = {"name": "DB", "valueFrom": {"secretKeyRef": {"name": "db", "key": "x"}}}
+    by_patch = patched({"containers": [{"name": "job", "env": [entry]}]})
+    tracking = {"MLFLOW_TRACKING_TOKEN": Secret.of("hunter2", "a test")}
+    order = order_of(plan(patch=by_patch, secrets=tracking))
+    assert set(order["secret_names"]) == {"DB", "MLFLOW_TRACKING_TOKEN"}
+
+
+def test_a_secret_in_a_file_of_the_pod_is_a_reference_in_the_order() -> None:
+    secrets = {"HF_TOKEN": {"file": "/vault/hf"}}
+    assert order_of(plan(plan_secrets=secrets))["secrets"] == {"HF_TOKEN": {"file": "/vault/hf"}}
+    assert "HF_TOKEN" not in variables(plan_secrets=secrets)
+
+
+def test_credentials_of_the_tracking_server_can_be_named_by_secrets() -> None:
+    held = {"MLFLOW_TRACKING_TOKEN": Secret.of("of this process", "a test")}
+    named = {"MLFLOW_TRACKING_TOKEN": {"secret": "mlflow", "key": "token"}}
+    made = plan(secrets=held, plan_secrets=named)
+    assert made.secrets == {}
+    reference = {"secretKeyRef": {"name": "mlflow", "key": "token"}}
+    assert variables(secrets=held, plan_secrets=named)["MLFLOW_TRACKING_TOKEN"] == reference
+
+
+@pytest.mark.parametrize("kind", ["containers", "initContainers"])
+@pytest.mark.parametrize(
+    "entry",
+    [
+        {"name": "HF_TOKEN", "value": "hunter2"},
+        {"name": "PIP_INDEX_URL", "value": "https://u:hunter2@index"},
+    ],
+)
+def test_a_literal_secret_in_a_patch_is_refused_with_the_way_on(
+    kind: str, entry: dict[str, str]
+) -> None:
+    patch = patched({kind: [{"name": "job", "env": [entry]}]})
+    with pytest.raises(TemplateError, match=rf"{entry['name']}: .*'secrets'") as refused:
+        plan(patch=patch)
+    assert "hunter2" not in str(refused.value)
+    plan(patch=patch, not_secret=[entry["name"]])
+
+
+def test_a_literal_secret_in_a_template_of_mlflows_backend_is_refused(tmp_path: Path) -> None:
+    template = tmp_path / "job.yaml"
+    entry = {"name": "HF_TOKEN", "value": "hunter2"}
+    template.write_text(json.dumps(patched({"containers": [{"name": "x", "env": [entry]}]})))
+    with pytest.raises(TemplateError, match=r"HF_TOKEN: .*'secrets'"):
+        plan(kube_job_template_path=str(template))
+
+
+def test_a_url_with_credentials_anywhere_in_the_job_is_refused() -> None:
+    with pytest.raises(TemplateError, match="'secrets'"):
+        plan(annotations={"from": "https://u:hunter2@host/x"})
+    plan(annotations={"vault.hashicorp.com/agent-inject-secret-hf": "kv/hf"})
+
+
+@pytest.mark.parametrize("outcome", [0, 3])
+def test_the_clone_masks_a_password_that_a_server_repeats(tmp_path: Path, outcome: int) -> None:
+    password = "p*[a]s$w%s\\\\n"
+    (tmp_path / "password").write_text(password)
+    git = tmp_path / "git"
+    git.write_text(
+        f"#!/bin/sh\ncase $1 in submodule) cat {tmp_path}/said; exit {outcome};; esac\n"
+    )
+    git.chmod(0o755)
+    said = f"remote: {password} and {password}!\n no end {password}"
+    (tmp_path / "said").write_text(said)
+    source = {"kind": "git", "uri": "https://h/p.git", "commit": "c" * 40}
+    script = pod(source=source, git_secret="key")["initContainers"][0]["command"][-1]
+    script = re.sub("/mlflow-exec-git|/mlflow-exec-source|/tmp(?=/)", str(tmp_path), script)
+    env = {"PATH": f"{tmp_path}:/usr/bin:/bin", "GIT_URI": "x", "GIT_COMMIT": "x"}
+    done = subprocess.run(["sh", "-c", script], env=env, capture_output=True, text=True)
+    assert done.stdout == "remote: *** and ***!\n no end ***\n"
+    assert done.returncode == (1 if outcome else 0)
 
 
 def test_a_queue_of_kueue() -> None:

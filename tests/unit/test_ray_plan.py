@@ -16,7 +16,7 @@ from mlflow_exec import runtime
 from mlflow_exec.credentials import Secret
 from mlflow_exec.errors import ConfigError, TemplateError
 from mlflow_exec.jobs import JobSpec
-from mlflow_exec.runtime.job_order import JobOrder
+from mlflow_exec.runtime.job_order import JobOrder, SecretSource
 from mlflow_exec.schedulers.base import Plan
 from mlflow_exec.schedulers.ray import BUNDLE_LIMIT_BYTES, RayScheduler
 from mlflow_exec.settings import RaySettings, parse_settings
@@ -192,6 +192,36 @@ def test_secrets_are_not_in_a_plan(plan: MakePlan) -> None:
     made = plan()
     assert "s3cr3t" not in json.dumps(made.objects) + made.to_yaml() + repr(made)
     assert "MLFLOW_TRACKING_TOKEN" not in job(made)["runtime_env"]["env_vars"]
+
+
+def test_declared_secrets_are_references_in_the_order_only(plan: MakePlan) -> None:
+    secrets = {"HF_TOKEN": {"node_env": "HF_OF_THE_NODE"}, "DB": {"file": "/run/secrets/db"}}
+    made = plan(secrets=secrets)
+    assert order(made).secrets == {
+        "HF_TOKEN": SecretSource(env="HF_OF_THE_NODE"),
+        "DB": SecretSource(file="/run/secrets/db"),
+    }
+    assert not {"HF_TOKEN", "DB"} & set(job(made)["runtime_env"]["env_vars"])
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"patch": {"runtime_env": {"env_vars": {"HF_TOKEN": "hunter2"}}}},
+        {"patch": {"runtime_env": {"env_vars": {"INDEX": "https://u:hunter2@index"}}}},
+        {"patch": {"runtime_env": {"pip": ["--index-url https://u:hunter2@index"]}}},
+        {"runtime_env": {"pip": {"packages": ["git+https://hunter2@host/p"]}}},
+        {"runtime_env": {"env_vars": {"HF_TOKEN": "hunter2"}}},
+    ],
+)
+def test_a_literal_that_ray_would_show_is_refused_with_the_way_on(
+    plan: MakePlan, given: dict[str, Any]
+) -> None:
+    with pytest.raises(ConfigError, match="'secrets'") as refused:
+        plan(**given)
+    assert "hunter2" not in str(refused.value)
+    if "HF_TOKEN" in str(refused.value):
+        plan(**given, not_secret=["HF_TOKEN"])
 
 
 def test_a_patch_is_merged_last(plan: MakePlan) -> None:

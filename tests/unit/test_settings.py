@@ -110,6 +110,9 @@ def test_an_unknown_key_is_named_with_its_place(config: Any, start: str) -> None
         ({"context": "a", "kube-context": "b"}, "two different contexts"),
         ({"secrets": {"X": {"secret": "s", "env": "E"}}}, "exactly one of"),
         ({"secrets": {"X": {}}}, "exactly one of"),
+        ({"secrets": {"X": {"env": "E", "key": "k"}}}, "'key' belongs to 'secret'"),
+        ({"secrets": {"X": {"file": "token"}}}, "file: it begins with '/' or '~/'"),
+        ({"secrets": {"X": {"node_env": "X"}}}, "'node_env' is for Ray; here 'secret'"),
         ({"environment_cache": {}}, "environment_cache: exactly one of 'claim' and 'host_path'"),
         ({"environment_cache": {"claim": "c", "host_path": "/x"}}, "exactly one of"),
         ({"environment_cache": {"host_path": "x"}}, "host_path: an absolute path is needed"),
@@ -138,7 +141,38 @@ def test_a_secret_in_the_open_is_refused_and_not_shown(name: str) -> None:
     assert "hunter2" not in said
 
 
+def test_a_url_with_credentials_in_the_open_is_refused_and_not_shown() -> None:
+    for url in ("https://u:hunter2@index/simple", "https://hunter2@index/simple"):
+        said = refusal(env={"PIP_INDEX_URL": url})
+        assert "env.PIP_INDEX_URL: its value holds a URL with credentials" in said
+        assert "hunter2" not in said
+    env = {"PIP_INDEX_URL": "https://$U:$P@index/simple", "PROXY": "http://proxy:80"}
+    parse_settings(KubernetesSettings, {"env": env}, WHERE)
+
+
+@pytest.mark.parametrize("name", ["TOKENIZERS_PARALLELISM", "MAX_TOKENS", "KEYS", "MONKEY_SEED"])
+def test_what_only_sounds_like_a_secret_is_none(name: str) -> None:
+    parse_settings(KubernetesSettings, {"env": {name: "1"}}, WHERE)
+
+
+def test_a_name_that_looks_like_a_secret_can_be_declared_to_be_none() -> None:
+    given = {"env": {"PAD_TOKEN": "<pad>"}, "not_secret": ["PAD_TOKEN"]}
+    assert parse_settings(KubernetesSettings, given, WHERE).env == given["env"]
+    assert "'not_secret'" in refusal(env={"PAD_TOKEN": "<pad>"})
+
+
+def test_the_forms_of_kubernetes_are_refused_on_ray_with_the_way_on() -> None:
+    for form in ({"env": "X"}, {"secret": "x", "key": "y"}):
+        said = refusal(RaySettings, secrets={"X": form})
+        assert "is for Kubernetes" in said
+        assert "'node_env' names a variable" in said
+        assert "'file' a file on them" in said
+    for form in ({}, {"node_env": "X", "file": "/x"}):
+        assert "exactly one of 'node_env' and 'file'" in refusal(RaySettings, secrets={"X": form})
+
+
 def test_a_value_at_a_secret_place_is_not_shown() -> None:
+    assert "hunter2" not in refusal(env=["HF_TOKEN=hunter2"])
     assert "hunter2" not in refusal(secrets={"TOKEN": "hunter2"})
     assert "hunter2" not in refusal(env={"PASSWORD": ["hunter2"]})
 
@@ -186,6 +220,7 @@ def test_the_same_names_mean_the_same_on_every_backend() -> None:
     shared = set(known_keys(KubernetesSettings)) & set(known_keys(RaySettings)) - {
         "resources", "source", "environment_cache",
         "start_timeout_s",  # refused on Ray
+        "secrets",  # where a cluster has them; a form that only one has is refused by the other
     }  # fmt: skip
     one, other = (json_schema(c)["properties"] for c in (KubernetesSettings, RaySettings))
     assert {"env", "retries", "infra_retries", "deadline_s", "tracking_uri"} <= shared

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import subprocess
 import tempfile
 from pathlib import Path
@@ -9,10 +10,11 @@ from pathlib import Path
 import pytest
 from mlflow.exceptions import MlflowException
 
+from mlflow_exec.credentials import without_credentials
 from mlflow_exec.errors import ConfigError
 from mlflow_exec.runs.delivery import check_artifact, git_source
 from mlflow_exec.runs.progress import Progress
-from mlflow_exec.runs.project import Project, read_project, without_credentials
+from mlflow_exec.runs.project import Project, read_project
 from mlflow_exec.runs.submit import Call, prepare
 from mlflow_exec.runs.tracking import job_tracking_uri
 from mlflow_exec.settings import KubernetesSettings, RaySettings, expand_file
@@ -124,3 +126,61 @@ def test_a_parameters_file_that_is_ignored_is_refused(tmp_path: Path) -> None:
         prepare(call, Progress())
     (tmp_path / ".mlflowignore").write_text("!data/\n")
     prepare(call, Progress()).close()
+
+
+def checked(tmp_path: Path, given: dict[str, str], **config: object) -> None:
+    """Prepare a call with parameters and settings."""
+    (tmp_path / "MLproject").write_text(
+        "entry_points: {main: {parameters: {api_token: {default: none}}, command: 'echo'}}"
+    )
+    settings = {"address": "http://localhost:1", **config}
+    call = Call("ray", str(tmp_path), "main", given, None, settings, "sqlite:///x.db", "0")
+    prepare(call, Progress()).close()
+
+
+@pytest.mark.parametrize("name", ["api_token", "db-password", "openai_api_key", "hfToken"])
+def test_a_parameter_that_looks_like_a_secret_is_refused_with_the_way_on(
+    tmp_path: Path, name: str
+) -> None:
+    with pytest.raises(ConfigError, match=f"parameter '{name}': .*by 'secrets'") as refused:
+        checked(tmp_path, {name: "hunter2"})
+    assert "hunter2" not in str(refused.value)
+    checked(tmp_path, {name: "hunter2"}, not_secret=[name])
+
+
+def test_a_url_with_credentials_as_a_parameter_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="parameter 'db': its value holds a URL") as refused:
+        checked(tmp_path, {"db": "postgresql://u:hunter2@host/db"})
+    assert "hunter2" not in str(refused.value)
+
+
+def test_numbers_and_ordinary_names_are_no_secrets(tmp_path: Path) -> None:
+    given = {"max_tokens": "12", "token": "3e-4", "use_token": "True", "group_key": "id", "db": "x"}
+    checked(tmp_path, given)
+
+
+def test_credentials_in_a_dependency_are_refused_with_the_way_on(tmp_path: Path) -> None:
+    (tmp_path / "MLproject").write_text(
+        "python_env: python_env.yaml\nentry_points: {main: {command: 'true'}}"
+    )
+    environment = tmp_path / "python_env.yaml"
+    environment.write_text("dependencies: ['--extra-index-url https://u:hunter2@index/simple']")
+    with pytest.raises(ConfigError, match=r"write \$\{NAME\} in their place") as refused:
+        read_project(str(tmp_path), None, "main", {}, None)
+    assert "hunter2" not in str(refused.value)
+    environment.write_text("dependencies: ['--extra-index-url https://${U}:${P}@index/simple']")
+    read_project(str(tmp_path), None, "main", {}, None)
+
+
+def test_what_mlflow_says_of_its_fetching_holds_no_credentials(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    mlflow_log = logging.getLogger("mlflow")
+    mlflow_log.addHandler(caplog.handler)
+    try:
+        with pytest.raises(ConfigError) as refused:
+            read_project("https://u:hunter2@127.0.0.1:1/p.git", None, "main", {}, None)
+    finally:
+        mlflow_log.removeHandler(caplog.handler)
+    assert "Fetching project from https://127.0.0.1:1/p.git" in caplog.text
+    assert "hunter2" not in caplog.text + str(refused.value)

@@ -15,6 +15,8 @@ from mlflow_exec.errors import ConfigError, TemplateError
 from mlflow_exec.jobs import JobSpec
 from mlflow_exec.runtime.end import EXIT_STOPPED
 from mlflow_exec.schedulers.base import Plan
+from mlflow_exec.schedulers.kubernetes.git import GIT_FOLDER, git_container
+from mlflow_exec.schedulers.kubernetes.literals import refuse_literals, secret_names
 from mlflow_exec.settings import (
     KubernetesEnvironmentCache,
     KubernetesSettings,
@@ -40,31 +42,7 @@ CONFIGMAP_BYTES = 1024 * 1024
 CONFIGMAP_BUNDLE_BYTES = 840 * 1024
 
 _MOUNT = "/mlflow-exec"
-_GIT_FOLDER = "/mlflow-exec-source"
 _ENVIRONMENTS = "/mlflow-exec-environments"
-# The clone is made at the pinned commit; the URI and the commit come as variables, so nothing of
-# them is read by the shell as code.
-_GIT_SCRIPT = """set -eu
-if [ -f /mlflow-exec-git/ssh-privatekey ]; then
-  hosts=/mlflow-exec-git/known_hosts
-  check="-o StrictHostKeyChecking=accept-new"
-  [ -f "$hosts" ] && check="-o UserKnownHostsFile=$hosts"
-  export GIT_SSH_COMMAND="ssh -i /mlflow-exec-git/ssh-privatekey $check"
-fi
-if [ -f /mlflow-exec-git/password ]; then
-  git config --global credential.helper '!f() {
-    echo "username=$(cat /mlflow-exec-git/username)"
-    echo "password=$(cat /mlflow-exec-git/password)"; }; f'
-fi
-git config --global --add safe.directory '*'
-git init -q /mlflow-exec-source
-cd /mlflow-exec-source
-git remote add origin "$GIT_URI"
-# Not every server gives out a single commit; what else is wrong, the second one says.
-git fetch -q --depth 1 origin "$GIT_COMMIT" 2>/dev/null || git fetch -q origin
-git checkout -q --detach "$GIT_COMMIT"
-git submodule update -q --init --recursive
-"""
 
 
 def make_plan(spec: JobSpec, settings: KubernetesSettings, namespace: str) -> Plan:
@@ -73,8 +51,13 @@ def make_plan(spec: JobSpec, settings: KubernetesSettings, namespace: str) -> Pl
     Raises:
         ConfigError: A template, a patch or a combination of settings cannot be honoured.
     """
-    secrets = {**spec.secrets, **_from_environment(settings)}
+    given = {name: s for name, s in spec.secrets.items() if name not in settings.secrets}
+    secrets = {**given, **_from_environment(settings)}
     completed = _order(spec, settings)
+    values = {"name": spec.name, "namespace": namespace, "labels": _labels(spec, settings)}
+    cache = settings.environment_cache if completed["environment_cache"] else None
+    objects = [_job(spec, settings, values, secrets, cache)]
+    completed["secret_names"] = secret_names(objects[0], CONTAINER)
     order = json.dumps(completed, ensure_ascii=False, indent=1)
     data = {name: runtime.read(name).encode() for name in runtime.RUNTIME_FILES}
     if spec.bundle:
@@ -85,9 +68,6 @@ def make_plan(spec: JobSpec, settings: KubernetesSettings, namespace: str) -> Pl
             f"source: configmap: the project and the job's order are {size} bytes, a ConfigMap "
             f"holds {CONFIGMAP_BYTES}; use source 'artifact' or 'git'"
         )
-    values = {"name": spec.name, "namespace": namespace, "labels": _labels(spec, settings)}
-    cache = settings.environment_cache if completed["environment_cache"] else None
-    objects = [_job(spec, settings, values, secrets, cache)]
     if secrets:
         shown = {name: f"<{secret.source}>" for name, secret in sorted(secrets.items())}
         objects += render("kubernetes/credentials.yaml.j2", {**values, "data": shown})
@@ -124,6 +104,11 @@ def _order(spec: JobSpec, settings: KubernetesSettings) -> dict[str, Any]:
         "failure_count_env": "MLFLOW_EXEC_FAILURE_COUNT",
         "ignored_count_env": "MLFLOW_EXEC_IGNORED_COUNT",
     }
+    order["secrets"] = {
+        name: {"file": reference.file}
+        for name, reference in settings.secrets.items()
+        if reference.file
+    }
     order["deadline_s"] = None  # the Job's own clock ends it, over all attempts
     cached = settings.environment_cache is not None
     order["environment_cache"] = settings.kept_environments(
@@ -135,7 +120,7 @@ def _order(spec: JobSpec, settings: KubernetesSettings) -> dict[str, Any]:
     elif source.get("kind") == "git":
         source = {
             "kind": "directory",
-            "path": _GIT_FOLDER,
+            "path": GIT_FOLDER,
             "copy": False,
             "subdirectory": source.get("subdirectory", ""),
         }
@@ -167,7 +152,7 @@ def _job(
             "image: none is given; set 'image' to one with Python, such as 'python:3.11-slim', "
             "or docker_env in the MLproject file"
         )
-    git = _git(spec.order["source"], settings)
+    git = git_container(spec.order["source"], settings)
     parameters = {
         **values,
         "annotations": settings.annotations,
@@ -200,6 +185,7 @@ def _job(
     job = merge(objects[0], _mlflow_template(settings.kube_job_template_path))
     job = merge(job, load_patch(settings.patch))
     _protect(job, values)
+    refuse_literals(job, settings.not_secret)
     return job
 
 
@@ -281,7 +267,7 @@ def _mounts(
         {"name": "mlflow-exec", "mountPath": _MOUNT, "readOnly": True}
     ]
     if git:
-        mounts.append({"name": "source", "mountPath": _GIT_FOLDER})
+        mounts.append({"name": "source", "mountPath": GIT_FOLDER})
     if cache:
         mount = {"name": "environment-cache", "mountPath": _ENVIRONMENTS}
         mounts.append(mount | ({"subPath": cache.sub_path} if cache.sub_path else {}))
@@ -306,21 +292,6 @@ def _volumes(
             place = {"hostPath": {"path": cache.host_path, "type": "DirectoryOrCreate"}}
         volumes.append({"name": "environment-cache", **place})
     return volumes + settings.volumes
-
-
-def _git(source: Mapping[str, Any], settings: KubernetesSettings) -> dict[str, Any] | None:
-    if source.get("kind") != "git":
-        return None
-    return {
-        "image": settings.git_image,
-        "script": _GIT_SCRIPT,
-        "secret": settings.git_secret,
-        "env": [
-            {"name": "HOME", "value": "/tmp"},
-            {"name": "GIT_URI", "value": str(source["uri"]).replace("$", "$$")},
-            {"name": "GIT_COMMIT", "value": source["commit"]},
-        ],
-    }
 
 
 def _mlflow_template(path: str | None) -> dict[str, Any]:

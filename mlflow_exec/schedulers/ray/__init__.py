@@ -12,8 +12,8 @@ not fit; tasks that the job starts in Ray take further ones. ``resources: {cpu: 
 default: the entry point on the head node, beside all others.
 
 Ray shows a job's environment variables to everybody who can list jobs, so secrets are not sent:
-the Ray of this machine passes on the environment that it was started with, another cluster must
-have them in the environment of its nodes.
+``secrets`` name variables and files of the nodes, which the job's first step reads there. The Ray
+of this machine passes on the environment that it was started with.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ from mlflow_exec.schedulers.ray.plan import (
     META_RUN,
     make_plan,
 )
-from mlflow_exec.schedulers.ray.preflight import unfit, unsent_secrets
+from mlflow_exec.schedulers.ray.preflight import check_here, unfit, unsent_secrets
 from mlflow_exec.schedulers.ray.status import job_status
 from mlflow_exec.schedulers.ray.watch import JobsWatch, known_status
 from mlflow_exec.settings import BackendSettings, RaySettings
@@ -124,7 +124,12 @@ class RayScheduler(Scheduler):
         client.version()
         embedded = ray_embedded.recorded()
         own = embedded if embedded and embedded.address == client.address else None
-        warnings = unsent_secrets(plan.spec.secrets, own)
+        declared = self._settings.secrets
+        if own:
+            check_here(declared, own)
+        warnings = unsent_secrets(
+            {name: s for name, s in plan.spec.secrets.items() if name not in declared}, own
+        )
         lacking = unfit(plan.objects[0], client)
         if lacking and own:
             raise ConfigError(f"resources: {lacking}; ask for less")

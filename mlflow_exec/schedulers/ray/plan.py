@@ -11,13 +11,13 @@ from typing import Any
 import yaml
 
 from mlflow_exec import runtime
-from mlflow_exec.credentials import looks_secret
+from mlflow_exec.credentials import holds_credentials, why_secret
 from mlflow_exec.errors import ConfigError, TemplateError
 from mlflow_exec.jobs import JobSpec
 from mlflow_exec.schedulers.base import Plan
 from mlflow_exec.settings import RaySettings
 from mlflow_exec.source import write_zip
-from mlflow_exec.templates import load_patch, merge, render
+from mlflow_exec.templates import load_patch, merge, render, texts_in
 
 META_MANAGED = "managed-by"
 META_RUN = "mlflow-exec/run-id"
@@ -68,6 +68,7 @@ def make_plan(spec: JobSpec, settings: RaySettings) -> Plan:
         raise TemplateError(f"template {str(_template(settings))!r}: exactly one object is needed")
     job = merge(submission[0], load_patch(settings.patch))
     _protect(job, spec, package)
+    _refuse_literals(job, settings.not_secret)
     return Plan(spec, (job,), {package: content})
 
 
@@ -79,6 +80,10 @@ def _order(spec: JobSpec, settings: RaySettings) -> dict[str, Any]:
     order = dict(spec.order)
     # The Jobs API starts an entry point once; what is repeated is repeated by the first step.
     order["retry"] = {"owner": "entry", "retries": settings.retries}
+    order["secrets"] = {
+        name: {"env": reference.node_env, "file": reference.file}
+        for name, reference in settings.secrets.items()
+    }
     order["deadline_s"] = settings.deadline_s
     cache = settings.environment_cache
     order["environment_cache"] = settings.kept_environments(
@@ -142,13 +147,6 @@ def _runtime_env(
     users = given.get("env_vars") or {}
     if not isinstance(users, Mapping):
         raise ConfigError(f"runtime_env.env_vars: a mapping is needed; given {users!r}")
-    for name in users:
-        if looks_secret(str(name)):
-            raise ConfigError(
-                f"runtime_env.env_vars.{name}: the name says that this is a secret, and Ray shows "
-                f"the runtime environment to everybody who can list jobs; set it in the "
-                f"environment of the cluster's nodes"
-            )
     for module in given.get("py_modules") or ():
         if "://" not in str(module):
             raise ConfigError(
@@ -199,3 +197,23 @@ def _protect(job: Mapping[str, Any], spec: JobSpec, package: str) -> None:
         )
     if (job.get("runtime_env") or {}).get("working_dir") != f"gcs://{package}":
         raise TemplateError("patch: runtime_env.working_dir holds the job's first step, must stay")
+
+
+def _refuse_literals(job: Mapping[str, Any], known_as_none: list[str]) -> None:
+    """Refuse secrets that runtime_env, a template or a patch would show to all users of Ray."""
+    environment = dict(job.get("runtime_env") or {})
+    variables = dict(environment.pop("env_vars", None) or {})
+    variables.pop(ORDER_VARIABLE, None)
+    way = (
+        "and Ray shows the runtime environment to everybody who can list jobs; give it by the "
+        "setting 'secrets', which name a variable or a file of the cluster's nodes"
+    )
+    for name, value in variables.items():
+        if why := why_secret(str(name), str(value), known_as_none):
+            raise ConfigError(
+                f"runtime_env.env_vars.{name}: {why}, {way}, or name it in 'not_secret' if it is "
+                f"none"
+            )
+    for text in texts_in({**job, "runtime_env": environment}):
+        if holds_credentials(text):
+            raise ConfigError(f"runtime_env, patch: a URL holds credentials, {way}")

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from mlflow_exec.clients import ray_embedded
 from mlflow_exec.clients.ray import RayClient
 from mlflow_exec.credentials import Secret
-from mlflow_exec.errors import ClusterError
+from mlflow_exec.errors import ClusterError, ConfigError
+from mlflow_exec.settings import NodeSecret
 
 
 def unsent_secrets(
@@ -26,7 +29,8 @@ def unsent_secrets(
         names = ", ".join(sorted(secrets))
         return [
             f"{names}: not sent, because Ray shows a job's variables to everybody who can list "
-            f"jobs; the environment of the cluster's nodes must have them"
+            f"jobs; name where the nodes have them by 'secrets', or the environment of the "
+            f"cluster's nodes must have them under these names"
         ]
     there = ray_embedded.environment_of(embedded)
     if there is None:
@@ -38,6 +42,25 @@ def unsent_secrets(
         f"{', '.join(differing)}: the Ray of this machine was started without this value, and its "
         f"jobs inherit that environment; stop it with 'mlflow-exec ray stop' to start it anew"
     ]
+
+
+def check_here(secrets: Mapping[str, NodeSecret], embedded: ray_embedded.EmbeddedRay) -> None:
+    """Refuse references that lead nowhere on the Ray of this machine.
+
+    Raises:
+        ConfigError: There is no such variable or file.
+    """
+    there = ray_embedded.environment_of(embedded)
+    for name, reference in secrets.items():
+        variable, file = reference.node_env, Path(reference.file or "/").expanduser()
+        if variable and there is not None and variable not in there:
+            raise ConfigError(
+                f"secrets.{name}: the Ray of this machine was started without the variable "
+                f"{variable!r}; set it, and stop that Ray with 'mlflow-exec ray stop' to start it "
+                f"anew"
+            )
+        if not os.access(file, os.R_OK):
+            raise ConfigError(f"secrets.{name}: there is no file {str(file)!r} that can be read")
 
 
 def unfit(submission: Mapping[str, Any], client: RayClient) -> str:
