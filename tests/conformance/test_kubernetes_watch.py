@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import threading
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
 
-from benchmarks.tracking import complete, counted, job
+from benchmarks.nobody import complete, job
 from mlflow_exec.clients.kubernetes import KubernetesClient, object_path
 from mlflow_exec.clients.kubernetes_config import from_kubeconfig
 from mlflow_exec.clients.kubernetes_watch import ListWatch
@@ -21,6 +22,21 @@ from mlflow_exec.testing.collecting import Collected, until
 from tests.clusters.pytest_kubernetes import KubernetesCluster
 
 Make = Callable[[], JobHandle]
+
+
+@contextmanager
+def counted(client: KubernetesClient) -> Iterator[list[str]]:
+    """Note every request that this client sends."""
+    sent: list[str] = []
+    send = client._send
+
+    def noted(method: str, path: str, *rest: Any, **more: Any) -> Any:
+        sent.append(f"{method} {path}")
+        return send(method, path, *rest, **more)
+
+    client._send = noted  # type: ignore[method-assign]
+    yield sent
+    client._send = send  # type: ignore[method-assign]
 
 
 @pytest.fixture
