@@ -139,7 +139,7 @@ def measure(world: World, config: dict[str, Any], size: Size, there: int) -> tup
     print(f"filled: {size.title}", flush=True)
     quiet = Progress(Console(file=io.StringIO()))  # there are no logs of pods that never ran
     reconciler = Reconciler(mlflow, {"k8s": config}, namespace=world.namespace, progress=quiet)
-    with sent() as noted:
+    with sent("MainThread", "mlflow-exec-reconcile") as noted:
         start_s = time.monotonic()
         outcomes = list(reconciler.once())
         took_s = time.monotonic() - start_s

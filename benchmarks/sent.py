@@ -58,8 +58,8 @@ class Sent:
 
 
 @contextmanager
-def sent() -> Iterator[Sent]:
-    """Note what is sent meanwhile, by every thread."""
+def sent(*threads: str) -> Iterator[Sent]:
+    """Note what is sent meanwhile: by the threads whose names begin so, or by all."""
     noted, lock = Sent(), threading.Lock()
     pool = urllib3.connectionpool.HTTPConnectionPool
     send: Callable[..., Any] = pool.urlopen
@@ -70,9 +70,10 @@ def sent() -> Iterator[Sent]:
             return send(self, method, url, *rest, **more)
         finally:
             took_s = time.perf_counter() - start_s
-            path = url.partition("?")[0]
-            with lock:
-                noted.requests.append(Request(f"{self.host}:{self.port}", method, path, took_s))
+            request = Request(f"{self.host}:{self.port}", method, url.partition("?")[0], took_s)
+            if not threads or threading.current_thread().name.startswith(threads):
+                with lock:
+                    noted.requests.append(request)
 
     pool.urlopen = urlopen  # type: ignore[method-assign]
     try:

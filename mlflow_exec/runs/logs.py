@@ -93,13 +93,29 @@ class LogKeeper:
     """
 
     def __init__(
-        self, client: MlflowClient, run_id: str, artifacts: RunArtifacts, *, uploads: bool
+        self,
+        client: MlflowClient,
+        run_id: str,
+        artifacts: RunArtifacts,
+        *,
+        uploads: bool,
+        listed: JobStatus | None = None,
     ) -> None:
-        """Take the run; ``uploads`` says whether the job puts its log there by itself."""
+        """Take the run.
+
+        Args:
+            client: For the run's tracking server.
+            run_id: The run.
+            artifacts: The run's.
+            uploads: Whether the job puts its log there by itself.
+            listed: How the job ended, by a snapshot: then what that told is not asked for again.
+                No other status will do, because a watch may have the Job's end before its pods'.
+        """
         self._client = client
         self._run_id = run_id
         self._artifacts = artifacts
         self._uploads = uploads
+        self._listed = listed
         self.captured: Path | None = None
         self.kept = False
         self._spare = b""
@@ -122,15 +138,8 @@ class LogKeeper:
             return
         self._spare = text.encode()
 
-    def keep(
-        self, scheduler: Scheduler, handle: JobHandle, status: JobStatus | None = None
-    ) -> str | None:
+    def keep(self, scheduler: Scheduler, handle: JobHandle) -> str | None:
         """Make sure that the run holds the log; a log that cannot be had fails nothing.
-
-        Args:
-            scheduler: Where the job ran.
-            handle: The job.
-            status: What the scheduler told of its end.
 
         Returns:
             What went wrong, as a sentence; None if the log is whole.
@@ -141,7 +150,7 @@ class LogKeeper:
                 self.kept = True
                 return None
             head = self._uploaded()
-            tail, unread = self._remaining(scheduler, handle, status)
+            tail, unread = self._remaining(scheduler, handle)
             if not tail and not unread and _has_started(tags):
                 unread = "the scheduler no longer has the job's log"
             whole = join(head, tail)
@@ -192,13 +201,12 @@ class LogKeeper:
         # As the scheduler's own text is read: what is no UTF-8 replaced, half a character not yet.
         return codecs.getincrementaldecoder("utf-8")("replace").decode(whole).encode()
 
-    def _remaining(
-        self, scheduler: Scheduler, handle: JobHandle, status: JobStatus | None
-    ) -> tuple[bytes, str | None]:
+    def _remaining(self, scheduler: Scheduler, handle: JobHandle) -> tuple[bytes, str | None]:
         if self.captured is not None:
             return self.captured.read_bytes(), None
-        pieces = scheduler.logs(handle) if status is None else scheduler.last_logs(handle, status)
+        listed = self._listed
         try:
+            pieces = scheduler.last_logs(handle, listed) if listed else scheduler.logs(handle)
             return "".join(pieces).encode() or self._spare, None
         except MlflowExecError as error:
             if self._spare:

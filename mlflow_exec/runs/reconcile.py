@@ -341,7 +341,11 @@ class Reconciler:
         if run.has_end and status is not None:
             final = status
             text = f"its job ended: {describe(status)}"
-            return self._kept(run, lambda job, say: finish(job, final, progress=say), text)
+
+            def keep(job: Job, progress: Progress) -> bool:
+                return finish(job, final, job.log_keeper(final), progress)
+
+            return self._kept(run, keep, text)
         job = self._job(run)
         if status is None:
             status = lost(job)
@@ -350,7 +354,7 @@ class Reconciler:
             return run.outcome("ended", state, f"not written: {why or describe(status)}")
         if why is not None:
             status = give_up(job, why)
-        finish(job, status, progress=self._progress)
+        finish(job, status, job.log_keeper(None if why else status), self._progress)
         return run.outcome("ended", status.state.value, describe(status))
 
     def _job(self, run: _Open) -> Job:

@@ -78,9 +78,11 @@ class Job:
         """The run, as ends are written to it."""
         return MlflowRunStore(self.client)
 
-    def log_keeper(self) -> LogKeeper:
-        """Return what puts the job's log on the run."""
-        return LogKeeper(self.client, self.run_id, self.artifacts, uploads=self.uploads_log)
+    def log_keeper(self, listed: JobStatus | None = None) -> LogKeeper:
+        """Return what puts the job's log on the run; see `LogKeeper` for what was listed."""
+        return LogKeeper(
+            self.client, self.run_id, self.artifacts, uploads=self.uploads_log, listed=listed
+        )
 
 
 def supervise(
@@ -277,7 +279,7 @@ def finish(
     """
     keeper = keeper or job.log_keeper()
     say = progress.say if progress is not None else (lambda _: None)
-    trouble = keeper.keep(job.scheduler, job.handle, status)
+    trouble = keeper.keep(job.scheduler, job.handle)
     if trouble:
         say(trouble)
     kept = keeper.kept

@@ -189,7 +189,7 @@ class Scheduler(ABC):
         """
 
     def last_logs(self, handle: JobHandle, status: JobStatus) -> Iterator[str]:
-        """Yield what `logs` does, of a job that has ended as ``status`` says.
+        """Yield what `logs` does, of a job that has ended as a status of `snapshot` says.
 
         For those who end many at once: what the status' record tells is not asked for again.
         """

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
@@ -23,7 +25,7 @@ from mlflow_exec.schedulers.kubernetes.follow import follow
 from mlflow_exec.schedulers.kubernetes.objects import essential
 from mlflow_exec.testing.collecting import Collected, until
 from tests.clusters.pytest_kubernetes import KubernetesCluster
-from tests.conformance.test_kubernetes_watch import Make, counted
+from tests.conformance.test_kubernetes_watch import Make
 from tests.conformance.test_kubernetes_watch import client as client  # a fixture
 from tests.conformance.test_kubernetes_watch import make as make  # a fixture
 from tests.unit.tcp_link import TcpLink
@@ -31,6 +33,21 @@ from tests.unit.tcp_link import TcpLink
 ACCOUNT = "follower"
 # The API server remembers for 10 s which tokens were good.
 REMEMBERED_S = 30.0
+
+
+@contextmanager
+def counted(client: KubernetesClient) -> Iterator[list[str]]:
+    """Note what this client asks; with credentials that it reads anew a question is still one."""
+    asked: list[str] = []
+    send = client._send
+
+    def noted(method: str, path: str, *rest: Any, **more: Any) -> Any:
+        asked.append(f"{method} {path}")
+        return send(method, path, *rest, **more)
+
+    client._send = noted  # type: ignore[method-assign]
+    yield asked
+    client._send = send  # type: ignore[method-assign]
 
 
 @dataclass

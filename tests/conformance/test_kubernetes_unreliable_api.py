@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks.nobody import complete, job
+from benchmarks.nobody import complete, make_job
 from mlflow_exec.clients.kubernetes import KubernetesClient, object_path
 from mlflow_exec.clients.kubernetes_config import from_kubeconfig
 from mlflow_exec.clients.kubernetes_watch import Event, ListWatch
@@ -66,9 +66,7 @@ def make(direct: KubernetesClient, namespace: str) -> Callable[[], JobHandle]:
     """Make a Job that nobody runs, so that it ends when a test says so."""
 
     def made() -> JobHandle:
-        path = object_path("jobs", namespace, group="batch/v1")
-        metadata = direct.request("POST", path, body=job(uuid.uuid4().hex, namespace))["metadata"]
-        return JobHandle("k8s", direct.identity(), (namespace, metadata["name"]), metadata["uid"])
+        return make_job(direct, uuid.uuid4().hex, namespace)
 
     return made
 

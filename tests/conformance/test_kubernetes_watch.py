@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import threading
 import uuid
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
-from benchmarks.nobody import complete, job
+from benchmarks.nobody import complete, make_job
+from benchmarks.sent import sent
 from mlflow_exec.clients.kubernetes import KubernetesClient, object_path
 from mlflow_exec.clients.kubernetes_config import from_kubeconfig
 from mlflow_exec.clients.kubernetes_watch import ListWatch
@@ -24,21 +24,6 @@ from tests.clusters.pytest_kubernetes import KubernetesCluster
 Make = Callable[[], JobHandle]
 
 
-@contextmanager
-def counted(client: KubernetesClient) -> Iterator[list[str]]:
-    """Note every request that this client sends."""
-    sent: list[str] = []
-    send = client._send
-
-    def noted(method: str, path: str, *rest: Any, **more: Any) -> Any:
-        sent.append(f"{method} {path}")
-        return send(method, path, *rest, **more)
-
-    client._send = noted  # type: ignore[method-assign]
-    yield sent
-    client._send = send  # type: ignore[method-assign]
-
-
 @pytest.fixture
 def client(kubernetes_cluster: KubernetesCluster) -> KubernetesClient:
     return from_kubeconfig(kubernetes_cluster.context, str(kubernetes_cluster.kubeconfig))
@@ -49,9 +34,7 @@ def make(client: KubernetesClient, namespace: str) -> Make:
     """Make a Job that nobody runs, so that it ends when a test says so."""
 
     def made() -> JobHandle:
-        path = object_path("jobs", namespace, group="batch/v1")
-        metadata = client.request("POST", path, body=job(uuid.uuid4().hex, namespace))["metadata"]
-        return JobHandle("k8s", client.identity(), (namespace, metadata["name"]), metadata["uid"])
+        return make_job(client, uuid.uuid4().hex, namespace)
 
     return made
 
@@ -72,7 +55,7 @@ def test_many_who_follow_share_one_watch(
     kubernetes_cluster: KubernetesCluster, namespace: str, client: KubernetesClient, make: Make
 ) -> None:
     handles = [make() for _ in range(30)]
-    with counted(client) as sent:
+    with sent() as noted:
         # As many handles of mlflow.projects.run: a scheduler, and a thread that waits, for each.
         seen = [
             Collected(new_scheduler(kubernetes_cluster, namespace).watch([handle]))
@@ -86,7 +69,7 @@ def test_many_who_follow_share_one_watch(
             (_, last) = one.all()[-1]
             assert last is not None
             assert last.state is JobState.SUCCEEDED
-    asked = [line for line in sent if line.startswith("GET")]
+    asked = [request for request in noted.requests if request.method == "GET"]
     # The watch begins anew while the first ones join; alone, each would make four requests.
     assert len(asked) <= 2 * len(handles), f"{len(asked)} requests for {len(seen)} who follow"
 
@@ -96,9 +79,9 @@ def test_who_asks_again_and_again_costs_nothing(
 ) -> None:
     handle = make()
     until(lambda: not scheduler.glance(handle).native, "the job is followed")
-    with counted(client) as sent:
+    with sent() as noted:
         assert {scheduler.glance(handle).state for _ in range(500)} == {JobState.QUEUED}
-        assert len(sent) <= 1
+        assert len(noted.requests) <= 1
     complete(client, handle)
     until(lambda: scheduler.glance(handle).state is JobState.SUCCEEDED, "the end is told", 5)
 

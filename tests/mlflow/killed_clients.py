@@ -42,7 +42,8 @@ def name_of(method, url, body):
     path = re.sub("(?<=/pods/)[^/]+", "POD", re.sub("[0-9a-f]{32}", "RUN", parts.path))
     told = sorted({"watch", "dryRun"} & set(parse_qs(parts.query)))
     if method == "PATCH":
-        told += json.loads(body)
+        change = json.loads(body)
+        told += change if isinstance(change, dict) else ["JSON"]
     return " ".join([method, path, *told])
 
 

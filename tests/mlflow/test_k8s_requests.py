@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from typing import Any
 
 import pytest
 
@@ -19,9 +20,9 @@ def test_a_job_costs_four_writing_requests_once_its_checks_are_known(
 ) -> None:
     monkeypatch.setenv("A_TOKEN", "value")
     project = k8s.project("print('hello')")
-    secrets = {"secrets": {"A_TOKEN": {"env": "A_TOKEN"}}}
+    secrets: dict[str, Any] = {"secrets": {"A_TOKEN": {"env": "A_TOKEN"}}}
     k8s.run(project, {"alpha": 0}, **secrets)  # its preflight counts for all of this shape
-    with sent() as noted:
+    with sent("MainThread") as noted:  # watches of earlier tests may still live
         for _ in range(JOBS):
             k8s.run(project, {"alpha": 0}, **secrets)
     # The real Job controller writes to the same Jobs meanwhile: that costs no second try.

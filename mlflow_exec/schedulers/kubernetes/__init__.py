@@ -322,8 +322,8 @@ class KubernetesScheduler(Scheduler):
         """See :meth:`~.Scheduler.logs`."""
         client = self._client_of(handle)
         if not follow:
-            pods = [(pod["metadata"]["name"], pod) for pod in find_pods(client, handle)]
-            yield from self._logs_of(handle, pods, None if pods else find_job(client, handle))
+            named = [(pod["metadata"]["name"], pod) for pod in find_pods(client, handle)]
+            yield from self._logs_of(handle, named, None if named else find_job(client, handle))
             return
         done: set[str] = set()
         for _, status in self.watch([handle]):
