@@ -71,12 +71,21 @@ class ClusterError(MlflowExecError):
     Attributes:
         status: The HTTP status code, or None where there was no answer.
         reason: The machine-readable reason of the answer, such as ``AlreadyExists``.
+        retry_after_s: How long the cluster asks to be left alone.
     """
 
-    def __init__(self, message: str, *, status: int | None = None, reason: str = "") -> None:
+    def __init__(
+        self,
+        message: str,
+        *,
+        status: int | None = None,
+        reason: str = "",
+        retry_after_s: float = 0.0,
+    ) -> None:
         super().__init__(message)
         self.status = status
         self.reason = reason
+        self.retry_after_s = retry_after_s
 
 
 class UnreachableError(ClusterError):

@@ -9,16 +9,20 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import itertools
 import json
 import re
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlencode
 
+from mlflow_exec.clients.pauses import Pauses, retry_after_s
 from mlflow_exec.clients.server_clock import ServerClock
 from mlflow_exec.errors import (
     AccessDeniedError,
@@ -38,8 +42,15 @@ except ModuleNotFoundError as error:
     raise missing_extra("k8s", error) from error
 
 CONNECT_TIMEOUT_S = 10.0
-_UID = re.compile(r"^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$")
+# An answer that was lost on its way is missed after the first, and who is only slow is given more
+# time with each try, up to the second.
+FIRST_READ_TIMEOUT_S = 5.0
 READ_TIMEOUT_S = 30.0
+# How long a request is tried again. A lost answer, and a second and a third one, fit into it.
+PATIENCE_S = 40.0
+# The way to a cluster of which it is only asked whether it is the one.
+PROBE_PATIENCE_S = 5.0
+_UID = re.compile(r"^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$")
 
 # https://github.com/kubernetes/community/blob/master/contributors/devel/sig-architecture/
 # api-conventions.md#http-status-codes
@@ -48,20 +59,25 @@ _BY_STATUS: dict[int, type[ClusterError]] = {
     401: AccessDeniedError,
     403: AccessDeniedError,
     404: NotFoundError,
+    408: UnreachableError,
     409: ConflictError,
     410: ClusterError,
     413: RejectedError,
     415: RejectedError,
     422: RejectedError,
+    429: UnreachableError,
 }
+_SIGN_IN = "sign in again, or correct the user in the kubeconfig"
 
 
 class Stream:
     """The pieces of an answer's body as they come; a context manager."""
 
-    def __init__(self, response: Any, name: str) -> None:
+    def __init__(self, response: Any, name: str, silence_s: float) -> None:
         self._response = response
         self._name = name
+        with suppress(AttributeError):  # a connection that ends with this answer has let it go
+            response.connection.sock.settimeout(silence_s)
 
     def __iter__(self) -> Iterator[bytes]:
         try:
@@ -80,6 +96,29 @@ class Stream:
 
     def __exit__(self, *_: object) -> None:
         self._response.close()
+
+
+@dataclass(frozen=True)
+class _Timing:
+    """How long one try may take, growing from the first to the longest, and all of them."""
+
+    first_s: float
+    longest_s: float
+    patience_s: float
+
+    def persist(self, attempt: Callable[[float], Any]) -> Any:
+        """Return what the attempt returns; try again while no answer comes."""
+        pauses, end_s = Pauses(), time.monotonic() + self.patience_s
+        for round_ in itertools.count():
+            try:
+                return attempt(min(self.first_s * 2**round_, self.longest_s))
+            except UnreachableError as error:
+                pause_s = pauses.next_s(error.retry_after_s)
+                # One failure alone is never the last word, be it that it took all the time.
+                once_more = round_ == 0 and pause_s <= self.patience_s
+                if not once_more and time.monotonic() + pause_s > end_s:
+                    raise
+                time.sleep(pause_s)
 
 
 class KubernetesClient:
@@ -112,28 +151,64 @@ class KubernetesClient:
         query: Mapping[str, Any] | None = None,
         content_type: str = "application/json",
         timeout_s: float = READ_TIMEOUT_S,
+        patience_s: float = PATIENCE_S,
     ) -> dict[str, Any]:
         """Send one request and return the answer's JSON.
+
+        Where no answer comes (no connection, silence, 429, 5xx) it is sent again, as the server
+        asks (``Retry-After``) or after growing, jittered pauses, until ``patience_s`` are over;
+        once at least, unless they are 0. So it may arrive twice: a conflict can be the work of an
+        earlier try whose answer was lost, and who creates or changes something looks.
 
         Raises:
             ClusterError: One of its subclasses, by the answer's status.
         """
-        response = self._send(method, path, body, query, content_type, timeout_s, stream=False)
-        data = response.data
-        result = json.loads(data) if data else {}
-        return result if isinstance(result, dict) else {"value": result}
+
+        def attempt(read_timeout_s: float) -> dict[str, Any]:
+            response = self._send(
+                method, path, body, query, content_type, read_timeout_s, stream=False
+            )
+            try:
+                result = json.loads(response.data) if response.data else {}
+            except ValueError as error:
+                raise UnreachableError(
+                    f"{self.name}: {method} {path}: the answer is no JSON; something between here "
+                    f"and the API server sent it: {response.data[:200].decode(errors='replace')}"
+                ) from error
+            return result if isinstance(result, dict) else {"value": result}
+
+        timing = _Timing(FIRST_READ_TIMEOUT_S, timeout_s, patience_s)
+        answer: dict[str, Any] = timing.persist(attempt)
+        return answer
 
     def stream(
-        self, path: str, query: Mapping[str, Any], *, read_timeout_s: float
+        self,
+        path: str,
+        query: Mapping[str, Any],
+        *,
+        silence_s: float,
+        open_timeout_s: float | None = None,
+        patience_s: float = PATIENCE_S,
     ) -> Stream:
         """Open a GET whose body is read piece by piece while it comes.
 
+        Args:
+            path: The path.
+            query: The query.
+            silence_s: How long nothing may come before the connection is taken for dead.
+            open_timeout_s: How long it may take until the answer begins; ``silence_s`` if None.
+            patience_s: How long opening is tried again, as with `request`.
+
         Raises:
-            ClusterError: By the answer's status; `UnreachableError` also while reading, when
-                nothing came for ``read_timeout_s``.
+            ClusterError: By the answer's status; `UnreachableError` also while reading.
         """
-        response = self._send("GET", path, None, query, "", read_timeout_s, stream=True)
-        return Stream(response, self.name)
+        open_s = silence_s if open_timeout_s is None else open_timeout_s
+
+        def attempt(timeout_s: float) -> Any:
+            return self._send("GET", path, None, query, "", timeout_s, stream=True)
+
+        response = _Timing(open_s, open_s, patience_s).persist(attempt)
+        return Stream(response, self.name, silence_s)
 
     def _send(
         self,
@@ -145,56 +220,84 @@ class KubernetesClient:
         timeout_s: float,
         *,
         stream: bool,
-        reload: bool = True,
     ) -> Any:
-        api = self._api
-        # The generated client asks its refresh hook here: exec plugins and rotated tokens.
-        headers = {s["key"]: s["value"] for s in api.configuration.auth_settings().values()}
-        if body is not None:
-            headers["Content-Type"] = content_type
-        url = api.configuration.host + path + (f"?{urlencode(query)}" if query else "")
+        """Send once, or twice where the credentials have to be read anew."""
+        text = None if body is None else json.dumps(body).encode()
+        renewed = False
+        while True:
+            api = self._api
+            headers = self._credentials(api)
+            if text is not None:
+                headers["Content-Type"] = content_type
+            url = api.configuration.host + path + (f"?{urlencode(query)}" if query else "")
+            try:
+                response = api.rest_client.pool_manager.request(
+                    method,
+                    url,
+                    body=text,
+                    headers=headers,
+                    timeout=urllib3.Timeout(connect=CONNECT_TIMEOUT_S, read=timeout_s),
+                    preload_content=not stream,
+                    retries=False,
+                )
+                data = b"" if response.status < 400 else response.data
+            except (urllib3.exceptions.HTTPError, OSError) as error:
+                raise UnreachableError(
+                    f"{self.name}: {api.configuration.host} gives no answer: {error}"
+                ) from error
+            # Only the API server's own answers tell its time; a proxy's clock may be any.
+            if "Audit-Id" in response.headers:
+                self._clock.hear(response.headers.get("Date"))
+            if response.status < 400:
+                return response
+            failure = self._error(method, path, response, data)
+            if renewed or not _lacks_credentials(failure):
+                raise failure
+            self._renew(api, failure)
+            renewed = True
+
+    def _credentials(self, api: ApiClient) -> dict[str, str]:
+        """Return the headers that say who asks.
+
+        The generated client asks its refresh hook here: exec plugins and rotated tokens. One
+        thread does it for all.
+        """
         try:
-            response = api.rest_client.pool_manager.request(
-                method,
-                url,
-                body=None if body is None else json.dumps(body).encode(),
-                headers=headers,
-                timeout=urllib3.Timeout(connect=CONNECT_TIMEOUT_S, read=timeout_s),
-                preload_content=not stream,
-                retries=False,
-            )
-        except (urllib3.exceptions.HTTPError, OSError) as error:
-            raise UnreachableError(
-                f"{self.name}: {api.configuration.host} gives no answer: {error}"
-            ) from error
-        self._clock.hear(response.headers.get("Date"))
-        if response.status == 401 and reload:
             with self._lock:
-                if self._api is api:
+                settings = api.configuration.auth_settings().values()
+        except Exception as error:  # plugins and providers have errors of their own
+            raise AccessDeniedError(
+                f"{self.name}: the credentials cannot be read: {error}; {_SIGN_IN}"
+            ) from error
+        return {item["key"]: item["value"] for item in settings}
+
+    def _renew(self, refused: ApiClient, failure: ClusterError) -> None:
+        """Read the credentials anew, unless another thread has just done it."""
+        try:
+            with self._lock:
+                if self._api is refused:
                     self._api = self._load()
-            return self._send(
-                method, path, body, query, content_type, timeout_s, stream=stream, reload=False
-            )
-        if response.status >= 400:
-            raise self._error(method, path, response.status, response.data)
-        return response
+        except ConfigError as error:
+            raise AccessDeniedError(f"{failure}; reading them anew: {error}", status=401) from error
 
     def now(self) -> datetime | None:
         """Return the time by the API server's clock; None before its first answer."""
         return self._clock.now()
 
-    def _error(self, method: str, path: str, status: int, data: bytes) -> ClusterError:
+    def _error(self, method: str, path: str, response: Any, data: bytes) -> ClusterError:
+        status: int = response.status
         try:
             answer = json.loads(data)
             message, reason = str(answer["message"]), str(answer.get("reason", ""))
         except (ValueError, KeyError, TypeError):
             message, reason = data[:500].decode(errors="replace"), ""
         kind = _BY_STATUS.get(status, UnreachableError if status >= 500 else ClusterError)
-        if status == 429:
-            kind = UnreachableError
-        return kind(
-            f"{self.name}: {method} {path}: {status} {message}", status=status, reason=reason
-        )
+        text = f"{self.name}: {method} {path}: {status} {message}"
+        if status == 401:
+            text += f"; the credentials are refused: {_SIGN_IN}"
+        headers = response.headers
+        asked_s = retry_after_s(headers.get("Retry-After"), headers.get("Date"))
+        return kind(text, status=status, reason=reason, retry_after_s=asked_s)
 
     # -- who is it --------------------------------------------------------------------------
 
@@ -208,7 +311,9 @@ class KubernetesClient:
         """The API server's address."""
         return str(self._api.configuration.host)
 
-    def identity(self, cluster_name: str | None = None) -> str:
+    def identity(
+        self, cluster_name: str | None = None, *, patience_s: float = PATIENCE_S
+    ) -> str:
         """Return what names this cluster on every machine.
 
         ``cluster_name`` where it is given, else the UID of namespace kube-system, else (where
@@ -221,8 +326,9 @@ class KubernetesClient:
         if cluster_name:
             return cluster_name
         if not self._identity:
+            path = "/api/v1/namespaces/kube-system"
             try:
-                answer = self.request("GET", "/api/v1/namespaces/kube-system", timeout_s=10)
+                answer = self.request("GET", path, timeout_s=10, patience_s=patience_s)
                 self._identity = answer["metadata"]["uid"]
             except AccessDeniedError:
                 self._identity = self._ca_identity()
@@ -257,3 +363,9 @@ def object_path(
     parts = [f"{prefix}/namespaces/{quote(namespace, safe='')}/{resource}"]
     parts += [quote(part, safe="") for part in (name, sub) if part]
     return "/".join(parts)
+
+
+def _lacks_credentials(failure: ClusterError) -> bool:
+    """Whether the cluster does not know who asks; a plugin that failed gives no credentials."""
+    anonymous = failure.status == 403 and "system:anonymous" in str(failure)
+    return failure.status == 401 or anonymous

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -12,12 +13,17 @@ from pathlib import Path
 from kubernetes import config as kubeconfig
 from kubernetes.client import ApiClient, Configuration
 from kubernetes.config.config_exception import ConfigException
+from urllib3.connection import HTTPConnection
 
-from mlflow_exec.clients.kubernetes import KubernetesClient
+from mlflow_exec.clients.kubernetes import PROBE_PATIENCE_S, KubernetesClient
 from mlflow_exec.errors import ClusterError, ConfigError, HandleError, NotFoundError
 
 _NAMESPACE_FILE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 _CONNECTIONS = 16
+# A connection whose other end is gone without a word (a dropped route, a forgetful gateway) is
+# noticed by TCP itself, be nobody sending on it (kubernetes-client/python#2462): after 15 s of
+# silence it is probed every 5 s, and dead when 3 probes, or sent bytes for 30 s, have no answer.
+_IDLE_S, _PROBE_S, _PROBES, _UNACKNOWLEDGED_MS = 15, 5, 3, 30_000
 _clients: dict[tuple[str, str, tuple[tuple[int, int], ...]], KubernetesClient] = {}
 _lock = threading.Lock()
 
@@ -46,8 +52,7 @@ def from_kubeconfig(context: str | None, path: str | None = None) -> KubernetesC
         )
 
     def load() -> ApiClient:
-        configuration = Configuration()
-        configuration.connection_pool_maxsize = _CONNECTIONS
+        configuration = _configuration()
         with _readable(file):
             return kubeconfig.new_client_from_config(
                 file, name, persist_config=False, client_configuration=configuration
@@ -58,6 +63,23 @@ def from_kubeconfig(context: str | None, path: str | None = None) -> KubernetesC
         if key not in _clients:
             _clients[key] = KubernetesClient(f"context {name!r}", namespace, load)
         return _clients[key]
+
+
+def _configuration() -> Configuration:
+    configuration = Configuration()
+    configuration.connection_pool_maxsize = _CONNECTIONS
+    options = [*HTTPConnection.default_socket_options, (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)]
+    for name, value in (
+        ("TCP_KEEPIDLE", _IDLE_S),
+        ("TCP_KEEPALIVE", _IDLE_S),  # as macOS calls it
+        ("TCP_KEEPINTVL", _PROBE_S),
+        ("TCP_KEEPCNT", _PROBES),
+        ("TCP_USER_TIMEOUT", _UNACKNOWLEDGED_MS),
+    ):
+        if hasattr(socket, name):  # each system has some of them
+            options.append((socket.IPPROTO_TCP, getattr(socket, name), value))
+    configuration.socket_options = options
+    return configuration
 
 
 def _version(file: str) -> tuple[tuple[int, int], ...]:
@@ -75,8 +97,7 @@ def in_cluster() -> KubernetesClient:
     """
 
     def load() -> ApiClient:
-        configuration = Configuration()
-        configuration.connection_pool_maxsize = _CONNECTIONS
+        configuration = _configuration()
         try:
             kubeconfig.load_incluster_config(client_configuration=configuration)
         except ConfigException as error:
@@ -226,7 +247,8 @@ def _is_the_one(
     cluster_name: str | None,
     holds: Callable[[KubernetesClient], bool],
 ) -> bool:
-    if cluster_name is None and client.identity() == identity:
+    probed = cluster_name or client.identity(patience_s=PROBE_PATIENCE_S)
+    if cluster_name is None and probed == identity:
         return True
     try:
         # A name given by hand says nothing of one context or another; only the job does.

@@ -11,7 +11,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -60,8 +59,6 @@ Json = Mapping[str, Any]
 
 _MERGE_PATCH = "application/merge-patch+json"
 _JSON_PATCH = "application/json-patch+json"
-_CREATE_TRIES = 4
-_POLL_S = (0.1, 0.2, 0.5, 1.0)
 
 
 class KubernetesScheduler(Scheduler):
@@ -161,7 +158,7 @@ class KubernetesScheduler(Scheduler):
     def submit(self, plan: Plan) -> JobHandle:
         """See :meth:`~.Scheduler.submit`."""
         client = self._connect()
-        job, created = self._create(client, plan.objects[0], plan)
+        job = self._create(client, plan.objects[0], plan)
         owner = {
             "apiVersion": BATCH,
             "kind": "Job",
@@ -175,7 +172,7 @@ class KubernetesScheduler(Scheduler):
                 self._create(client, item, plan, owner)
             self._start(client, job)
         except BaseException:
-            if created:
+            if _is_incomplete(job):
                 delete_job(client, path_of(job), {"uid": job["metadata"]["uid"]})
             raise
         return replace(self.handle(plan), uid=job["metadata"]["uid"])
@@ -186,28 +183,25 @@ class KubernetesScheduler(Scheduler):
         item: Mapping[str, Any],
         plan: Plan,
         owner: Mapping[str, Any] | None = None,
-    ) -> tuple[dict[str, Any], bool]:
-        """Create an object, or find the one that an earlier try made; also say which it was."""
+    ) -> dict[str, Any]:
+        """Create an object, or find the one that an earlier try made.
+
+        The answer of a try may have been lost; so a conflict decides nothing, the object does.
+        """
         body = with_contents(item, plan)
         if owner:
             body["metadata"]["ownerReferences"] = [owner]
-        for attempt in range(1, _CREATE_TRIES + 1):
-            try:
-                return client.request("POST", collection_of(item), body=body), True
-            except ConflictError as conflict:
-                found = client.request("GET", path_of(item))
-                if (found["metadata"].get("labels") or {}).get(LABEL_RUN) != plan.spec.run_id:
-                    raise ConflictError(
-                        f"{item['kind']} {item['metadata']['name']!r}: exists and is not of this "
-                        f"run: {conflict}",
-                        status=409,
-                    ) from conflict
-                return found, False
-            except UnreachableError:
-                if attempt == _CREATE_TRIES:
-                    raise
-                time.sleep(_POLL_S[attempt])  # back-off; the next try finds what this one made
-        raise AssertionError("unreachable")
+        try:
+            return client.request("POST", collection_of(item), body=body)
+        except ConflictError as conflict:
+            found = client.request("GET", path_of(item))
+            if (found["metadata"].get("labels") or {}).get(LABEL_RUN) != plan.spec.run_id:
+                raise ConflictError(
+                    f"{item['kind']} {item['metadata']['name']!r}: exists and is not of this "
+                    f"run: {conflict}",
+                    status=409,
+                ) from conflict
+            return found
 
     def _start(self, client: api.KubernetesClient, job: Mapping[str, Any]) -> None:
         """Say that the submission is complete, and un-suspend unless a queue does that.
@@ -216,7 +210,7 @@ class KubernetesScheduler(Scheduler):
         controller writes its status at once, and a comparison of versions would then fail.
         """
         mark, uid = f"/metadata/annotations/{SUBMITTING.replace('/', '~1')}", job["metadata"]["uid"]
-        if SUBMITTING not in (job["metadata"].get("annotations") or {}):
+        if not _is_incomplete(job):
             return  # an earlier try has done it
         body: list[dict[str, Any]] = [
             {"op": "test", "path": "/metadata/uid", "value": uid},
@@ -227,8 +221,8 @@ class KubernetesScheduler(Scheduler):
         try:
             client.request("PATCH", path_of(job), body=body, content_type=_JSON_PATCH)
         except RejectedError:
-            fresh = client.request("GET", path_of(job))["metadata"]
-            if fresh["uid"] == uid and SUBMITTING in (fresh.get("annotations") or {}):
+            fresh = client.request("GET", path_of(job))
+            if fresh["metadata"]["uid"] == uid and _is_incomplete(fresh):
                 raise
 
     def cancel(self, handle: JobHandle, *, timeout_s: float = 120) -> None:
@@ -344,6 +338,11 @@ class KubernetesScheduler(Scheduler):
                     done.add(pod["metadata"]["uid"])
             if status is None:
                 return
+
+
+def _is_incomplete(job: Mapping[str, Any]) -> bool:
+    """Whether a Job's submission is not complete, so that it has never been started."""
+    return SUBMITTING in (job["metadata"].get("annotations") or {})
 
 
 def _holds(client: api.KubernetesClient, handles: Sequence[JobHandle]) -> bool:

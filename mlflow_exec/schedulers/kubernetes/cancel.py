@@ -16,20 +16,24 @@ from mlflow_exec.schedulers.kubernetes.status import true_conditions
 _POLL_S = (0.1, 0.2, 0.5, 1.0)
 
 
-def find_job(client: api.KubernetesClient, handle: JobHandle) -> dict[str, Any] | None:
+def find_job(
+    client: api.KubernetesClient, handle: JobHandle, *, patience_s: float = api.PATIENCE_S
+) -> dict[str, Any] | None:
     """Return the handle's Job; None if there is none, or only a namesake.
 
     Raises:
         ClusterError: The cluster cannot be asked.
     """
     try:
-        job = client.request("GET", _path(handle))
+        job = client.request("GET", _path(handle), patience_s=patience_s)
     except NotFoundError:
         return None
     return job if handle.uid in ("", job["metadata"]["uid"]) else None
 
 
-def find_pods(client: api.KubernetesClient, handle: JobHandle) -> list[dict[str, Any]]:
+def find_pods(
+    client: api.KubernetesClient, handle: JobHandle, *, patience_s: float = api.PATIENCE_S
+) -> list[dict[str, Any]]:
     """Return the pods of the handle's Job, not those of a namesake, the oldest first.
 
     Raises:
@@ -38,17 +42,25 @@ def find_pods(client: api.KubernetesClient, handle: JobHandle) -> list[dict[str,
     namespace, name = handle.path
     owner = f"controller-uid={handle.uid}" if handle.uid else f"job-name={name}"
     query = {"labelSelector": f"batch.kubernetes.io/{owner}"}
-    items = client.request("GET", api.object_path("pods", namespace), query=query)["items"]
+    path = api.object_path("pods", namespace)
+    items = client.request("GET", path, query=query, patience_s=patience_s)["items"]
     return sorted(items, key=lambda pod: str(pod["metadata"]["creationTimestamp"]))
 
 
-def delete_job(client: api.KubernetesClient, path: str, expected: Mapping[str, str]) -> None:
+def delete_job(
+    client: api.KubernetesClient,
+    path: str,
+    expected: Mapping[str, str],
+    *,
+    patience_s: float = api.PATIENCE_S,
+) -> None:
     """Delete a Job and what belongs to it, if it is still as expected; gone already is fine.
 
     Args:
         client: The cluster.
         path: The Job.
         expected: Its ``uid``, and ``resourceVersion`` if a change forbids the deletion.
+        patience_s: How long to try again where no answer comes.
 
     Raises:
         ConflictError: It is not as expected.
@@ -56,7 +68,7 @@ def delete_job(client: api.KubernetesClient, path: str, expected: Mapping[str, s
     """
     body = {"propagationPolicy": "Foreground", "preconditions": dict(expected)}
     try:
-        client.request("DELETE", path, body=body)
+        client.request("DELETE", path, body=body, patience_s=patience_s)
     except NotFoundError:
         return
 
@@ -73,12 +85,14 @@ def cancel(client: api.KubernetesClient, handle: JobHandle, timeout_s: float) ->
     for round_ in itertools.count():
         left: list[str] | None = None
         trouble = ""
+        left_s = max(0.0, end_s - time.monotonic())
         try:
-            if not deleted and not _delete_unfinished(client, handle):
+            if not deleted and not _delete_unfinished(client, handle, left_s):
                 return
             deleted = True
-            left = [_place(pod) for pod in find_pods(client, handle) if _may_run(pod)]
-            if not left and find_job(client, handle) is None:
+            pods = find_pods(client, handle, patience_s=left_s)
+            left = [_place(pod) for pod in pods if _may_run(pod)]
+            if not left and find_job(client, handle, patience_s=left_s) is None:
                 return
         except UnreachableError as error:
             trouble = f"the cluster cannot be asked: {error}"
@@ -94,15 +108,17 @@ def cancel(client: api.KubernetesClient, handle: JobHandle, timeout_s: float) ->
         time.sleep(_POLL_S[min(round_, len(_POLL_S) - 1)])
 
 
-def _delete_unfinished(client: api.KubernetesClient, handle: JobHandle) -> bool:
+def _delete_unfinished(
+    client: api.KubernetesClient, handle: JobHandle, patience_s: float
+) -> bool:
     """Delete the Job unless it has ended, be it at this very moment; False if it had."""
-    while (job := find_job(client, handle)) is not None:
+    while (job := find_job(client, handle, patience_s=patience_s)) is not None:
         if {"Complete", "Failed"} & set(true_conditions(job)):
             return False
         metadata = job["metadata"]
         seen = {"uid": metadata["uid"], "resourceVersion": metadata["resourceVersion"]}
         try:
-            delete_job(client, _path(handle), seen)
+            delete_job(client, _path(handle), seen, patience_s=patience_s)
             break
         except ConflictError:
             continue  # it changed since it was read

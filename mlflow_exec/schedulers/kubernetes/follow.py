@@ -62,7 +62,10 @@ def known_status(client: KubernetesClient, handle: JobHandle) -> JobStatus | Non
 
 
 def _first_said(client: KubernetesClient, handle: JobHandle) -> JobStatus | None:
-    """Return what a living watch says of a job that nobody has followed; None if it is silent."""
+    """Return what a living watch says of a job now; None if it is silent.
+
+    UNKNOWN is an answer, too: the watch tries to reach the cluster already.
+    """
     answer: queue.SimpleQueue[Told] = queue.SimpleQueue()
     tell = answer.put
     _send("add", client, handle, tell)
@@ -73,9 +76,7 @@ def _first_said(client: KubernetesClient, handle: JobHandle) -> JobStatus | None
         return None
     finally:
         _send("remove", client, handle, tell)
-    if isinstance(status, JobStatus) and status.state is not JobState.UNKNOWN:
-        return status
-    return None
+    return status if isinstance(status, JobStatus) else None
 
 
 def follow(

@@ -7,14 +7,15 @@ import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from mlflow_exec.clients.kubernetes import KubernetesClient, object_path
+from mlflow_exec.clients.kubernetes import PATIENCE_S, KubernetesClient, object_path
+from mlflow_exec.clients.pauses import Pauses
 from mlflow_exec.errors import ClusterError, NotFoundError, RejectedError, UnreachableError
 from mlflow_exec.runtime.end import GAP_LINE, START_LINE_PREFIX
 from mlflow_exec.schedulers.kubernetes.plan import CONTAINER
 
 # A job may say nothing for long; the connection is kept by TCP, and renewed after this time.
-_READ_TIMEOUT_S = 300.0
-_RETRY_S = 1.0
+_SILENCE_S = 300.0
+_RETRY_S = 1.0  # at least, between two connections
 
 
 def has_log(pod: Mapping[str, Any]) -> bool:
@@ -62,7 +63,9 @@ class PodLog:
             yield from self._container(container, follow=follow)
 
     def _container(self, container: str, *, follow: bool) -> Iterator[str]:
+        pauses, end_s = Pauses(), time.monotonic() + PATIENCE_S
         while True:
+            broken = False
             try:
                 yield from self._read(container, follow=follow)
             except NotFoundError:
@@ -71,11 +74,14 @@ class PodLog:
                 if not (follow and self._is_waiting(container)):
                     return  # this container never started
             except UnreachableError:
-                if not follow:
+                if not follow and time.monotonic() > end_s:
                     raise
-            if not follow or self._has_ended(container):
-                return
-            time.sleep(_RETRY_S)  # a back-off between two connections
+                broken = True  # so there may be more, even if the container has ended
+            if not broken:
+                if not follow or self._has_ended(container):
+                    return
+                pauses = Pauses()
+            time.sleep(max(pauses.next_s(), _RETRY_S))
 
     def _is_waiting(self, container: str) -> bool:
         """Whether a container has yet to start, as the main one has while others prepare."""
@@ -113,7 +119,7 @@ class PodLog:
         path = object_path("pods", self._namespace, self._name, sub="log")
         decoder = codecs.getincrementaldecoder("utf-8")("replace")
         buffer, first = "", True
-        with self._client.stream(path, query, read_timeout_s=_READ_TIMEOUT_S) as pieces:
+        with self._client.stream(path, query, silence_s=_SILENCE_S) as pieces:
             for piece in pieces:
                 *lines, buffer = (buffer + decoder.decode(piece)).split("\n")
                 fresh = []

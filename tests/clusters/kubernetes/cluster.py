@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
+import urllib.request
 from collections.abc import Collection
 from pathlib import Path
+from typing import Any
 
 from tests.clusters.kubernetes import (
     build,
@@ -119,6 +122,15 @@ class Cluster:
         self.kill(component)
         self.launch(component, *options)
 
+    def compact(self) -> None:
+        """Have etcd forget every revision but the newest.
+
+        What the API server has in its own memory it still knows, until it is restarted.
+        """
+        kv = f"http://{self.slot.loopback}:2379/v3/kv"
+        newest = _etcd(f"{kv}/range", {"key": "AA==", "limit": "1"})["header"]["revision"]
+        _etcd(f"{kv}/compaction", {"revision": newest, "physical": True})
+
     def load(self, image: str) -> None:
         """Load one of this package's images, built if need be."""
         command = containerd_command(self.slot, "images", "import", "-")
@@ -200,3 +212,12 @@ class Cluster:
     def _tail(self, component: str) -> str:
         lines = self.log(component).read_text(errors="replace").splitlines()[-15:]
         return "the end of its log:\n" + "\n".join(lines)
+
+
+def _etcd(url: str, body: dict[str, Any]) -> dict[str, Any]:
+    """Call etcd's JSON gateway (https://etcd.io/docs/v3.4/dev-guide/api_grpc_gateway/)."""
+    request = urllib.request.Request(url, json.dumps(body).encode())
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    with opener.open(request, timeout=30) as answer:
+        found: dict[str, Any] = json.loads(answer.read())
+    return found
