@@ -215,12 +215,17 @@ class _Handler(BaseHTTPRequestHandler):
         try:
             while piece := answer.read1(65536):
                 if self.connection in self.api.dead:
-                    self._say_nothing()
-                    return
+                    break
                 self.wfile.write(b"%x\r\n%s\r\n" % (len(piece), piece))
-            self.wfile.write(b"0\r\n\r\n")
+            if self.connection in self.api.dead:
+                self._say_nothing()
+            else:
+                self.wfile.write(b"0\r\n\r\n")
         except (urllib3.exceptions.HTTPError, OSError):
-            self._break()
+            if self.connection in self.api.dead:
+                self._say_nothing()
+            else:
+                self._break()
         finally:
             if is_watch:
                 with self.api.lock:
