@@ -14,5 +14,5 @@ fi
 apt-get update -q
 apt-get install -y -q --no-install-recommends \
     etcd-server containerd runc containernetworking-plugins debootstrap iptables iproute2 mount \
-    openssl ca-certificates git openssh-client openssh-server \
+    openssl ca-certificates git openssh-client openssh-server faketime \
     chromium chromium-driver fonts-dejavu
