@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-from datetime import datetime
 from email.utils import parsedate_to_datetime
 
 _FIRST_S = 0.2
@@ -40,11 +39,7 @@ def retry_after_s(value: str | None, date: str | None) -> float:
     if value.strip().isdigit():
         return float(value)
     try:
-        until, now = _moment(value), _moment(date or "")
+        until, now = parsedate_to_datetime(value), parsedate_to_datetime(date or "")
     except (TypeError, ValueError):
         return 0.0
     return max(0.0, (until - now).total_seconds())
-
-
-def _moment(date: str) -> datetime:
-    return parsedate_to_datetime(date)

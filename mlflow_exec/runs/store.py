@@ -21,7 +21,7 @@ class MlflowRunStore:
     def read(self, run_id: str) -> RunRecord:
         """See `RunStore.read`."""
         run = self._client.get_run(run_id)
-        return RunRecord(run.info.status, dict(run.data.tags))
+        return RunRecord(run.info.status, dict(run.data.tags), run.info.start_time or 0)
 
     def set_tags(self, run_id: str, tags: Mapping[str, str]) -> None:
         """See `RunStore.set_tags`; all tags go in one request."""

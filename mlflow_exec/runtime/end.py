@@ -152,10 +152,11 @@ def cut(text: str, limit_chars: int) -> str:
 
 @dataclass(frozen=True)
 class RunRecord:
-    """What a run store says of a run: its MLflow status and its tags."""
+    """What a run store says of a run: its MLflow status, its tags, and when it began (0: unknown)."""
 
     status: str
     tags: Mapping[str, str]
+    start_time_ms: int = 0
 
 
 class RunStore(Protocol):
@@ -243,7 +244,8 @@ def _write_failure(store: RunStore, run_id: str, end: End, record: RunRecord) ->
 def _write_status(store: RunStore, run_id: str, state: str, record: RunRecord) -> None:
     status = STATUS_OF_STATE[state]
     if record.status != status:
-        store.set_status(run_id, status, int(time.time() * 1000))
+        # The clock of the machine that made the run may be ahead of this one's.
+        store.set_status(run_id, status, max(int(time.time() * 1000), record.start_time_ms))
 
 
 def _commit(store: RunStore, run_id: str, end: End, by: str) -> None:

@@ -33,8 +33,9 @@ class RestRunStore:
         try:
             run = answer["run"]
             tags = {tag["key"]: tag.get("value", "") for tag in run["data"].get("tags", [])}
-            return RunRecord(run["info"]["status"], tags)
-        except (KeyError, TypeError, AttributeError) as error:
+            begun_ms = int(run["info"].get("start_time") or 0)
+            return RunRecord(run["info"]["status"], tags, begun_ms)
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
             raise RequestError(f"GET {self._server.url}: the answer is not a run") from error
 
     def set_tags(self, run_id: str, tags: Mapping[str, str]) -> None:

@@ -171,6 +171,7 @@ def has_synced(events: list[Event]) -> bool:
     return any(event.kind == "SYNCED" for event in events)
 
 
+@pytest.mark.large
 def test_a_watch_that_the_network_has_dropped_goes_on_within_the_time_that_is_stated(
     api: FaultyApi, client: KubernetesClient, direct: KubernetesClient, namespace: str,
     make: Callable[[], JobHandle],

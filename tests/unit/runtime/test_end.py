@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -53,6 +54,17 @@ def test_without_an_end_every_status_is_open(
     assert record.status == STATUS_OF_STATE[end.state]
     assert record.tags[TAG_STATE] == end.state
     assert record.tags.get(TAG_FAILURE_CATEGORY) == end.category
+
+
+def test_a_run_never_ends_before_it_began_whatever_clocks_say(
+    store: RestRunStore, tracking_server: MlflowServer
+) -> None:
+    in_ten_minutes_ms = int((time.time() + 600) * 1000)
+    body = {"experiment_id": "0", "start_time": in_ten_minutes_ms}
+    run_id = tracking_server.api("POST", "runs/create", body)["run"]["info"]["run_id"]
+    write_end(store, run_id, SUCCEEDED, "entry")
+    info = tracking_server.api("GET", f"runs/get?run_id={run_id}")["run"]["info"]
+    assert info["end_time"] == in_ten_minutes_ms
 
 
 def test_a_status_that_is_right_keeps_its_end_time(
