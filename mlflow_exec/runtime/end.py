@@ -152,7 +152,7 @@ def cut(text: str, limit_chars: int) -> str:
 
 @dataclass(frozen=True)
 class RunRecord:
-    """What a run store says of a run: its MLflow status, its tags, and when it began (0: unknown)."""
+    """What a run store says of a run: its MLflow status, its tags, when it began (0: unknown)."""
 
     status: str
     tags: Mapping[str, str]

@@ -1,4 +1,4 @@
-"""Credentials that expire while a job is followed are read anew; if they stay refused, it is said."""
+"""Credentials that expire while a job is followed are read anew; if still refused, it is said."""
 
 from __future__ import annotations
 
