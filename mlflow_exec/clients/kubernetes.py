@@ -245,7 +245,9 @@ class KubernetesClient:
                 raise UnreachableError(
                     f"{self.name}: {api.configuration.host} gives no answer: {error}"
                 ) from error
-            self._take_time(response.headers)
+            # Only the API server's own answers tell its time; a proxy's clock may be any.
+            if "Audit-Id" in response.headers:
+                self._clock.hear(response.headers.get("Date"))
             if response.status < 400:
                 return response
             failure = self._error(method, path, response, data)
@@ -277,11 +279,6 @@ class KubernetesClient:
                     self._api = self._load()
         except ConfigError as error:
             raise AccessDeniedError(f"{failure}; reading them anew: {error}", status=401) from error
-
-    def _take_time(self, headers: Mapping[str, str]) -> None:
-        # Only the API server's own answers tell its time; a proxy's clock may be any.
-        if "Audit-Id" in headers:
-            self._clock.hear(headers.get("Date"))
 
     def now(self) -> datetime | None:
         """Return the time by the API server's clock; None before its first answer."""

@@ -221,8 +221,8 @@ class KubernetesScheduler(Scheduler):
         try:
             client.request("PATCH", path_of(job), body=body, content_type=_JSON_PATCH)
         except RejectedError:
-            fresh = client.request("GET", path_of(job))["metadata"]
-            if fresh["uid"] == uid and SUBMITTING in (fresh.get("annotations") or {}):
+            fresh = client.request("GET", path_of(job))
+            if fresh["metadata"]["uid"] == uid and _is_incomplete(fresh):
                 raise
 
     def cancel(self, handle: JobHandle, *, timeout_s: float = 120) -> None:
