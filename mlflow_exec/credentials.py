@@ -50,7 +50,7 @@ class Secret:
     def reveal(self) -> str:
         """Return the value; only for the request that needs it. `hide` knows it from then on."""
         value = self._read()
-        _revealed.add(value)
+        _revealed.add(value.strip())
         return value
 
     def __repr__(self) -> str:

@@ -144,7 +144,7 @@ def submitted_by_a_client(
         env={**env, "TMPDIR": str(temporary), "MLFLOW_LOGGING_LEVEL": "DEBUG"},
         cwd=folder,
         capture_output=True,
-        timeout=500,
+        timeout=900,
     )
     planted.search("the client's stdout", done.stdout)
     planted.search("the client's stderr", done.stderr)
