@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from copy import deepcopy
 from typing import Any
 
@@ -12,6 +12,7 @@ from mlflow_exec.jobs import JobHandle
 from mlflow_exec.schedulers.base import Plan
 from mlflow_exec.schedulers.kubernetes.plan import LABEL_MANAGED, LABEL_RUN, MANAGED_BY
 
+Json = Mapping[str, Any]
 BATCH = "batch/v1"
 # A label selector of this many run ids is still a short URL; above, all of ours are selected.
 SELECTED_RUNS = 20
@@ -80,3 +81,21 @@ def owner_of(pod: dict[str, Any]) -> str:
 def run_of(handle: JobHandle) -> str:
     """Return the run that a job's name holds."""
     return handle.name.split("-")[1]
+
+
+def record_of(job: Json, pods: Sequence[Json], events: Sequence[Json]) -> dict[str, Any]:
+    """Return the cluster's own record of a job, for ``diagnosis.json``."""
+    return {
+        "job": {"name": job["metadata"]["name"], "uid": job["metadata"]["uid"],
+                "status": job.get("status") or {}},
+        "pods": [
+            {"name": pod["metadata"]["name"], "node": pod["spec"].get("nodeName"),
+             "status": pod.get("status") or {}}
+            for pod in pods
+        ],
+        "events": [
+            {key: event.get(key) for key in ("type", "reason", "message", "count",
+                                             "lastTimestamp", "involvedObject")}
+            for event in events
+        ],
+    }  # fmt: skip

@@ -15,6 +15,7 @@ from typing import Any
 from mlflow_exec.jobs import Failure, FailureCategory, JobState, JobStatus
 from mlflow_exec.runtime.end import EXIT_DISRUPTED, EXIT_OVER, EXIT_STOPPED
 from mlflow_exec.schedulers.ending import parse_ending, user_error
+from mlflow_exec.schedulers.kubernetes.objects import record_of
 from mlflow_exec.schedulers.kubernetes.plan import (
     CONTAINER,
     LABEL_QUEUE,
@@ -119,7 +120,7 @@ def job_status(
         now: By the cluster's own clock; where it is not known, nothing is told from ages.
     """
     pods = sorted(pods, key=lambda pod: pod["metadata"]["creationTimestamp"])
-    native = _native(job, pods, events)
+    native = record_of(job, pods, events)
     conditions = true_conditions(job)
     attempt = _attempt(pods)
     if "Complete" in conditions:
@@ -397,20 +398,3 @@ def _attempt(pods: Sequence[Json]) -> int:
         for name in ("failure", "ignored-failure")
     ]
     return 1 + sum(int(count) for count in counts if count)
-
-
-def _native(job: Json, pods: Sequence[Json], events: Sequence[Json]) -> dict[str, Any]:
-    return {
-        "job": {"name": job["metadata"]["name"], "uid": job["metadata"]["uid"],
-                "status": job.get("status") or {}},
-        "pods": [
-            {"name": pod["metadata"]["name"], "node": pod["spec"].get("nodeName"),
-             "status": pod.get("status") or {}}
-            for pod in pods
-        ],
-        "events": [
-            {key: event.get(key) for key in ("type", "reason", "message", "count",
-                                             "lastTimestamp", "involvedObject")}
-            for event in events
-        ],
-    }  # fmt: skip
