@@ -1,4 +1,4 @@
-"""What the cluster does to a pod that is not the pod's own fault, read from its conditions. Pure."""
+"""What the cluster does to a pod, which is not its own fault, read from its conditions. Pure."""
 
 from __future__ import annotations
 
