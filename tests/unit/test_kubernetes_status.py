@@ -9,7 +9,8 @@ import pytest
 
 from mlflow_exec.jobs import FailureCategory, JobState, JobStatus
 from mlflow_exec.runtime.end import EXIT_DISRUPTED
-from mlflow_exec.schedulers.kubernetes.status import DISRUPTIONS, IMAGE_REASONS, job_status
+from mlflow_exec.schedulers.kubernetes.disruptions import DISRUPTIONS
+from mlflow_exec.schedulers.kubernetes.status import IMAGE_REASONS, job_status
 
 Json = dict[str, Any]
 

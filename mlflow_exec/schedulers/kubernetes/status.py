@@ -15,6 +15,12 @@ from typing import Any
 from mlflow_exec.jobs import Failure, FailureCategory, JobState, JobStatus
 from mlflow_exec.runtime.end import EXIT_DISRUPTED, EXIT_OVER, EXIT_STOPPED
 from mlflow_exec.schedulers.ending import parse_ending, user_error
+from mlflow_exec.schedulers.kubernetes.disruptions import (
+    DISRUPTED,
+    DISRUPTIONS,
+    node_lost,
+    true_conditions,
+)
 from mlflow_exec.schedulers.kubernetes.objects import record_of
 from mlflow_exec.schedulers.kubernetes.plan import (
     CONTAINER,
@@ -25,21 +31,6 @@ from mlflow_exec.schedulers.kubernetes.plan import (
 from mlflow_exec.schedulers.kubernetes.times import age_s, pull_failed_s, waited_s
 
 Json = Mapping[str, Any]
-
-# https://kubernetes.io/docs/concepts/workloads/pods/disruptions/#pod-disruption-conditions
-DISRUPTIONS = {
-    "PreemptionByScheduler": FailureCategory.PREEMPTED,
-    "PreemptionByKubeScheduler": FailureCategory.PREEMPTED,
-    "DeletionByTaintManager": FailureCategory.NODE_LOST,
-    "DeletionByPodGC": FailureCategory.NODE_LOST,
-    "EvictionByEvictionAPI": FailureCategory.EVICTED,
-    "TerminationByKubelet": FailureCategory.EVICTED,
-}
-_DISRUPTED = {
-    FailureCategory.PREEMPTED: "The pod had to give way to one of a higher priority",
-    FailureCategory.EVICTED: "The pod was evicted from its node",
-    FailureCategory.NODE_LOST: "The node of the pod was lost",
-}
 
 # https://github.com/kubernetes/kubernetes/blob/v1.34.1/pkg/kubelet/images/types.go
 IMAGE_REASONS = {
@@ -97,12 +88,6 @@ def failure(category: FailureCategory, message: str) -> Failure:
     return Failure(category, message, _HINTS.get(category, ""))
 
 
-def true_conditions(obj: Json) -> dict[str, Json]:
-    """Return the conditions of an object that are true, by type."""
-    conditions = (obj.get("status") or {}).get("conditions") or []
-    return {c["type"]: c for c in conditions if c.get("status") == "True"}
-
-
 def job_status(
     job: Json,
     pods: Sequence[Json],
@@ -129,7 +114,7 @@ def job_status(
         why, exit_code = _why_failed(conditions["Failed"], pods)
         return JobStatus(JobState.FAILED, why.message, why, exit_code, attempt, native=native)
     overdue = conditions.get("FailureTarget") or {}
-    lost = _node_lost(pods[-1]) if pods else None
+    lost = node_lost(pods[-1]) if pods else None
     if lost is not None and overdue.get("reason") == _DEADLINE:
         # The controller says Failed only when the pod is gone, and nobody can tell it that.
         why = failure(FailureCategory.DEADLINE, f"{_LATE} {lost.message}")
@@ -244,39 +229,11 @@ def pod_state(pod: Json) -> tuple[JobState, str, Failure | None]:
         placed = bool(pod["spec"].get("nodeName"))
         return (JobState.STARTING if placed else JobState.QUEUED), "waits for its node", None
     if "running" in main["state"]:
-        lost = _node_lost(pod)
+        lost = node_lost(pod)
         return JobState.RUNNING, lost.message if lost else "", lost
     if "terminated" in main["state"]:
         return JobState.RUNNING, "has ended; the controller has not said how yet", None
     return _waiting(main, "is being started")
-
-
-def _node_lost(pod: Json) -> Failure | None:
-    """Why nobody knows how a pod is that was running, while its Job still counts on it.
-
-    A node that does not answer leaves its pods' states as they were. The node controller only says
-    that they are not ready, although all of their containers are; later it has them deleted, which
-    nobody carries out.
-    """
-    conditions = {c["type"]: c for c in (pod.get("status") or {}).get("conditions") or []}
-    taken = true_conditions(pod).get("DisruptionTarget")
-    ready = conditions.get("Ready") or {}
-    if taken is not None:
-        if DISRUPTIONS.get(str(taken.get("reason"))) is not FailureCategory.NODE_LOST:
-            return None
-    elif (
-        ready.get("status") != "False"
-        or (conditions.get("ContainersReady") or {}).get("status") != "True"
-        or ready.get("reason") == "ReadinessGatesNotReady"
-    ):
-        return None
-    node = pod["spec"].get("nodeName")
-    return Failure(
-        FailureCategory.NODE_LOST,
-        f"The node {node!r} does not answer, and nobody knows whether the pod still runs on it.",
-        "It goes on when the node is back; if the node is gone for good, delete it from the "
-        "cluster, or cancel the job.",
-    )
 
 
 def _waiting(container: Json, otherwise: str) -> tuple[JobState, str, Failure | None]:
@@ -322,7 +279,7 @@ def _why_failed(condition: Json, pods: Sequence[Json]) -> tuple[Failure, int | N
     if exit_code != EXIT_DISRUPTED:
         return found[0]
     # It only counted the disruptions; what they were, the pods before it tell.
-    before = next((why for why, _ in found[1:] if why.category in _DISRUPTED), None)
+    before = next((why for why, _ in found[1:] if why.category in DISRUPTED), None)
     if before is None:
         return last, None
     return Failure(before.category, f"{before.message} {last.message}", before.hint), None
@@ -339,7 +296,7 @@ def pod_failure(pod: Json) -> tuple[Failure, int | None] | None:
     if disruption is not None or (pod.get("status") or {}).get("reason") == "Evicted":
         source = disruption or pod["status"]
         category = DISRUPTIONS.get(str(source.get("reason")), FailureCategory.EVICTED)
-        text = f"{_DISRUPTED[category]} ({source.get('reason')}: {source.get('message')})."
+        text = f"{DISRUPTED[category]} ({source.get('reason')}: {source.get('message')})."
         return failure(category, text), exit_code
     if terminated.get("reason") == "OOMKilled":
         message = "The container was killed because it used more memory than its limit."
