@@ -11,7 +11,7 @@ import pytest
 
 from mlflow_exec.runtime.masking import Masker
 
-SECRET = "s3cr3t/+val'ue 中"
+SECRET = "s3cr3t/+val'\\u\"e 中"
 
 
 def masker(*values: str) -> Masker:
