@@ -8,11 +8,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from mlflow_exec.clients import ray_embedded
 from mlflow_exec.clients.ray import RayClient
 from mlflow_exec.errors import UnreachableError
 from mlflow_exec.jobs import JobHandle, JobState, JobStatus
 from mlflow_exec.schedulers.ray.logs import count_retries, log_tail
+from mlflow_exec.schedulers.ray.place import is_over, was_stopped_here
 from mlflow_exec.schedulers.ray.status import has_ending, job_status, repeats
 
 _TICK_S = 0.4
@@ -30,15 +30,12 @@ class _Cluster:
     session: str | None = None
 
     def is_another(self, handle: JobHandle) -> bool:
-        """Whether this is not the start of Ray that the job was submitted to.
-
-        With Ray's own fault tolerance a restarted head keeps its session, and its jobs.
-        """
+        """Whether this is a later start of the Ray that the job was submitted to."""
         if not handle.uid:
             return False
         if self.session is None:
             self.session = str(self.client.version().get("session_name"))
-        return self.session != handle.uid
+        return is_over(handle, self.client, self.session)
 
 
 @dataclass
@@ -64,6 +61,7 @@ class JobsWatch:
 
         Raises:
             AccessDeniedError: The cluster does not accept the token (any more).
+            HandleError: What answers may be another Ray.
         """
         stop = stop or threading.Event()
         begun_s = time.monotonic()
@@ -124,12 +122,7 @@ def known_status(client: RayClient, record: Mapping[str, Any] | None) -> JobStat
 
 
 def _unreachable(handle: JobHandle, error: UnreachableError) -> JobStatus | None:
-    """Return UNKNOWN, or None where the job cannot exist any more.
-
-    A Ray of this machine that was stopped never comes back, and its jobs are gone with it.
-    """
-    if handle.uid and ray_embedded.was_here(handle.uid):
-        alive = ray_embedded.recorded()
-        if alive is None or alive.session_name != handle.uid:
-            return None
+    """Return UNKNOWN, or None where the job cannot exist any more."""
+    if was_stopped_here(handle):
+        return None
     return JobStatus(JobState.UNKNOWN, f"the cluster cannot be asked: {error}")
