@@ -19,6 +19,7 @@ from mlflow_exec.schedulers.ray.place import address_of, handle_of, machine
 from mlflow_exec.testing.jobs import WAIT, JobMaker, Submitted
 from tests.clusters.pytest_kubernetes import unavailable
 from tests.clusters.pytest_ray import RayCluster
+from tests.servers import mlflow_server
 from tests.unit.ray_jobs import ray_jobs
 
 OTHER_MACHINE = "0123456789abcdef"
@@ -108,16 +109,26 @@ def test_what_answers_at_the_end_of_a_tunnel_may_be_another_ray(
             act(later)
 
 
+@pytest.fixture
+def client(tmp_path: Path) -> Iterator[mlflow.MlflowClient]:
+    folder = tmp_path / "tracking"
+    folder.mkdir()
+    with mlflow_server(folder) as server:
+        yield mlflow.MlflowClient(server.url)
+
+
 def test_a_run_of_another_machines_ray_stays_as_it_is(
-    waiting: Submitted, ray_cluster: RayCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    waiting: Submitted,
+    ray_cluster: RayCluster,
+    client: mlflow.MlflowClient,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(ray_cluster.token_file))
     monkeypatch.delenv("RAY_API_SERVER_ADDRESS", raising=False)
-    client = mlflow.MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
-    experiment = client.create_experiment("elsewhere", artifact_location=str(tmp_path / "files"))
     made = {
-        name: client.create_run(experiment, tags={
+        name: client.create_run("0", tags={
             "mlflow_exec.backend": "ray", "mlflow_exec.state": "RUNNING",
+            "mlflow_exec.kept": "false",
             "mlflow_exec.handle": str(handle), "mlflow_exec.handle.uid": handle.uid,
         }).info.run_id
         for name, handle in {
