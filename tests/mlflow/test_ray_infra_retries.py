@@ -229,7 +229,7 @@ def test_a_job_that_was_deleted_is_lost_and_not_submitted_again(
     until(lambda: stopped.status().state.is_final, "it is stopped")
     for job in (stopped, ended):
         client.delete(job.handle.name)
-    assert not stopped.wait()
+    assert not stopped.wait(), ray.tags(stopped)
     assert ended.wait()
     run = ray.mlflow.get_run(stopped.run_id)
     assert run.info.status == "FAILED"

@@ -16,6 +16,7 @@ from mlflow_exec.runs.attach import attach
 from mlflow_exec.runs.reconcile import Outcome, Reconciler
 from mlflow_exec.schedulers.ray import RayScheduler
 from mlflow_exec.schedulers.ray.place import address_of, handle_of, machine
+from mlflow_exec.testing.collecting import until
 from mlflow_exec.testing.jobs import WAIT, JobMaker, Submitted
 from tests.clusters.pytest_kubernetes import unavailable
 from tests.clusters.pytest_ray import RayCluster
@@ -29,6 +30,8 @@ OTHER_MACHINE = "0123456789abcdef"
 def jobs(ray_cluster: RayCluster, tmp_path: Path) -> Iterator[JobMaker]:
     if ray_cluster.home is None:
         unavailable("this Ray may run on another machine")
+    client = RayClient(ray_cluster.address, token=find_token(ray_cluster.token_file))
+    until(client.head_ip, "Ray tells where its head runs")
     with ray_jobs(ray_cluster, tmp_path) as maker:
         yield maker
 

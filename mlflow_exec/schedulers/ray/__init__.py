@@ -49,6 +49,7 @@ from mlflow_exec.schedulers.ray.place import (
     handle_of,
     is_of_elsewhere,
     is_over,
+    machine,
     mark_of,
     was_stopped_here,
 )
@@ -216,7 +217,10 @@ class RayScheduler(Scheduler):
         session = str(repeated(client.version).get("session_name") or "")
         mark = self._marks.get(session)
         if mark is None:
-            mark = self._marks[session] = repeated(lambda: mark_of(client, session))
+            try:
+                mark = self._marks[session] = repeated(lambda: mark_of(client, session))
+            except UnreachableError:  # a Ray that has only just started; the cautious answer
+                mark = f"{machine()}-forwarded"
         return handle_of(client.address, name, session, mark)
 
     # -- acting -----------------------------------------------------------------------------
