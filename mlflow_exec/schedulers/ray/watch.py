@@ -13,6 +13,7 @@ from mlflow_exec.errors import UnreachableError
 from mlflow_exec.jobs import JobHandle, JobState, JobStatus
 from mlflow_exec.schedulers.ray.logs import count_retries, log_tail
 from mlflow_exec.schedulers.ray.place import is_over, was_stopped_here
+from mlflow_exec.schedulers.ray.plan import MANAGED_BY, META_MANAGED
 from mlflow_exec.schedulers.ray.status import has_ending, job_status, repeats
 
 _TICK_S = 0.4
@@ -108,8 +109,12 @@ class JobsWatch:
 
 
 def known_status(client: RayClient, record: Mapping[str, Any] | None) -> JobStatus | None:
-    """Return the status of a job, with what its log tells beside Ray's record at its end."""
-    if record is None:
+    """Return the status of a job, with what its log tells beside Ray's record at its end.
+
+    None for a record that is not ours: Ray may write one anew after a job was deleted, as failed
+    and with nothing else of it (`put_status` in dashboard/modules/job/common.py).
+    """
+    if record is None or (record.get("metadata") or {}).get(META_MANAGED) != MANAGED_BY:
         return None
     status = job_status(record, now=client.clock.now())
     if not status.state.is_final:
