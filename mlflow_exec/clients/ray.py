@@ -252,6 +252,12 @@ class RayClient:
         report = (answer["data"].get("clusterStatus") or {}).get("loadMetricsReport") or {}
         return [dict(resources) for resources, _ in report.get("nodeTypes") or ()]
 
+    def head_ip(self) -> str | None:
+        """Return the address of the head node as Ray knows it; None if it is not told."""
+        only = {"filter_keys": "is_head_node", "filter_predicates": "=", "filter_values": "True"}
+        data = self._json("GET", "/api/v0/nodes", params=only)["data"]
+        return next((str(node["node_ip"]) for node in data["result"]["result"]), None)
+
     # -- packages ---------------------------------------------------------------------------
 
     def has_package(self, name: str) -> bool:

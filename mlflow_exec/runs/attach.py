@@ -14,9 +14,9 @@ from mlflow_exec.errors import HandleError
 from mlflow_exec.jobs import JobHandle
 from mlflow_exec.runs import tracking
 from mlflow_exec.runs.artifacts import RunArtifacts
+from mlflow_exec.runs.job import Job
 from mlflow_exec.runs.logs import FOLDER
 from mlflow_exec.runs.submitted import ExecSubmittedRun
-from mlflow_exec.runs.supervise import Job
 from mlflow_exec.runtime.end import TAG_BACKEND, TAG_HANDLE, TAG_HANDLE_UID, TAG_SETTINGS
 from mlflow_exec.schedulers.base import Scheduler
 from mlflow_exec.settings import BackendSettings, parse_settings

@@ -89,6 +89,7 @@ class LogKeeper:
     Attributes:
         captured: Where a live follower writes the output it sees, from the very start; None where
             nobody does.
+        cut: The same where the output broke off, so that its end may be missing.
         kept: Whether the run holds the log, or all of it that could be had.
     """
 
@@ -117,6 +118,7 @@ class LogKeeper:
         self._uploads = uploads
         self._listed = listed
         self.captured: Path | None = None
+        self.cut: Path | None = None
         self.kept = False
         self._spare = b""
 
@@ -145,24 +147,56 @@ class LogKeeper:
             What went wrong, as a sentence; None if the log is whole.
         """
         try:
-            tags = self._tags()
-            if _holds_all(tags):
-                self.kept = True
-                return None
-            head = self._uploaded()
-            tail, unread = self._remaining(scheduler, handle)
-            if not tail and not unread and _has_started(tags):
-                unread = "the scheduler no longer has the job's log"
-            whole = join(head, tail)
-            if whole or not unread:  # another client may have kept more
-                self._artifacts.write(LOG, whole)
-            complete = not unread and _GAP not in whole
-            told = "true" if complete else "false"
-            self._client.set_tag(self._run_id, TAG_LOG_COMPLETE, told)
-            self.kept = True
+            unread, complete = self._keep(scheduler, handle)
+            return unread or (None if complete else "a part of the log is missing")
         except Exception as error:  # each artifact store has errors of its own
             return f"the log could not be kept on the run: {error}"
-        return unread or (None if complete else "a part of the log is missing")
+
+    def go_on(self, scheduler: Scheduler, handle: JobHandle, line: str) -> str | None:
+        """Keep the log of a job that is submitted again, for that of the next job to follow.
+
+        Args:
+            scheduler: See `keep`.
+            handle: The job that has ended.
+            line: What to say between the two; it is there once, however often this is repeated.
+
+        Returns:
+            See `keep`.
+        """
+        try:
+            unread, _ = self._keep(scheduler, handle)
+            whole = self._artifacts.read(LOG) if LOG in self._artifacts.paths(FOLDER) else b""
+            if line.encode() not in whole.splitlines():
+                gap = _GAP + b"\n" if unread else b""
+                before = _on_a_line(whole) if whole else b""
+                whole = before + gap + line.encode() + b"\n"
+                self._artifacts.write(LOG, whole)
+            return unread
+        except Exception as error:  # each artifact store has errors of its own
+            return f"the log could not be kept on the run: {error}"
+
+    def _keep(self, scheduler: Scheduler, handle: JobHandle) -> tuple[str | None, bool]:
+        """Put the log on the run; return why its end may be missing, and whether it is whole."""
+        tags = self._tags()
+        if _holds_all(tags):
+            self.kept = True
+            return None, True
+        head = self._uploaded()
+        tail, unread = self._remaining(scheduler, handle)
+        started = _has_started(tags)
+        if not tail and not unread and started:
+            unread = "the scheduler no longer has the job's log"
+        if started or not head:
+            whole = join(head, tail)
+        else:  # what the scheduler says of a job that never ran, after the log of earlier ones
+            whole = head if tail in head else _on_a_line(head) + tail
+        if whole or not unread:  # another client may have kept more
+            self._artifacts.write(LOG, whole)
+        complete = not unread and _GAP not in whole
+        told = "true" if complete else "false"
+        self._client.set_tag(self._run_id, TAG_LOG_COMPLETE, told)
+        self.kept = True
+        return unread, complete
 
     def read(self) -> Iterator[str]:
         """Yield the kept log: the whole file, or the parts uploaded so far."""
@@ -180,18 +214,15 @@ class LogKeeper:
         """Return the output that the job uploaded, up to the first gap.
 
         ``log.txt`` is there after an attempt that ended by itself; the parts of a later one go on
-        where it stops.
+        where it stops. Where the job uploads none, it is there of earlier submissions.
         """
-        if not self._uploads:
-            return b""
-        parts, whole = {}, b""
         ours = self._artifacts.paths(FOLDER)
-        for path in self._artifacts.paths(PARTS) if PARTS in ours else ():
+        parts = {}
+        for path in self._artifacts.paths(PARTS) if self._uploads and PARTS in ours else ():
             match = _PART_NAME.search(path)
             if match:
                 parts[int(match.group(1))] = path
-        if LOG in ours:
-            whole = self._artifacts.read(LOG)
+        whole = self._artifacts.read(LOG) if LOG in ours else b""
         for offset, path in sorted(parts.items()):
             if offset > len(whole):
                 break
@@ -204,14 +235,17 @@ class LogKeeper:
     def _remaining(self, scheduler: Scheduler, handle: JobHandle) -> tuple[bytes, str | None]:
         if self.captured is not None:
             return self.captured.read_bytes(), None
-        listed = self._listed
+        listed, reason = self._listed, "the scheduler no longer has the job's log"
         try:
             pieces = scheduler.last_logs(handle, listed) if listed else scheduler.logs(handle)
-            return "".join(pieces).encode() or self._spare, None
+            text = "".join(pieces).encode() or self._spare
+            if text or self.cut is None:
+                return text, None
         except MlflowExecError as error:
             if self._spare:
                 return self._spare, None
-            return b"", f"the scheduler no longer has the job's log: {error}"
+            reason = f"{reason}: {error}"
+        return b"" if self.cut is None else self.cut.read_bytes(), reason
 
 
 def _holds_all(tags: Mapping[str, str]) -> bool:

@@ -24,12 +24,13 @@ from mlflow_exec.jobs import Failure, FailureCategory, JobHandle, JobState, JobS
 from mlflow_exec.runs.attach import job_of
 from mlflow_exec.runs.clocks import Clocks
 from mlflow_exec.runs.ending import end_of
+from mlflow_exec.runs.job import Job
 from mlflow_exec.runs.listing import open_runs, unkept_runs
 from mlflow_exec.runs.progress import Progress
+from mlflow_exec.runs.resubmission import go_on, may_go_on
 from mlflow_exec.runs.store import MlflowRunStore
 from mlflow_exec.runs.supervise import (
     LOST_GRACE_S,
-    Job,
     describe,
     finish,
     give_up,
@@ -70,10 +71,11 @@ class Outcome:
     Attributes:
         run_id: The run.
         handle: Its job; empty where the run names none.
-        action: ``ended`` (its end was written), ``open`` (its job goes on), ``missing`` (its job
-            is not known; it is lost if that stays so), ``elsewhere`` (it is of a cluster that is
-            surely none of those configured here), or ``unknown`` (nobody could be asked). Of a run
-            that had its end: ``kept`` (so is what was left of its job) or ``unkept`` (not yet).
+        action: ``ended`` (its end was written), ``again`` (the cluster took its job, which was
+            submitted again), ``open`` (its job goes on), ``missing`` (its job is not known; it is
+            lost if that stays so), ``elsewhere`` (it is of a cluster that is surely none of those
+            configured here), or ``unknown`` (nobody could be asked). Of a run that had its end:
+            ``kept`` (so is what was left of its job) or ``unkept`` (not yet).
         state: The job's state; UNKNOWN where it could not be asked.
         detail: One line for people.
     """
@@ -287,13 +289,16 @@ class Reconciler:
             if not (told or self._dry_run) and (stale or not self._jobs_write):
                 note(self._job(run), status)
             return run.outcome("open", status.state.value, describe(status))
+        except HandleError as error:
+            return run.outcome("elsewhere", "UNKNOWN", str(error))
         except Exception as error:  # artifact stores have errors of their own
             return run.outcome("unknown", "UNKNOWN", f"{type(error).__name__}: {error}")
 
     def _missing(self, run: _Open) -> Outcome:
         now_s = time.monotonic()
         since_s = self._missing_since_s.setdefault(run.run.info.run_id, now_s)
-        if now_s - since_s < self._lost_grace_s:
+        restarted = self._scheduler(run.handle).was_restarted(run.handle)
+        if now_s - since_s < self._lost_grace_s and not restarted:
             return run.outcome("missing", "UNKNOWN", "its cluster does not know the job")
         if run.has_end:
             return self._kept(run, keep_rest, "its job is gone")
@@ -350,12 +355,19 @@ class Reconciler:
         if status is None:
             status = lost(job)
         if self._dry_run:
+            again = why is None and may_go_on(job, status, run.run.data.tags)
             state = "FAILED" if why else status.state.value
-            return run.outcome("ended", state, f"not written: {why or describe(status)}")
+            not_done = f"not {'submitted again' if again else 'written'}: {why or describe(status)}"
+            return run.outcome("again" if again else "ended", state, not_done)
         if why is not None:
             status = give_up(job, why)
-        finish(job, status, job.log_keeper(None if why else status), self._progress)
-        return run.outcome("ended", status.state.value, describe(status))
+        later = go_on(job, status, job.log_keeper(), self._progress)
+        if isinstance(later, Job):
+            self._clocks.pop(job.run_id, None)
+            text = f"goes on as {later.handle}: {describe(status)}"
+            return run.outcome("again", JobState.QUEUED.value, text)
+        finish(job, later, job.log_keeper(None if why else status), self._progress)
+        return run.outcome("ended", later.state.value, describe(later))
 
     def _job(self, run: _Open) -> Job:
         config = self._configs[run.run.data.tags[TAG_BACKEND]]

@@ -17,7 +17,6 @@ from mlflow_exec import source as sources
 from mlflow_exec.credentials import Secret, without_credentials
 from mlflow_exec.errors import AccessDeniedError, ArtifactError, ConfigError, MlflowExecError
 from mlflow_exec.jobs import (
-    JOB_NAME,
     Failure,
     FailureCategory,
     JobHandle,
@@ -34,11 +33,12 @@ from mlflow_exec.runs.configuration import (
     take_injected,
 )
 from mlflow_exec.runs.ending import end_of, keep_diagnosis
+from mlflow_exec.runs.job import Job
 from mlflow_exec.runs.logs import FOLDER
 from mlflow_exec.runs.progress import Progress
 from mlflow_exec.runs.project import Project, read_project
+from mlflow_exec.runs.resubmission import keep_submission, next_submission
 from mlflow_exec.runs.store import MlflowRunStore
-from mlflow_exec.runs.supervise import Job
 from mlflow_exec.runtime.end import (
     FAILURE_TAGS,
     FINAL_STATES,
@@ -51,6 +51,7 @@ from mlflow_exec.runtime.end import (
     TAG_SETTINGS,
     TAG_STATE,
     TAG_STATE_BY,
+    USED_TAGS,
     write_end,
 )
 from mlflow_exec.schedulers.base import Plan, Scheduler
@@ -236,7 +237,7 @@ def submit(prepared: Prepared, progress: Progress) -> Job:
     handle: JobHandle | None = None
     try:
         tracking.log_parameters(client, run, prepared.project)
-        submission = _next_submission(run.data.tags.get(TAG_HANDLE))
+        submission = next_submission(run.data.tags.get(TAG_HANDLE))
         with _artifact_errors(run.info.artifact_uri):
             plan = _uploaded(client, run, prepared, submission, progress)
         address = prepared.scheduler.handle(plan)
@@ -275,6 +276,7 @@ def _uploaded(
     plan = prepared.scheduler.plan(spec)
     artifacts.write(f"{FOLDER}/manifest.yaml", plan.to_yaml().encode())
     artifacts.write(f"{FOLDER}/settings.json", _portable(prepared.settings).encode())
+    keep_submission(artifacts, plan, prepared.scheduler, prepared.settings)
     return plan
 
 
@@ -290,20 +292,14 @@ def _artifact_errors(artifact_uri: str) -> Iterator[None]:
         raise ArtifactError(f"the run's artifacts {shown}: {error}") from error
 
 
-def _next_submission(handle: str | None) -> int:
-    if not handle:
-        return 1
-    match = JOB_NAME.match(JobHandle.parse(handle).name)
-    return int(match.group(2)) + 1 if match else 1
-
-
 def _open(store: MlflowRunStore, run: Run, prepared: Prepared, handle: JobHandle) -> None:
     """Mark the run as waiting, before the job can write to it; forget an earlier submission.
 
     At once: who dies in between leaves the earlier end or this submission, no mixture of the two.
     """
     run_id = run.info.run_id
-    forgotten = (*FAILURE_TAGS, TAG_STATE_BY, TAG_LOG_COMPLETE, TAG_HANDLE_UID, TAG_CANCEL)
+    own = (TAG_STATE_BY, TAG_LOG_COMPLETE, TAG_HANDLE_UID, TAG_CANCEL)
+    forgotten = (*FAILURE_TAGS, *USED_TAGS, *own)
     earlier = [tag for tag in forgotten if tag in run.data.tags]
     tags = {
         **dict.fromkeys(earlier, ""),

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 
 from mlflow.exceptions import ExecutionException
 from mlflow.projects import SubmittedRun
 
 from mlflow_exec.errors import (
+    ArtifactError,
     ClusterError,
     ConfigError,
     HandleError,
@@ -17,8 +18,10 @@ from mlflow_exec.errors import (
 )
 from mlflow_exec.jobs import Failure, JobHandle, JobState, JobStatus
 from mlflow_exec.runs.ending import written_end, written_failure
+from mlflow_exec.runs.job import Job
 from mlflow_exec.runs.progress import Progress
-from mlflow_exec.runs.supervise import Follower, Job, after_cancel, finish, supervise
+from mlflow_exec.runs.resubmission import successor
+from mlflow_exec.runs.supervise import Follower, after_cancel, finish, supervise
 from mlflow_exec.runtime.end import FINAL_STATES, TAG_CANCEL, TAG_KEPT, TAG_STATE
 from mlflow_exec.settings import BackendSettings
 
@@ -44,9 +47,15 @@ class ExecSubmittedRun(SubmittedRun):  # type: ignore[misc]
         """With what the job was submitted."""
         return self._job.settings
 
+    def _tags(self) -> Mapping[str, str]:
+        """Return the run's tags, and look at the job that they name from now on."""
+        tags = self._job.store.read(self.run_id).tags
+        self._job = successor(self._job, tags) or self._job
+        return tags
+
     def status(self) -> JobStatus:
         """Return the job's status: of the run where it has ended, else of the cluster."""
-        tags = self._job.store.read(self.run_id).tags
+        tags = self._tags()
         written = written_end(tags)
         if written is not None:
             return written
@@ -54,7 +63,7 @@ class ExecSubmittedRun(SubmittedRun):  # type: ignore[misc]
             status = self._job.scheduler.glance(self.handle)
         except JobNotFoundError as error:
             return JobStatus(JobState.UNKNOWN, str(error))
-        except ClusterError as error:
+        except (ClusterError, HandleError) as error:
             return JobStatus(JobState.UNKNOWN, f"the cluster cannot be asked: {error}")
         starting = tags.get(TAG_STATE) == JobState.STARTING.value
         if status.state is JobState.RUNNING and starting:
@@ -75,7 +84,7 @@ class ExecSubmittedRun(SubmittedRun):  # type: ignore[misc]
 
     def wait(self) -> bool:
         """Wait until the end is written on the run; True if the job succeeded."""
-        tags = self._job.store.read(self.run_id).tags
+        tags = self._tags()
         written = written_end(tags)
         if written is not None and (tags.get(TAG_KEPT) == "true" or not self._is_there()):
             return written.state is JobState.SUCCEEDED
@@ -92,10 +101,16 @@ class ExecSubmittedRun(SubmittedRun):  # type: ignore[misc]
     def follow(
         self, on_log: Follower | None = None, progress: Progress | None = None
     ) -> JobStatus:
-        """Wait like `wait`, showing the log and the states on the way."""
+        """Wait like `wait`, showing the log and the states on the way.
+
+        Raises:
+            ExecutionException: Somebody has to be asked who does not answer, or refuses.
+        """
         try:
-            return supervise(self._job, on_log=on_log, progress=progress)
-        except ClusterError as error:
+            status = supervise(self._job, on_log=on_log, progress=progress)
+            self._tags()
+            return status
+        except (ArtifactError, ClusterError, HandleError) as error:
             raise ExecutionException(f"{self.handle}: {error}") from error
 
     def cancel(self) -> None:
@@ -106,8 +121,14 @@ class ExecSubmittedRun(SubmittedRun):  # type: ignore[misc]
         Raises:
             CancelError: Something of it is still running.
         """
-        record = self._job.store.read(self.run_id)
-        if record.tags.get(TAG_STATE) in FINAL_STATES:
+        cancelled = None
+        while cancelled != self.handle:  # somebody may just have submitted it again
+            cancelled = self.handle
+            self._cancel_one()
+            self._tags()
+
+    def _cancel_one(self) -> None:
+        if self._tags().get(TAG_STATE) in FINAL_STATES:
             # Normally nothing is left; a clock's cancellation may have failed.
             with suppress(HandleError, ConfigError, ClusterError):
                 self._job.scheduler.cancel(self.handle, timeout_s=self.settings.cancel_timeout_s)
@@ -132,7 +153,7 @@ class ExecSubmittedRun(SubmittedRun):  # type: ignore[misc]
     def logs(self, *, follow: bool = False) -> Iterator[str]:
         """Yield the job's output: from the run once it is kept there, else from the cluster."""
         keeper = self._job.log_keeper()
-        ended = self._job.store.read(self.run_id).tags.get(TAG_STATE) in FINAL_STATES
+        ended = self._tags().get(TAG_STATE) in FINAL_STATES
         if keeper.is_complete() and (ended or not follow):
             yield from keeper.read()
             return

@@ -11,20 +11,25 @@ import threading
 import time
 from collections.abc import Callable, Generator
 from contextlib import closing, nullcontext, suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
-from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
-from mlflow_exec.errors import CancelError, ClusterError, JobNotFoundError, MlflowExecError
-from mlflow_exec.jobs import Failure, FailureCategory, JobHandle, JobState, JobStatus
-from mlflow_exec.runs.artifacts import RunArtifacts
+from mlflow_exec.errors import (
+    CancelError,
+    ClusterError,
+    JobNotFoundError,
+    MlflowExecError,
+    UnreachableError,
+)
+from mlflow_exec.jobs import Failure, FailureCategory, JobState, JobStatus
 from mlflow_exec.runs.clocks import Clocks
 from mlflow_exec.runs.ending import end_of, keep_diagnosis, written_end
+from mlflow_exec.runs.job import Job
 from mlflow_exec.runs.logs import LogKeeper
 from mlflow_exec.runs.progress import Progress
-from mlflow_exec.runs.store import MlflowRunStore
+from mlflow_exec.runs.resubmission import go_on, used_retries
 from mlflow_exec.runtime.end import (
     FINAL_STATES,
     TAG_ATTEMPT,
@@ -33,8 +38,6 @@ from mlflow_exec.runtime.end import (
     TAG_STATE,
     write_end,
 )
-from mlflow_exec.schedulers.base import Scheduler
-from mlflow_exec.settings import BackendSettings
 
 # A job that its cluster does not know (any more) is lost only after this time: schedulers answer
 # without a job for some seconds after a restart.
@@ -47,42 +50,6 @@ _AWAY_PAUSE_S = 2.0
 _AWAY = "the tracking server does not answer; the end of the run is written when it is back"
 
 Follower = Callable[[str], None]
-
-
-@dataclass(frozen=True)
-class Job:
-    """A submitted job and all that following it needs.
-
-    Attributes:
-        scheduler: Where it runs.
-        handle: Its address.
-        run_id: Its MLflow run.
-        settings: With which it was submitted.
-        client: MLflow's client for the run's tracking server.
-        writes_state: Whether the job's first step writes its state on the run by itself.
-        uploads_log: Whether it puts the log there too.
-        artifacts: The run's.
-    """
-
-    scheduler: Scheduler
-    handle: JobHandle
-    run_id: str
-    settings: BackendSettings
-    client: MlflowClient
-    writes_state: bool
-    uploads_log: bool
-    artifacts: RunArtifacts
-
-    @property
-    def store(self) -> MlflowRunStore:
-        """The run, as ends are written to it."""
-        return MlflowRunStore(self.client)
-
-    def log_keeper(self, listed: JobStatus | None = None) -> LogKeeper:
-        """Return what puts the job's log on the run; see `LogKeeper` for what was listed."""
-        return LogKeeper(
-            self.client, self.run_id, self.artifacts, uploads=self.uploads_log, listed=listed
-        )
 
 
 def supervise(
@@ -101,12 +68,11 @@ def supervise(
         ClusterError: The cluster refuses to tell of the job (a missing right).
         MlflowException: The end cannot be written on the run.
     """
-    keeper = job.log_keeper()
-    follow = on_log is not None or not job.uploads_log
-    with _Captured(job, keeper, on_log) if follow else nullcontext(lambda: None) as flush:
-        status = _until_final(job, keeper, progress)
-        flush()
-        written = _finish_in_time(job, status, keeper, progress)
+    followed: Job | tuple[JobStatus, JobStatus | None] = job
+    while isinstance(followed, Job):
+        job = followed
+        followed = _followed(job, on_log, progress)
+    status, written = followed
     if written is not None and written.state is not status.state:
         status = written
     if progress is not None:
@@ -114,17 +80,43 @@ def supervise(
     return status
 
 
+def _followed(
+    job: Job, on_log: Follower | None, progress: Progress | None
+) -> Job | tuple[JobStatus, JobStatus | None]:
+    """Follow one job until its end is on the run; return that and what stands written.
+
+    Or return the job that goes on for it.
+    """
+    keeper = job.log_keeper()
+    follow = on_log is not None or not job.uploads_log
+    with _Captured(job, keeper, on_log) if follow else nullcontext(lambda: None) as flush:
+        while True:
+            status = _until_final(job, keeper, progress)
+            flush()
+            try:
+                return _finish_in_time(job, status, keeper, progress)
+            except UnreachableError as error:  # soon its status says so, too
+                if progress is not None:
+                    progress.changed(f"the job cannot be submitted again now: {error}")
+
+
 def _finish_in_time(
     job: Job, status: JobStatus, keeper: LogKeeper, progress: Progress | None
-) -> JobStatus | None:
-    """Write the end as `finish` does, when there is a server to write it to; return what stands."""
+) -> Job | tuple[JobStatus, JobStatus | None]:
+    """Write the end as `finish` does, when there is a server to write it to; return what stands.
+
+    A job that the cluster took is submitted again instead, and returned.
+    """
     give_up_s = time.monotonic() + _AWAY_S
     while True:
         try:
             # First of all, as a log and a diagnosis that cannot be kept stop nothing.
             job.store.read(job.run_id)
-            finish(job, status, keeper, progress)
-            return written_end(job.store.read(job.run_id).tags)
+            later = go_on(job, status, keeper, progress)
+            if isinstance(later, Job):
+                return later
+            finish(job, later, keeper, progress)
+            return later, written_end(job.store.read(job.run_id).tags)
         except MlflowException as error:
             if error.get_http_status_code() < 500 or time.monotonic() > give_up_s:
                 raise
@@ -174,12 +166,12 @@ def note(job: Job, status: JobStatus) -> None:
     if wanted is None or (job.writes_state and status.state is not JobState.QUEUED):
         return
     tags = {TAG_STATE: status.state.value}
-    if not job.writes_state:
-        tags[TAG_ATTEMPT] = str(status.attempt)
     with suppress(MlflowException):  # the end is what matters; this is for those who look now
         record = job.store.read(job.run_id)
         if record.tags.get(TAG_STATE) in FINAL_STATES:
             return
+        if not job.writes_state:
+            tags[TAG_ATTEMPT] = str(used_retries(record.tags) + status.attempt)
         if all(record.tags.get(key) == value for key, value in tags.items()):
             return
         if job.writes_state and look_closer(job).state is not status.state:
@@ -191,7 +183,7 @@ def note(job: Job, status: JobStatus) -> None:
 def _statuses(job: Job) -> Generator[JobStatus | None, None, None]:
     """Yield the job's statuses as they come, and None at least once a second in between.
 
-    Ends when the cluster has not known the job for `LOST_GRACE_S`.
+    Ends when the cluster has not known the job for `LOST_GRACE_S`, or was started anew.
     """
     said: queue.SimpleQueue[JobStatus | Exception | None] = queue.SimpleQueue()
     stop = threading.Event()
@@ -208,9 +200,13 @@ def _statuses(job: Job) -> Generator[JobStatus | None, None, None]:
                     if status.state.is_final:
                         return
                 unknown_since_s = unknown_since_s or time.monotonic()
-                if time.monotonic() - unknown_since_s > LOST_GRACE_S:
-                    said.put(None)
-                    return
+                late = time.monotonic() - unknown_since_s > LOST_GRACE_S
+                try:
+                    if job.scheduler.was_restarted(job.handle) or late:
+                        said.put(None)
+                        return
+                except UnreachableError:
+                    unknown_since_s = None
                 stop.wait(_TICK_S)  # the pause between two questions for a job not known
         except Exception as error:
             said.put(error)
@@ -262,6 +258,13 @@ def lost(job: Job) -> JobStatus:
         return written
     if tags.get(TAG_CANCEL):  # it went later than the one who cancelled it could wait
         return JobStatus(JobState.CANCELLED, "The job was cancelled.")
+    restarted = False
+    with suppress(UnreachableError):  # asked a moment ago, for the same purpose
+        restarted = job.scheduler.was_restarted(job.handle)
+    if restarted:
+        message = "The cluster was started anew, and the job ended with it."
+        why = Failure(FailureCategory.NODE_LOST, message, "Submit it again.")
+        return JobStatus(JobState.FAILED, message, why)
     message = "The cluster does not know the job any more, and nobody saw how it ended."
     hint = "It was deleted, or its cluster was made anew. Submit it again."
     return JobStatus(JobState.FAILED, message, Failure(FailureCategory.LOST, message, hint))
@@ -358,7 +361,7 @@ class _Captured:
                         self._on_log(piece)
             self._keeper.captured = path
         except (MlflowExecError, OSError):
-            return  # the log is read again at the end; its reader decides nothing
+            self._keeper.cut = path  # the log is read again at the end, if it is still there
 
     def __exit__(self, *_: object) -> None:
         self._folder.cleanup()

@@ -21,6 +21,9 @@ TAG_BACKEND = "mlflow_exec.backend"
 TAG_HANDLE = "mlflow_exec.handle"
 TAG_HANDLE_UID = "mlflow_exec.handle.uid"
 TAG_ATTEMPT = "mlflow_exec.attempt"
+TAG_INFRA_RETRIES = "mlflow_exec.infra_retries"
+TAG_RETRIES = "mlflow_exec.retries"
+TAG_FIRST_START = "mlflow_exec.first_start"
 TAG_STATE = "mlflow_exec.state"
 TAG_STATE_BY = "mlflow_exec.state.by"
 TAG_FAILURE_CATEGORY = "mlflow_exec.failure.category"
@@ -31,6 +34,11 @@ TAG_KEPT = "mlflow_exec.kept"
 TAG_CANCEL = "mlflow_exec.cancel"
 TAG_SETTINGS = "mlflow_exec.settings"
 FAILURE_TAGS = (TAG_FAILURE_CATEGORY, TAG_FAILURE_MESSAGE, TAG_FAILURE_HINT)
+
+USED_TAGS = (TAG_INFRA_RETRIES, TAG_RETRIES, TAG_FIRST_START)
+"""What a job that is submitted again has used up of its budgets."""
+INFRA_RETRIES_VARIABLE = "MLFLOW_EXEC_INFRA_RETRIES"
+"""Tells a job that was submitted again the how-manieth time it is, from 1."""
 
 STATUS_OF_STATE = {"SUCCEEDED": "FINISHED", "FAILED": "FAILED", "CANCELLED": "KILLED"}
 """The MLflow run status that belongs to each final state."""

@@ -25,6 +25,7 @@ from .end import (
     EXIT_DISRUPTED,
     EXIT_OVER,
     EXIT_STOPPED,
+    INFRA_RETRIES_VARIABLE,
     RESERVED_EXIT_CODES,
     RETRY_LINE_PREFIX,
     START_LINE_PREFIX,
@@ -45,6 +46,7 @@ from .tracking_server import RequestError, TrackingServer, is_http, redact
 _START_PATIENCE_S = 30.0
 _MARK_PATIENCE_S = 10.0
 _END_PATIENCE_S = 60.0
+_STOP_PATIENCE_S = 2.0
 _TERMINATION_LOG = "/dev/termination-log"
 _TERMINATION_LOG_BYTES = 4096
 _RETRIED_CATEGORIES = ("user_error", "out_of_memory")
@@ -153,7 +155,9 @@ class Job:
             except ValueError as error:
                 raise invalid(f"tracking_uri {redact(str(order.tracking_uri))}: {error}") from error
             self._artifacts = ArtifactRoot.of(server, order.artifact_uri)
-        self._record = RunRecorder(server, order.run_id, log)
+        told = environ.get(INFRA_RETRIES_VARIABLE, "")
+        self._infra_retries = int(told) if told.isdigit() else 0
+        self._record = RunRecorder(server, order.run_id, log, self._infra_retries)
         self._upload: Optional[LogUpload] = None
         self._log_gap = False
         self._environment: Optional[Environment] = None
@@ -166,17 +170,36 @@ class Job:
         """Run the job to its end in this container and return the container's exit code."""
         try:
             self._begin_log(self._record.begin_attempt(_START_PATIENCE_S))
+            self._shorten_deadline()
             end, retry_follows = self._attempts()
         except AlreadyEnded as error:
-            self._log.say(f"the run has ended already ({error}): nothing is run")
+            self._log.say(f"{error}: nothing is run")
             return EXIT_OVER
         except Stopped:
             self._stop.shield_for_good()
             self._log.say("stopped by a signal; the end of the run is left to the scheduler's side")
-            self._keep_log()
+            if not self._is_replaced(_STOP_PATIENCE_S):
+                self._keep_log()
             return EXIT_STOPPED
         self._stop.shield_for_good()
         return self._finish(end, retry_follows)
+
+    def _shorten_deadline(self) -> None:
+        """Count the time since the first start where this is not the first job."""
+        first_start_s = self._record.first_start_s
+        if self._runner.deadline is not None and self._infra_retries and first_start_s:
+            self._runner.deadline -= max(time.time() - first_start_s, 0)
+
+    def _is_replaced(self, patience_s: float) -> bool:
+        """Whether the run goes on in a later job, so that this one writes nothing on it."""
+        if self._order.retry.owner != "entry":
+            return False
+        try:
+            self._record.check_ours(patience_s)
+        except AlreadyEnded as error:
+            self._log.say(f"{error}: nothing is written on it")
+            return True
+        return False
 
     def close(self) -> None:
         """Give back what other jobs may wait for; the job's processes have ended."""
@@ -195,6 +218,7 @@ class Job:
             )
             hint = "Raise infra_retries, or submit it again."
             return End("FAILED", "infrastructure", message, hint, EXIT_DISRUPTED), False
+        failures += self._record.retries if self._infra_retries else 0
         while True:
             end = self._log.masked(self._attempt())
             failures += 1
@@ -204,7 +228,7 @@ class Job:
             if retry.owner == "kubernetes":
                 return end, True
             self._log.line(RETRY_LINE_PREFIX + end.to_json())
-            self._record.begin_attempt(_MARK_PATIENCE_S)
+            self._record.begin_attempt(_MARK_PATIENCE_S, failures)
 
     def _count(self, name: Optional[str]) -> int:
         """Return a counter of the scheduler; it is empty as long as there was no failure."""
@@ -260,7 +284,8 @@ class Job:
         upload = LogUpload(
             self._artifacts, self._log, order.log_part_interval_s, order.log_part_bytes
         )
-        if attempt != 1:  # 0: not known, and an earlier log must not be overwritten
+        # 0: not known, and an earlier log must not be overwritten.
+        if attempt != 1 or self._infra_retries:
             earlier = os.path.join(self._scratch_dir, "earlier-log.txt")
             try:
                 self._log_gap = upload.continue_earlier(earlier, _START_PATIENCE_S)
@@ -282,6 +307,8 @@ class Job:
             self._log.line(prefix + end.to_json())
         else:
             _announce(self._log, end)
+        if self._is_replaced(_MARK_PATIENCE_S):
+            return EXIT_OVER
         troubles = [self._keep_log()]
         if not retry_follows:
             troubles.append(not self._record.end(end, _END_PATIENCE_S))
@@ -312,6 +339,7 @@ def child_environment(
 ) -> Dict[str, str]:
     """Return the entry point's variables: the container's, the order's, secrets, then MLflow's."""
     env = {"PYTHONUNBUFFERED": "1", **environ, **order.env, **secrets}
+    env.pop(INFRA_RETRIES_VARIABLE, None)
     if order.source.url_env is not None:
         env.pop(order.source.url_env, None)
     env["MLFLOW_RUN_ID"] = order.run_id

@@ -15,6 +15,7 @@ import threading
 import time
 from typing import IO, List, Optional
 
+from .end import GAP_LINE
 from .job_log import JobLog
 from .rest import ArtifactRoot
 from .tracking_server import RequestError
@@ -101,7 +102,8 @@ class LogUpload:
                 )
             self._artifacts.get(f"{PARTS_FOLDER}/{name}", out, patience_s)
         self._earlier_bytes = out.seek(0, os.SEEK_END)
-        return gap
+        out.seek(0)
+        return gap or any(line.rstrip(b"\n") == GAP_LINE.encode() for line in out)
 
     def start(self) -> None:
         """Begin to upload."""

@@ -97,7 +97,7 @@ class Outcome:
     tail: str
 
 
-@dataclass(frozen=True)
+@dataclass
 class Runner:
     """Runs commands so that their whole output goes to the job's log.
 

@@ -111,9 +111,12 @@ class Scheduler(ABC):
 
     Attributes:
         template: The built-in template of its jobs, below ``deploy_templates/``.
+        submits_again: Whether ``infra_retries`` are new submissions by whoever finds that the
+            cluster took a job, because the system itself starts a job once.
     """
 
     template: ClassVar[str]
+    submits_again: ClassVar[bool] = False
 
     def shares_this_machine(self) -> bool:
         """Whether jobs run where this process runs, so that they can use its local stores; pure."""
@@ -152,6 +155,38 @@ class Scheduler(ABC):
 
         Repeating it returns the same handle. When it fails, what it had created is removed.
         """
+
+    def submit_again(
+        self,
+        earlier: JobHandle,
+        objects: Sequence[Mapping[str, Any]],
+        data: Mapping[str, bytes],
+        count: int,
+    ) -> JobHandle:
+        """Submit a job that has ended again, where it was, under its next name.
+
+        Repeating it, by whomever, returns the same handle. The job finds ``count`` in its variable
+        ``INFRA_RETRIES_VARIABLE`` of `mlflow_exec.runtime.end`.
+
+        Args:
+            earlier: The job that has ended.
+            objects: Those of its plan, as they were printed.
+            data: The data of its plan.
+            count: The how-manieth time this is, from 1.
+
+        Raises:
+            ClusterError: The cluster refuses, or something of the plan is gone.
+        """
+        raise NotImplementedError(f"{earlier}: {type(self).__name__} submits no job again")
+
+    def was_restarted(self, handle: JobHandle) -> bool:
+        """Whether the job's cluster was started anew since, and the job ended with it.
+
+        Raises:
+            UnreachableError: The cluster cannot be asked.
+            HandleError: What answers may be another cluster than the job's.
+        """
+        return False
 
     @abstractmethod
     def snapshot(

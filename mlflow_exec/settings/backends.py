@@ -101,8 +101,8 @@ class BackendSettings(Settings):
     infra_retries: int = Field(
         3,
         ge=0,
-        description="Starts again after preemption, eviction or the loss of a node. Ray Jobs "
-        "have no such budget: there it is refused.",
+        description="Starts again after preemption, eviction or the loss of a node. Ray starts a "
+        "job once: there whoever follows the job, or `mlflow-exec reconcile`, submits it again.",
     )
     queue_timeout_s: Seconds | None = Field(
         None, description="Give up when the job has waited this long for resources; none if null."
@@ -313,11 +313,6 @@ class RaySettings(BackendSettings):
 
     @model_validator(mode="after")
     def _refuse_what_ray_cannot(self) -> RaySettings:
-        if "infra_retries" in self.model_fields_set and self.infra_retries:
-            raise ValueError(
-                "infra_retries: Ray Jobs cannot start a job again after the loss of a node; "
-                "leave it out and submit again, or use 'retries' for the user's own failures"
-            )
         if "start_timeout_s" in self.model_fields_set and self.start_timeout_s is not None:
             raise ValueError(
                 "start_timeout_s: Ray does not tell whether a waiting job has its resources; "

@@ -15,8 +15,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from mlflow_exec.clients import ray_embedded, ray_processes
-from mlflow_exec.clients.ray_embedded import EmbeddedRay
+from mlflow_exec.clients import ray_processes
+from mlflow_exec.clients.ray import RayClient
 from mlflow_exec.clients.ray_processes import Family
 from mlflow_exec.testing.collecting import until
 from tests.clusters.processes import start
@@ -45,16 +45,29 @@ class RayNode:
 
 @contextmanager
 def joined(
-    ray: EmbeddedRay, *, cpus: int, gpus: int, custom: Mapping[str, int]
+    top: Path,
+    client: RayClient,
+    environment: Mapping[str, str],
+    *,
+    cpus: int,
+    gpus: int,
+    custom: Mapping[str, int],
 ) -> Iterator[RayNode]:
-    """Start a node with these resources; it has left the Ray again afterwards."""
+    """Start a node with these resources; it has left the Ray again afterwards.
+
+    Args:
+        top: The folder of the Ray.
+        client: For its dashboard.
+        environment: That of its processes.
+        cpus: The node's CPUs.
+        gpus: Its GPUs, in name.
+        custom: What else it has.
+    """
     mark = secrets.token_hex(8)
-    folder = Path(ray.folder) / f"node-{mark[:4]}"  # short, for the sake of the sockets in it
+    folder = top / f"node-{mark[:4]}"  # short, for the sake of the sockets in it
     folder.mkdir()
-    address_file = Path(ray.folder) / "ray_current_cluster"
+    address_file = top / "ray_current_cluster"
     until(address_file.exists, "Ray has written its address down")
-    environment = ray_embedded.environment_of(ray)
-    assert environment is not None
     process = start(
         [
             "ray", "start", f"--address={address_file.read_text().strip()}", "--block",
@@ -65,11 +78,10 @@ def joined(
         ],
         log=folder / "start.log",
         record=folder / "process.json",
-        environment=environment | {_MARK: mark},
+        environment={**environment, _MARK: mark},
     )  # fmt: skip
     started = ray_processes.started(process.pid) or ""
     node = RayNode(Family(process.pid, started, f"{_MARK}={mark}"), folder)
-    client = ray.client()
 
     def known() -> bool:
         return any(custom.items() <= found.items() for found in client.node_resources())

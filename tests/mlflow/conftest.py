@@ -13,7 +13,10 @@ from kubernetes import client
 
 from tests.clusters.processes import appears
 from tests.clusters.pytest_kubernetes import KubernetesCluster, unavailable
+from tests.clusters.pytest_ray import require_ray
+from tests.clusters.ray_head import RayHead, ray_head
 from tests.mlflow.k8s_runs import K8sRuns
+from tests.mlflow.ray_runs import RayRuns
 from tests.servers import MlflowServer, mlflow_server
 
 
@@ -56,7 +59,7 @@ def submissions(
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("KUBECONFIG", str(cluster.kubeconfig))
         mlflow.set_tracking_uri(server.url)
-        runs = K8sRuns(cluster, namespace, server, folder)
+        runs = K8sRuns(server, folder, cluster, namespace)
         yield runs
         runs.close()
         mlflow.set_tracking_uri(None)
@@ -85,3 +88,32 @@ def module_k8s(
     folder = tmp_path_factory.mktemp("submissions")
     with submissions(kubernetes_cluster, k8s_namespace, k8s_tracking, folder) as runs:
         yield runs
+
+
+@pytest.fixture(scope="module")
+def own_ray() -> Iterator[RayHead]:
+    """A Ray that tests may kill."""
+    require_ray()
+    with ray_head() as head:
+        yield head
+
+
+@pytest.fixture(scope="module")
+def ray_tracking(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MlflowServer]:
+    """A tracking server that jobs on this machine reach."""
+    with mlflow_server(tmp_path_factory.mktemp("ray-tracking")) as server:
+        yield server
+
+
+@pytest.fixture
+def ray(
+    own_ray: RayHead, ray_tracking: MlflowServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[RayRuns]:
+    """Submissions to a real Ray."""
+    monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(own_ray.token_file))
+    monkeypatch.setenv("MLFLOW_EXEC_HOME", str(tmp_path / "home"))
+    mlflow.set_tracking_uri(ray_tracking.url)
+    runs = RayRuns(ray_tracking, tmp_path, own_ray)
+    yield runs
+    runs.close()
+    mlflow.set_tracking_uri(None)

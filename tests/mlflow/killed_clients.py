@@ -15,10 +15,13 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from mlflow_exec.testing.collecting import until
 from tests.mlflow.k8s_runs import K8sRuns
+from tests.mlflow.submitted_runs import SubmittedRuns
+
+Runs = TypeVar("Runs", bound=SubmittedRuns)
 
 # Python imports it when it starts. MLflow's REST calls and artifacts go by requests, and that and
 # the Kubernetes client send all they have by this method of urllib3; a connection that something
@@ -88,7 +91,7 @@ _FORKS = """
 import json, os, signal, sys
 import mlflow.cli, mlflow.projects, mlflow_exec.cli
 import mlflow_exec.plugins.project_k8s, mlflow_exec.runs.attach, mlflow_exec.runs.submit
-import mlflow_exec.schedulers.kubernetes
+import mlflow_exec.schedulers.kubernetes, mlflow_exec.schedulers.ray
 
 signal.signal(signal.SIGCHLD, signal.SIG_IGN)
 for line in sys.stdin:
@@ -166,16 +169,16 @@ class Client:
 
 
 @dataclass
-class Clients:
+class ClientsOf(Generic[Runs]):
     """Starts clients with a wrapper around what they send."""
 
-    k8s: K8sRuns
+    runs: Runs
     started: list[Client] = field(default_factory=list)
     _forks: subprocess.Popen[str] | None = None
 
     @property
     def _folder(self) -> Path:
-        return self.k8s.folder.parent / f"{self.k8s.folder.name}-clients"
+        return self.runs.folder.parent / f"{self.runs.folder.name}-clients"
 
     def _start(self, *arguments: str, point: str, hold_at: str) -> Client:
         if self._forks is None:
@@ -184,7 +187,7 @@ class Clients:
             path = os.pathsep.join([str(self._folder), os.environ.get("PYTHONPATH", "")])
             self._forks = subprocess.Popen(
                 [sys.executable, "-c", _FORKS], stdin=subprocess.PIPE, text=True, bufsize=1,
-                env=self.k8s.environment(PYTHONPATH=path, A_SECRET="s"), start_new_session=True,
+                env=self.runs.environment(PYTHONPATH=path, A_SECRET="s"), start_new_session=True,
             )  # fmt: skip
         folder = self._folder / str(len(self.started))
         folder.mkdir()
@@ -205,8 +208,8 @@ class Clients:
     ) -> Client:
         """Start ``mlflow run`` of what makes every kind of call; further settings by name."""
         settings = {"source": "artifact", "secrets": {"A": {"env": "A_SECRET"}}, **changes}
-        arguments = self.k8s.arguments(project, **settings)
-        options = ("--experiment-id", self.k8s.experiment_id, *options)
+        arguments = self.runs.arguments(project, **settings)
+        options = ("--experiment-id", self.runs.experiment_id, *options)
         return self._start(*arguments, *options, point=point, hold_at=hold_at)
 
     def attach(self, run_id: str, *, point: str = "", hold_at: str = "") -> Client:
@@ -230,3 +233,11 @@ class Clients:
         self._forks.wait()
         assert self._forks.stdin is not None
         self._forks.stdin.close()
+
+
+class Clients(ClientsOf[K8sRuns]):
+    """Clients of jobs on Kubernetes."""
+
+    @property
+    def k8s(self) -> K8sRuns:
+        return self.runs

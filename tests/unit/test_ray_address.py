@@ -9,7 +9,8 @@ import pytest
 from mlflow_exec.clients.ray import find_token, resolve_address
 from mlflow_exec.errors import ConfigError
 from mlflow_exec.jobs import JobHandle
-from mlflow_exec.schedulers.ray import RayScheduler, address_of, handle_of
+from mlflow_exec.schedulers.ray import RayScheduler
+from mlflow_exec.schedulers.ray.place import address_of, handle_of
 from mlflow_exec.settings import RaySettings
 
 VARIABLES = ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")

@@ -29,7 +29,10 @@ def node(ray_cluster: RayCluster, monkeypatch: pytest.MonkeyPatch) -> Iterator[R
     monkeypatch.setenv("MLFLOW_EXEC_HOME", str(ray_cluster.home))
     ray = ray_embedded.status()
     assert ray is not None
-    with joined(ray, cpus=1, gpus=1, custom={"tpu": 1}) as made:
+    environment = ray_embedded.environment_of(ray)
+    assert environment is not None
+    folder, client = Path(ray.folder), ray.client()
+    with joined(folder, client, environment, cpus=1, gpus=1, custom={"tpu": 1}) as made:
         yield made
 
 

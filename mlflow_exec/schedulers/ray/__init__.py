@@ -21,6 +21,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -28,16 +29,13 @@ from mlflow_exec.clients import ray_embedded
 from mlflow_exec.clients.ray import (
     PACKAGE_LIMIT_BYTES,
     RayClient,
-    check_address,
     find_token,
     resolve_address,
 )
 from mlflow_exec.errors import (
     CancelError,
     ConfigError,
-    ConflictError,
     NotFoundError,
-    RejectedError,
     UnreachableError,
 )
 from mlflow_exec.jobs import JobHandle, JobSpec, JobStatus
@@ -45,6 +43,16 @@ from mlflow_exec.schedulers.base import Delivery, Finding, Plan, Report, Schedul
 from mlflow_exec.schedulers.ray.cancel import take_out_of_queue
 from mlflow_exec.schedulers.ray.doctor import findings
 from mlflow_exec.schedulers.ray.logs import DriverLog
+from mlflow_exec.schedulers.ray.place import (
+    address_of,
+    elsewhere,
+    handle_of,
+    is_of_elsewhere,
+    is_over,
+    machine,
+    mark_of,
+    was_stopped_here,
+)
 from mlflow_exec.schedulers.ray.plan import (
     JOB_TEMPLATE,
     MANAGED_BY,
@@ -54,12 +62,16 @@ from mlflow_exec.schedulers.ray.plan import (
 )
 from mlflow_exec.schedulers.ray.preflight import check_here, unfit, unsent_secrets
 from mlflow_exec.schedulers.ray.status import job_status
+from mlflow_exec.schedulers.ray.submission import (
+    put_package,
+    repeated,
+    submit_again,
+    submit_once,
+)
 from mlflow_exec.schedulers.ray.watch import JobsWatch, known_status
 from mlflow_exec.settings import BackendSettings, RaySettings
 
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
-_TRIES = 4
-_BACK_OFF_S = 0.5
 _POLL_S = 0.25
 # A job that has its resources starts within this time, and then reads that it is to stop.
 _STARTING_S = 3.0
@@ -72,6 +84,7 @@ class RayScheduler(Scheduler):
     """Runs jobs on one Ray cluster."""
 
     template = JOB_TEMPLATE
+    submits_again = True
 
     def __init__(self, settings: BackendSettings) -> None:
         """Keep the settings; nothing is read, asked or started yet."""
@@ -79,6 +92,8 @@ class RayScheduler(Scheduler):
             raise TypeError(f"RaySettings are needed, not {type(settings).__name__}")
         self._settings = settings
         self._clients: dict[str, RayClient] = {}
+        self._marks: dict[str, str] = {}
+        self._over: set[str] = set()
 
     # -- planning ---------------------------------------------------------------------------
 
@@ -175,66 +190,86 @@ class RayScheduler(Scheduler):
 
     def _client_of(self, *handles: JobHandle) -> RayClient:
         """Return the client for jobs of one address, or for where that is reached now."""
+        place = _place(handles[0])
+        client = self._clients.get(place)
+        if client is None:
+            client = self._clients[place] = self._find(handles)
+        return client
+
+    def _find(self, handles: Sequence[JobHandle]) -> RayClient:
+        foreign = is_of_elsewhere(handles[0])
         address = address_of(handles[0])
         sessions = {handle.uid for handle in handles} - {""}
-        client = self._clients.get(address)
-        if client is None:
-            client = self._client(address)
-            configured, _ = resolve_address(self._settings)
-            if configured not in (None, address) and sessions:
-                other = self._connect()
-                try:
-                    if other.version().get("session_name") in sessions:
-                        client = other
-                except UnreachableError:
-                    pass
-            self._clients[address] = client
-        return client
+        configured, _ = resolve_address(self._settings)
+        if sessions and configured is not None and (foreign or configured != address):
+            other = self._connect()
+            try:
+                if other.version().get("session_name") in sessions:
+                    return other
+            except UnreachableError:
+                if foreign:
+                    raise
+        if foreign:
+            raise elsewhere(handles[0])
+        return self._client(address)
+
+    def _handle(self, client: RayClient, name: str) -> JobHandle:
+        session = str(repeated(client.version).get("session_name") or "")
+        mark = self._marks.get(session)
+        if mark is None:
+            try:
+                mark = self._marks[session] = repeated(lambda: mark_of(client, session))
+            except UnreachableError:  # a Ray that has only just started; the cautious answer
+                mark = f"{machine()}-forwarded"
+        return handle_of(client.address, name, session, mark)
 
     # -- acting -----------------------------------------------------------------------------
 
     def handle(self, plan: Plan) -> JobHandle:
         """See :meth:`~.Scheduler.handle`."""
         client = self._connect()
-        session = str(_repeated(client.version).get("session_name") or "")
-        handle = handle_of(client.address, str(plan.objects[0]["submission_id"]), session)
-        self._clients[address_of(handle)] = client
+        handle = self._handle(client, str(plan.objects[0]["submission_id"]))
+        self._clients[_place(handle)] = client
         return handle
 
     def submit(self, plan: Plan) -> JobHandle:
         """See :meth:`~.Scheduler.submit`."""
         handle = self.handle(plan)
         client = self._connect()
-        job = plan.objects[0]
         for name, content in plan.data.items():
-            if not _repeated(lambda name=name: client.has_package(name)):
-                _repeated(lambda name=name, content=content: client.put_package(name, content))
-        self._submit_once(client, job, plan.spec.run_id)
+            put_package(client, name, content)
+        submit_once(client, plan.objects[0])
         return handle
 
-    @staticmethod
-    def _submit_once(client: RayClient, job: Mapping[str, Any], run_id: str) -> None:
-        """Submit, or find what an earlier try has submitted."""
-        name = str(job["submission_id"])
-        for attempt in range(1, _TRIES + 1):
-            try:
-                client.submit(job)
-                return
-            except RejectedError as error:
-                if error.reason != "AlreadyExists":
-                    raise
-                found = client.job(name) or {}
-                if (found.get("metadata") or {}).get(META_RUN) != run_id:
-                    raise ConflictError(
-                        f"Ray {client.address}: a job {name!r} exists and is not of this run",
-                        status=409,
-                    ) from error
-                return
-            except UnreachableError:
-                # Whether Ray has taken it is told by the next try, which finds it then.
-                if attempt == _TRIES:
-                    raise
-                time.sleep(_BACK_OFF_S * attempt)
+    def submit_again(
+        self,
+        earlier: JobHandle,
+        objects: Sequence[Mapping[str, Any]],
+        data: Mapping[str, bytes],
+        count: int,
+    ) -> JobHandle:
+        """See :meth:`~.Scheduler.submit_again`."""
+        client = self._client_of(earlier)
+        self.was_restarted(earlier)  # refuses a Ray that may be another one
+        session = str(repeated(client.version).get("session_name") or "")
+        name = submit_again(client, earlier.name, objects, data, count)
+        return replace(earlier, path=(*earlier.path[:-1], name), uid=session)
+
+    def was_restarted(self, handle: JobHandle) -> bool:
+        """See :meth:`~.Scheduler.was_restarted`."""
+        if handle.uid in self._over:
+            return True
+        client = self._client_of(handle)
+        try:
+            session = str(client.version().get("session_name") or "")
+            over = is_over(handle, client, session)
+        except UnreachableError:
+            if was_stopped_here(handle):
+                return False
+            raise
+        if over:
+            self._over.add(handle.uid)
+        return over
 
     def cancel(self, handle: JobHandle, *, timeout_s: float = 120) -> None:
         """See :meth:`~.Scheduler.cancel`."""
@@ -243,7 +278,8 @@ class RayScheduler(Scheduler):
         asked_s: float | None = None
         while True:
             try:
-                if handle.uid and client.version().get("session_name") != handle.uid:
+                session = str(client.version().get("session_name") or "")
+                if handle.uid and is_over(handle, client, session):
                     return  # what it ran on is over, and everything of it with it
                 record = client.job(handle.name)
                 if record is None or job_status(record).state.is_final:
@@ -284,14 +320,18 @@ class RayScheduler(Scheduler):
                 return
             address = embedded.address
         client = self._client_of(*near) if near else self._client(address)
-        session = str(client.version().get("session_name") or "")
+        if near:
+            session = str(client.version().get("session_name") or "")
+            place = replace(near[0], uid=session)
+        else:
+            place = self._handle(client, "any")
         for record in client.jobs():
             metadata = record.get("metadata") or {}
             ours = metadata.get(META_MANAGED) == MANAGED_BY
             if ours and run_id in (None, metadata.get(META_RUN)):
                 status = known_status(client, record)
                 assert status is not None
-                yield handle_of(address, record["submission_id"], session), status
+                yield replace(place, path=(*place.path[:-1], record["submission_id"])), status
 
     def watch(
         self, handles: Iterable[JobHandle], stop: threading.Event | None = None
@@ -311,27 +351,6 @@ class RayScheduler(Scheduler):
         return DriverLog(self._client_of(handle), handle.name).pieces(follow=follow)
 
 
-def handle_of(address: str, submission_id: str, session: str) -> JobHandle:
-    """Return the handle of a job on the dashboard at an address."""
-    parts = urlsplit(address)
-    prefix = tuple(part for part in parts.path.split("/") if part)
-    return JobHandle(f"ray-job+{parts.scheme}", parts.netloc, (*prefix, submission_id), session)
-
-
-def address_of(handle: JobHandle) -> str:
-    """Return the address of the dashboard that a handle names."""
-    scheme = handle.scheme.removeprefix("ray-job+")
-    address = "/".join((f"{scheme}://{handle.cluster}", *handle.path[:-1]))
-    return check_address(address, f"job handle {handle}")
-
-
-def _repeated(action: Any) -> Any:
-    """Do what is safe to repeat until an answer comes."""
-    for attempt in range(1, _TRIES):
-        try:
-            return action()
-        except UnreachableError:
-            time.sleep(_BACK_OFF_S * attempt)
-    return action()
-
-
+def _place(handle: JobHandle) -> str:
+    """Return all of a handle but the job."""
+    return str(replace(handle, path=(*handle.path[:-1], "any")))

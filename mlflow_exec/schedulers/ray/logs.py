@@ -74,11 +74,14 @@ class DriverLog:
         """Yield the output; with ``follow`` until the job has ended or is unknown.
 
         Raises:
-            NotFoundError: The job's node is gone, and nothing was read before.
+            NotFoundError: The job's node is gone, and nothing was read before; or the job is gone
+                while it was followed, and the end of its log with it.
         """
         while True:
             try:
                 record = self._client.job(self._id)
+                if record is None and self._read_bytes:
+                    raise NotFoundError(f"{self._id}: gone, and the end of its log with it")
                 if record is None:
                     return
                 if not follow or STATES[record["status"]].is_final:

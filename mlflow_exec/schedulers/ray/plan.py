@@ -107,7 +107,12 @@ def _package(spec: JobSpec, files: Mapping[str, bytes]) -> tuple[str, bytes]:
     with tempfile.TemporaryDirectory(prefix="mlflow-exec-") as folder:
         path = Path(folder) / "package.zip"
         sha256 = write_zip(path, spec.bundle, files)
-        return f"_ray_pkg_{sha256}.zip", path.read_bytes()
+        return package_name(sha256), path.read_bytes()
+
+
+def package_name(sha256: str) -> str:
+    """Return what a package of this content is called in Ray's store."""
+    return f"_ray_pkg_{sha256}.zip"
 
 
 def _values(

@@ -49,8 +49,8 @@ _HINTS = {
     FailureCategory.ENVIRONMENT_SETUP: "Check runtime_env and the project's requirements.",
     FailureCategory.UNSCHEDULABLE: "Ask for less in resources, or give the cluster more; Ray gives "
     "up after RAY_JOB_START_TIMEOUT_SECONDS of its head node (900).",
-    FailureCategory.PREEMPTED: "Submit it again; Ray does not start it again by itself.",
-    FailureCategory.NODE_LOST: "Submit it again; Ray does not start it on another node by itself.",
+    FailureCategory.PREEMPTED: "Submit it again, or raise infra_retries.",
+    FailureCategory.NODE_LOST: "Submit it again, or raise infra_retries.",
     FailureCategory.OUT_OF_MEMORY: "Use less memory, or ask for a larger node by resources.memory.",
     FailureCategory.DEADLINE: "Raise deadline_s, or make the job shorter.",
 }

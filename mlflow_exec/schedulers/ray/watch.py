@@ -8,11 +8,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from mlflow_exec.clients import ray_embedded
 from mlflow_exec.clients.ray import RayClient
 from mlflow_exec.errors import UnreachableError
 from mlflow_exec.jobs import JobHandle, JobState, JobStatus
 from mlflow_exec.schedulers.ray.logs import count_retries, log_tail
+from mlflow_exec.schedulers.ray.place import is_over, was_stopped_here
+from mlflow_exec.schedulers.ray.plan import MANAGED_BY, META_MANAGED
 from mlflow_exec.schedulers.ray.status import has_ending, job_status, repeats
 
 _TICK_S = 0.4
@@ -30,15 +31,12 @@ class _Cluster:
     session: str | None = None
 
     def is_another(self, handle: JobHandle) -> bool:
-        """Whether this is not the start of Ray that the job was submitted to.
-
-        With Ray's own fault tolerance a restarted head keeps its session, and its jobs.
-        """
+        """Whether this is a later start of the Ray that the job was submitted to."""
         if not handle.uid:
             return False
         if self.session is None:
             self.session = str(self.client.version().get("session_name"))
-        return self.session != handle.uid
+        return is_over(handle, self.client, self.session)
 
 
 @dataclass
@@ -64,6 +62,7 @@ class JobsWatch:
 
         Raises:
             AccessDeniedError: The cluster does not accept the token (any more).
+            HandleError: What answers may be another Ray.
         """
         stop = stop or threading.Event()
         begun_s = time.monotonic()
@@ -110,8 +109,12 @@ class JobsWatch:
 
 
 def known_status(client: RayClient, record: Mapping[str, Any] | None) -> JobStatus | None:
-    """Return the status of a job, with what its log tells beside Ray's record at its end."""
-    if record is None:
+    """Return the status of a job, with what its log tells beside Ray's record at its end.
+
+    None for a record that is not ours: Ray may write one anew after a job was deleted, as failed
+    and with nothing else of it (`put_status` in dashboard/modules/job/common.py).
+    """
+    if record is None or (record.get("metadata") or {}).get(META_MANAGED) != MANAGED_BY:
         return None
     status = job_status(record, now=client.clock.now())
     if not status.state.is_final:
@@ -124,12 +127,7 @@ def known_status(client: RayClient, record: Mapping[str, Any] | None) -> JobStat
 
 
 def _unreachable(handle: JobHandle, error: UnreachableError) -> JobStatus | None:
-    """Return UNKNOWN, or None where the job cannot exist any more.
-
-    A Ray of this machine that was stopped never comes back, and its jobs are gone with it.
-    """
-    if handle.uid and ray_embedded.was_here(handle.uid):
-        alive = ray_embedded.recorded()
-        if alive is None or alive.session_name != handle.uid:
-            return None
+    """Return UNKNOWN, or None where the job cannot exist any more."""
+    if was_stopped_here(handle):
+        return None
     return JobStatus(JobState.UNKNOWN, f"the cluster cannot be asked: {error}")
