@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from threading import Event, Thread
+from typing import Any
 
 import pytest
 from kubernetes import client
@@ -101,7 +102,7 @@ class Gone:
 @pytest.fixture(scope="module")
 def node(module_k8s: K8sRuns) -> Iterator[Gone]:
     k8s, ours = module_k8s, module_k8s.cluster.processes()
-    settings: list[dict[str, int]] = [
+    settings: list[dict[str, Any]] = [
         {"infra_retries": 1}, {"infra_retries": 0}, {}, {"deadline_s": 60},
     ]  # fmt: skip
     jobs = [
@@ -134,7 +135,7 @@ def test_a_job_on_a_node_that_does_not_answer_says_so_and_goes_on(
 ) -> None:
     k8s = module_k8s
     for job in (node.again, node.too_often):
-        until(lambda job=job: reported(job), "the loss is told", 90)
+        until(lambda job=job: reported(job), "the loss is told", 90)  # type: ignore[misc]
         status = job.status()
         assert (status.state.value, job.get_status()) == ("RUNNING", "RUNNING")
         assert "'n1' does not answer" in status.message
@@ -177,7 +178,7 @@ def test_the_ends_are_right_when_the_node_is_back(module_k8s: K8sRuns, node: Gon
     assert "lost" in run.data.tags["mlflow_exec.failure.message"]
     assert "infra_retries" in run.data.tags["mlflow_exec.failure.hint"]
     for job in (node.again, node.too_often, node.cancelled, node.late):
-        until(lambda job=job: not left_behind(k8s, job), "nothing is left in the cluster", 120)
+        until(lambda job=job: not left_behind(k8s, job), "nothing is left in the cluster", 120)  # type: ignore[misc]
 
     outcomes = Reconciler(k8s.mlflow, {"k8s": {}}, lost_grace_s=1).once()
     assert {o.run_id: o.state for o in outcomes}[node.cancelled.run_id] == "CANCELLED"

@@ -65,7 +65,7 @@ def test_the_end_is_written_when_the_tracking_server_is_back(
         k8s.says(job, "it waits")
     relay.away = True
     for job in (followed, alone):
-        until(lambda job=job: ended_in_cluster(k8s, job), "the job is over", 240)
+        until(lambda job=job: ended_in_cluster(k8s, job), "the job is over", 240)  # type: ignore[misc]
         assert is_open(k8s, job)
     relay.away = False
 
@@ -78,7 +78,7 @@ def test_the_end_is_written_when_the_tracking_server_is_back(
     k8s.ends(alone, "SUCCEEDED")
     for job in (followed, alone):
         assert "last words" in k8s.log(job.run_id)
-        until(lambda job=job: not left_behind(k8s, job), "nothing is left in the cluster")
+        until(lambda job=job: not left_behind(k8s, job), "nothing is left in the cluster")  # type: ignore[misc]
 
 
 @contextmanager

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import io
 import json
-from typing import Any
+from pathlib import Path
 
 import pytest
+from mlflow import MlflowClient
 from mlflow.exceptions import ExecutionException
 from rich.console import Console
 
@@ -14,7 +15,8 @@ from mlflow_exec.credentials import Secret, hide
 from mlflow_exec.errors import ClusterError
 from mlflow_exec.jobs import Failure, FailureCategory, JobState, JobStatus
 from mlflow_exec.plugins.project_backend import execution_errors
-from mlflow_exec.runs.ending import end_of, keep_diagnosis
+from mlflow_exec.runs.artifacts import RunArtifacts
+from mlflow_exec.runs.ending import DIAGNOSIS, end_of, keep_diagnosis
 from mlflow_exec.runs.progress import Progress
 
 
@@ -44,7 +46,7 @@ def test_an_error_is_raised_without_it_and_without_its_cause(secret: str) -> Non
     assert raised.value.__suppress_context__
 
 
-def test_progress_end_and_diagnosis_are_told_without_it(secret: str) -> None:
+def test_progress_end_and_diagnosis_are_told_without_it(secret: str, tmp_path: Path) -> None:
     out = io.StringIO()
     Progress(Console(file=out)).say(f"it was {secret}")
     assert out.getvalue() == "mlflow-exec: it was ***\n"
@@ -52,12 +54,6 @@ def test_progress_end_and_diagnosis_are_told_without_it(secret: str) -> None:
     why = Failure(FailureCategory.INFRASTRUCTURE, f"failed with {secret}")
     status = JobStatus(JobState.FAILED, "", why, native={"message": f"env {secret}"})
     assert end_of(status).message == "failed with ***"
-    kept: list[str] = []
-
-    class Client:
-        def log_text(self, _run_id: str, text: str, _path: str) -> None:
-            kept.append(text)
-
-    client: Any = Client()
-    keep_diagnosis(client, "0" * 32, None, status)
-    assert json.loads(kept[0])["native"] == {"message": "env ***"}
+    artifacts = RunArtifacts(MlflowClient("http://127.0.0.1:1"), tmp_path.as_uri())
+    keep_diagnosis(artifacts, None, status)
+    assert json.loads(artifacts.read(DIAGNOSIS))["native"] == {"message": "env ***"}
