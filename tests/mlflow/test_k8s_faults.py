@@ -108,7 +108,8 @@ def faults(registry: Registry, full: str) -> dict[str, Fault]:
         "a Secret to mount that is gone": Fault(
             "invalid_config", r"start_timeout_s \(12 s\): .*secret \"mounted\" not found", "names",
             {"volumes": [{"name": "s", "secret": {"secretName": "mounted"}}], "patch": HELD,
-             "volume_mounts": [{"name": "s", "mountPath": "/s"}], "labels": {"needs": "mounted"}, "start_timeout_s": 12}, befalls=secret_vanishes),
+             "volume_mounts": [{"name": "s", "mountPath": "/s"}],
+             "labels": {"needs": "mounted"}, "start_timeout_s": 12}, befalls=secret_vanishes),
         "a quota that is used up": Fault(
             "quota", r"queue_timeout_s \(6 s\): .*exceeded quota: full", "quota raised",
             {"namespace": full, "queue_timeout_s": 6}),
@@ -118,8 +119,8 @@ def faults(registry: Registry, full: str) -> dict[str, Fault]:
             "evicted", "evicted.*Eviction API.*once.*allows 0", "infra_retries",
             {"infra_retries": 0}, WAIT, evict, once_it_runs=True),
         "a pod that somebody deletes": Fault(
-            "infrastructure", "deleted.*once.*allows 0", "infra_retries", {"infra_retries": 0}, WAIT,
-            delete_pod, once_it_runs=True),
+            "infrastructure", "deleted.*once.*allows 0", "infra_retries",
+            {"infra_retries": 0}, WAIT, delete_pod, once_it_runs=True),
         "a Job that somebody deletes": Fault(
             "", "", "", {}, WAIT, start_deleting, once_it_runs=True),
         "a project that was exchanged in the store": Fault(
