@@ -213,7 +213,7 @@ class Job:
         if retry.owner == "kubernetes" and ignored > retry.infra_retries:
             times = "once" if ignored == 1 else f"{ignored} times"
             message = (
-                f"The cluster has disrupted the job {times}, and infra_retries allows "
+                f"The job's pod was deleted or taken away {times}, and infra_retries allows "
                 f"{retry.infra_retries}."
             )
             hint = "Raise infra_retries, or submit it again."

@@ -108,6 +108,7 @@ def faults(registry: Registry, full: str) -> dict[str, Fault]:
         "a Secret to mount that is gone": Fault(
             "invalid_config", r"start_timeout_s \(12 s\): .*secret \"mounted\" not found", "names",
             {"volumes": [{"name": "s", "secret": {"secretName": "mounted"}}], "patch": HELD,
+             "volume_mounts": [{"name": "s", "mountPath": "/s"}],
              "labels": {"needs": "mounted"}, "start_timeout_s": 12}, befalls=secret_vanishes),
         "a quota that is used up": Fault(
             "quota", r"queue_timeout_s \(6 s\): .*exceeded quota: full", "quota raised",
@@ -118,8 +119,8 @@ def faults(registry: Registry, full: str) -> dict[str, Fault]:
             "evicted", "evicted.*Eviction API.*once.*allows 0", "infra_retries",
             {"infra_retries": 0}, WAIT, evict, once_it_runs=True),
         "a pod that somebody deletes": Fault(
-            "infrastructure", "pod was deleted", "[Ss]ubmit", {"infra_retries": 0}, WAIT,
-            delete_pod, once_it_runs=True),
+            "infrastructure", "deleted.*once.*allows 0", "infra_retries",
+            {"infra_retries": 0}, WAIT, delete_pod, once_it_runs=True),
         "a Job that somebody deletes": Fault(
             "", "", "", {}, WAIT, start_deleting, once_it_runs=True),
         "a project that was exchanged in the store": Fault(
@@ -190,8 +191,9 @@ def submitted(module_k8s: K8sRuns, registry: Registry, full_namespace: str) -> S
         account = {"metadata": {"name": "short-lived"}}
         core.create_namespaced_service_account(k8s.namespace, account)
         # What the cluster says of it counts for a while, for jobs of the same shape.
-        gone = jobs.faults["a service account that is gone"].settings
-        jobs.add("its predecessor", k8s.run(k8s.project(RUNS), **gone, ttl_s=0))
+        account_name = jobs.faults["a service account that is gone"].settings["service_account"]
+        before = k8s.run(k8s.project(RUNS), service_account=account_name, ttl_s=0)
+        jobs.add("its predecessor", before)
         pod(k8s, jobs.runs["its predecessor"])
         core.delete_namespaced_service_account("short-lived", k8s.namespace)
     jobs.add("a registry that recovers", k8s.run(
@@ -216,7 +218,6 @@ def test_a_fault_ends_the_run_with_its_reason(
     run = k8s.ends(job, "FAILED" if fault.category else "CANCELLED", fault.category)
     message = run.data.tags.get("mlflow_exec.failure.message", "")
     hint = run.data.tags.get("mlflow_exec.failure.hint", "")
-    print(f"DOC|{what}|{fault.category}|{message}|{hint}")
     assert re.search(fault.says, message, re.S), message
     assert re.search(fault.hint, hint), hint
     assert "it ran" not in k8s.log(job.run_id)

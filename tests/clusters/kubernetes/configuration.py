@@ -60,7 +60,8 @@ def trust_registry(slot: Slot, host: str) -> None:
     """Let the node ask a registry over plain HTTP; containerd reads this at every pull."""
     folder = slot.folder / "registries" / host
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "hosts.toml").write_text(f'server = "http://{host}"\n')
+    text = f'server = "http://{host}"\n[host."http://{host}"]\ncapabilities = ["pull", "resolve"]\n'
+    (folder / "hosts.toml").write_text(text)
 
 
 def cni_folder() -> str | None:
