@@ -7,11 +7,13 @@ import json
 import os
 import random
 import shutil
+import signal
 import subprocess
 import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -112,6 +114,7 @@ class Chaos:
                  str(order)],
                 env=environment,
                 stdin=subprocess.DEVNULL, stdout=output, stderr=output,
+                start_new_session=True,
             )  # fmt: skip
         self.clients.append(Client(process, folder / "told", folder / "output"))
 
@@ -122,7 +125,8 @@ class Chaos:
 
     def close(self) -> None:
         for one in self.clients:
-            one.process.kill()
+            with suppress(ProcessLookupError):
+                os.killpg(one.process.pid, signal.SIGKILL)  # faketime has the client as its child
             one.process.wait()
 
 
