@@ -45,7 +45,7 @@ for name, call in json.load(open(sys.argv[1])).items():
     except BaseException:
         traceback.print_exc(file=sys.stdout)
 for name, job in submitted.items():
-    print("RUN", name, job.run_id, flush=True)
+    print(f"RUN|{name}|{job.run_id}", flush=True)
     try:
         if name == "cancelled":
             until(lambda: "PATIENT" in "".join(job.logs()), "it waits", 240)
@@ -150,7 +150,7 @@ def submitted_by_a_client(
     planted.search("the client's stderr", done.stderr)
     planted.search_files("the client's temporary files", [temporary])
     assert done.returncode == 0, done.stderr.decode()[-3000:]
-    lines = (line.split() for line in done.stdout.decode().splitlines())
-    runs = {words[1]: words[2] for words in lines if words[:1] == ["RUN"] and len(words) == 3}
+    lines = (line.split("|") for line in done.stdout.decode().splitlines())
+    runs = {words[1]: words[2] for words in lines if words[0] == "RUN" and len(words) == 3}
     assert set(runs) == set(calls), done.stdout.decode()[-6000:]
     return runs
