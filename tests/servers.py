@@ -132,7 +132,7 @@ def mlflow_server(
                 return True
             return False
 
-        until(healthy, "the tracking server is healthy", 400)
+        until(healthy, "the tracking server is healthy", 120)
         yield MlflowServer(f"http://{name}:{port}", directory)
     finally:
         with contextlib.suppress(ProcessLookupError):

@@ -27,13 +27,18 @@ class Process:
 
     @classmethod
     def of(cls, pid: int) -> Process | None:
-        """Return the living process of a number, None when there is none (or only a zombie)."""
+        """Return the living process of a number, None when there is none (or only a zombie).
+
+        A killed process whose first thread is a zombie still has its sockets until the last
+        thread has ended.
+        """
         try:
             stat = Path(f"/proc/{pid}/stat").read_text()
+            threads = len(os.listdir(f"/proc/{pid}/task"))
         except (FileNotFoundError, ProcessLookupError):
             return None
         fields = stat.rpartition(")")[2].split()
-        return None if fields[0] in "ZX" else cls(pid, int(fields[19]))
+        return None if fields[0] in "ZX" and threads <= 1 else cls(pid, int(fields[19]))
 
     @classmethod
     def current(cls) -> Process:
