@@ -25,6 +25,8 @@ from mlflow_exec.errors import TemplateError
 _LOADER: type[yaml.SafeLoader] = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _PACKAGE = Path(__file__).resolve().parent
 
+# To YAML 1.1 a number with an exponent and no point is a text. Strings are passed over.
+_POWER_OR_STRING = re.compile(r'"(?:[^"\\]|\\.)*"|-?\d+(?:\.\d+)?e[-+]?\d+')
 # What YAML does not allow, or changes, inside a double-quoted scalar (https://yaml.org/spec/1.1/
 # #c-printable); JSON escapes only the characters below U+0020.
 _UNSAFE = re.compile("[\x7f-\x9f\u2028\u2029\ufeff\ufffe\uffff]")
@@ -63,16 +65,20 @@ def to_yaml_scalar(value: object) -> str:
     """
     if isinstance(value, Undefined):
         str(value)  # StrictUndefined raises the error that names the variable
-    if isinstance(value, float) and "e" in repr(value):
-        mantissa, _, exponent = repr(value).partition("e")
-        sign = "" if exponent.startswith("-") else "+"
-        return f"{mantissa}{'' if '.' in mantissa else '.0'}e{sign}{exponent.lstrip('+')}"
     try:
         text = json.dumps(value, ensure_ascii=False, allow_nan=False)
         text.encode("utf-8")
     except (TypeError, ValueError) as error:
         raise TemplateError(f"template: the value {value!r} cannot be written: {error}") from error
+    text = _POWER_OR_STRING.sub(_with_point, text)
     return _UNSAFE.sub(lambda match: f"\\u{ord(match.group()):04x}", text)
+
+
+def _with_point(match: re.Match[str]) -> str:
+    mantissa, _, exponent = match.group().partition("e")
+    if mantissa.startswith('"') or "." in mantissa:
+        return match.group()
+    return f"{mantissa}.0e{exponent}"
 
 
 @lru_cache(maxsize=64)

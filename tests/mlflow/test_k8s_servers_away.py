@@ -96,7 +96,11 @@ def broken_store(k8s: K8sRuns, job: ExecSubmittedRun) -> Iterator[None]:
         aside.rename(folder)
 
 
-def test_the_end_does_not_need_the_artifact_store(k8s: K8sRuns) -> None:
+def test_the_end_does_not_need_the_artifact_store(
+    k8s: K8sRuns, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # How long a client waits for a store that fails is MLflow's own setting: minutes by default.
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
     job = k8s.run(k8s.project(UNTIL_IT_IS_TOLD), ttl_s=0)
     k8s.says(job, "start 1")
     with broken_store(k8s, job):

@@ -51,6 +51,7 @@ def places(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @example(1e300)
 @example(-1e-7)
 @example(5e-324)
+@example([1e-05, {"1e5": "1e5"}])
 @example({"": {"<<": ["="]}})
 def test_a_value_never_breaks_out_of_its_place(places: Path, value: Any) -> None:
     (found,) = render(places, {"value": value})
