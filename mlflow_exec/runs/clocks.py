@@ -58,13 +58,19 @@ class Clocks:
             self._pull_since_s = min(self._pull_since_s, now_s - status.fails_s)
 
     def doubts(self, now_s: float) -> bool:
-        """Whether a closer look could end the job now.
+        """Whether a closer look could tell more of a job that would be ended now.
 
-        Its image has perhaps been failing for as long as it is on its node; only events, which are
-        not in every status, tell since when.
+        Its image has perhaps been failing for as long as it is on its node; or it is not known what
+        it waits for. Only events tell that, and they are not in every status.
         """
         failing = self._pull_since_s is not None and not self._pull_told
-        return failing and now_s - self._since_s >= self._pull_grace_s
+        if failing and now_s - self._since_s >= self._pull_grace_s:
+            return True
+        return self.expired(now_s) is not None and self._reason is None
+
+    @property
+    def _reason(self) -> Failure | None:
+        return None if self._status is None else self._status.failure
 
     @property
     def _pull_grace_s(self) -> float:

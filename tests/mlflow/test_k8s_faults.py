@@ -89,7 +89,7 @@ def faults(registry: Registry, full: str) -> dict[str, Fault]:
             "image_pull", "none/such:1.*not found", "name and tag",
             {"image": registry.image("none/such"), "image_pull_grace_s": 1}),
         "an image that needs credentials": Fault(
-            "image_pull", "private/x:1.*authorization", "image_pull_secrets",
+            "image_pull", "private/x:1.*401", "image_pull_secrets",
             {"image": registry.image("private/x"), "image_pull_grace_s": 1}),
         "a registry that limits for too long": Fault(
             "infrastructure", r"start_timeout_s \(15 s\): .*limits how often.*429", "mirror",

@@ -75,19 +75,25 @@ def test_two_reconcilers_and_clients_write_each_end_once(k8s: K8sRuns, ledger: L
     until(lambda: "it waits" in shown.readline(), "it follows the job", 180)
     os.kill(killed.pid, signal.SIGKILL)
     fresh = k8s.command_line("mlflow-exec", "attach", jobs[0].run_id)
+    assert fresh.stdout is not None
+    shown_anew: IO[str] = fresh.stdout
+    until(lambda: "it waits" in shown_anew.readline(), "another one follows the job", 180)
     stop = threading.Event()
     passes = [Collected(Reconciler(k8s.mlflow, {"k8s": {}}).forever(0.3, stop)) for _ in range(2)]
-    deadline_comes(k8s, jobs)
-
-    assert [follower.all(240) for follower in followers] == [[False]] * (JOBS - 1)
-    out, err = fresh.communicate(timeout=120)
-    assert (fresh.returncode, "it waits" in out) == (1, True), out + err
-    assert "FAILED: deadline" in out + err
-    until(
-        lambda: all(ledger.values(job.run_id, "mlflow_exec.kept")[-1] == "true" for job in jobs),
-        "nothing is left to keep",
-    )
-    stop.set()
+    try:
+        deadline_comes(k8s, jobs)
+        assert [follower.all(240) for follower in followers] == [[False]] * (JOBS - 1)
+        out, err = fresh.communicate(timeout=120)
+        assert fresh.returncode == 1, out + err
+        assert "FAILED: deadline" in out + err
+        until(
+            lambda: all(
+                ledger.values(job.run_id, "mlflow_exec.kept")[-1] == "true" for job in jobs
+            ),
+            "nothing is left to keep",
+        )
+    finally:
+        stop.set()
     ours = {job.run_id for job in jobs}
     assert not [o for found in passes for o in found.all() if o.run_id in ours
                 and o.action in ("unknown", "missing", "elsewhere")]  # fmt: skip

@@ -212,3 +212,16 @@ def test_a_registry_that_limits_its_clients_needs_no_closer_look() -> None:
     held = JobStatus(JobState.STARTING, "", PULL, held=True, waits_s=500)
     clock.see(held, 0)
     assert not clock.doubts(0)
+
+
+def test_a_job_that_would_be_ended_without_a_reason_is_looked_at_closely() -> None:
+    clock = clocks(start_timeout_s=60)
+    clock.see(STARTING, 0)
+    assert not clock.doubts(59)
+    assert clock.doubts(60)
+    why = Failure(FailureCategory.INVALID_CONFIG, "A Secret is not there.", "Create it.")
+    clock.see(replace(STARTING, failure=why), 60)
+    assert not clock.doubts(60)
+    ended = clock.expired(60)
+    assert ended is not None
+    assert ended.category is FailureCategory.INVALID_CONFIG
