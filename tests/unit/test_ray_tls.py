@@ -15,6 +15,7 @@ from mlflow_exec.clients.ray import RayClient, find_token
 from mlflow_exec.errors import AccessDeniedError, ConfigError, RejectedError
 from mlflow_exec.jobs import JobHandle, JobState
 from mlflow_exec.schedulers.ray import RayScheduler
+from mlflow_exec.schedulers.ray.place import address_of
 from mlflow_exec.settings import RaySettings
 from mlflow_exec.testing.collecting import Collected
 from mlflow_exec.testing.jobs import WAIT, JobMaker
@@ -99,7 +100,7 @@ def refused_submission(jobs: JobMaker, plain: RayClient, **settings: Any) -> str
 
 def test_a_job_is_submitted_and_followed_to_its_end(jobs: JobMaker, encrypted: Encrypted) -> None:
     job = jobs.submit("for number in range(1000): print('encrypted', number, flush=True)")
-    assert str(job.handle).startswith(f"ray-job+{encrypted.address}/mlflow-")
+    assert address_of(job.handle) == encrypted.address
     followed = "".join(job.follow().all())
     assert job.ends().state is JobState.SUCCEEDED
     numbers = [line for line in followed.splitlines() if line.startswith("encrypted ")]

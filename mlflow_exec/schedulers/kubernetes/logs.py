@@ -16,6 +16,8 @@ from mlflow_exec.schedulers.kubernetes.plan import CONTAINER
 # A job may say nothing for long; the connection is kept by TCP, and renewed after this time.
 _SILENCE_S = 300.0
 _RETRY_S = 1.0  # at least, between two connections
+# Where the API server says that it cannot get the log, the node does not answer, perhaps for long.
+_NODE_PATIENCE_S = 5.0
 
 
 def has_log(pod: Mapping[str, Any]) -> bool:
@@ -63,7 +65,7 @@ class PodLog:
             yield from self._container(container, follow=follow)
 
     def _container(self, container: str, *, follow: bool) -> Iterator[str]:
-        pauses, end_s = Pauses(), time.monotonic() + PATIENCE_S
+        pauses, begun_s = Pauses(), time.monotonic()
         while True:
             broken = False
             try:
@@ -73,8 +75,9 @@ class PodLog:
             except RejectedError:
                 if not (follow and self._is_waiting(container)):
                     return  # this container never started
-            except UnreachableError:
-                if not follow and time.monotonic() > end_s:
+            except UnreachableError as error:
+                patience_s = PATIENCE_S if error.status is None else _NODE_PATIENCE_S
+                if not follow and time.monotonic() - begun_s > patience_s:
                     raise
                 broken = True  # so there may be more, even if the container has ended
             if not broken:
@@ -119,7 +122,7 @@ class PodLog:
         path = object_path("pods", self._namespace, self._name, sub="log")
         decoder = codecs.getincrementaldecoder("utf-8")("replace")
         buffer, first = "", True
-        with self._client.stream(path, query, silence_s=_SILENCE_S) as pieces:
+        with self._client.stream(path, query, silence_s=_SILENCE_S, patience_s=0) as pieces:
             for piece in pieces:
                 *lines, buffer = (buffer + decoder.decode(piece)).split("\n")
                 fresh = []
