@@ -10,7 +10,7 @@ INSTALL := PYTHON="$(PYTHON)" scripts/install.sh "$(VENV)"
 REQUIREMENTS := pyproject.toml constraints.txt scripts/install.sh
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-large check docs constraints cluster-up cluster-down clean
+.PHONY: help setup demo test test-first-half test-second-half test-elsewhere test-large check docs constraints cluster-up cluster-down clean
 
 help: ## Show this list.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -28,8 +28,20 @@ setup: $(VENV)/.for-development ## Make the virtual environment for development.
 demo: $(VENV)/.for-demo ## Train on an embedded Ray; show the run, its log and its status.
 	@scripts/demo.sh "$(VENV)" "$(DEMO)"
 
-test: setup ## Run the tests.
-	$(BIN)/python -m pytest -m "not large" $(PYTEST_ARGS)
+# Three parts, each with systems of its own: `make -j3 test` runs them side by side.
+PYTEST := $(BIN)/python -m pytest -m "not large" $(PYTEST_ARGS)
+RAY_TESTS := $(wildcard tests/conformance/test_ray*.py tests/mlflow/test_ray*.py)
+
+test: test-first-half test-second-half test-elsewhere ## Run the tests; with -j3 in a third of the time.
+
+test-first-half: setup
+	$(PYTEST) tests/clusters $(wildcard tests/conformance/test_kubernetes*.py tests/mlflow/test_k8s_[a-j]*.py)
+
+test-second-half: setup
+	$(PYTEST) $(wildcard tests/mlflow/test_k8s_[k-z]*.py)
+
+test-elsewhere: setup
+	$(PYTEST) tests/unit tests/docs $(RAY_TESTS)
 
 test-large: setup ## Run the tests that need minutes or gigabytes each.
 	$(BIN)/python -m pytest -m large $(PYTEST_ARGS)
