@@ -146,7 +146,7 @@ def check(clients: Clients, project: Path, calls: list[str], points: list[str]) 
             assert int(run.info.run_name) not in runs, "one run for one call"
             runs[int(run.info.run_name)] = run
     creates = calls.index(CREATES)
-    submits = [n for n, call in enumerate(calls) if "metadata spec" in call]
+    submits = [n for n, call in enumerate(calls) if call.endswith(" JSON")]
     for number, client in enumerate(killed):
         when, call = client.point.split(" ", 1)
         step = calls.index(call) + (0.5 if when == "after" else -0.5)
