@@ -24,6 +24,7 @@ from mlflow_exec.errors import AccessDeniedError, MissingExtraError, Unreachable
 from mlflow_exec.jobs import JobHandle
 from mlflow_exec.schedulers.ray import RayScheduler
 from mlflow_exec.schedulers.ray.preflight import unsent_secrets
+from mlflow_exec.schedulers.ray.submission import repeated
 from mlflow_exec.settings import RaySettings
 from tests.clusters.processes import Process, appears
 from tests.clusters.pytest_ray import in_home, require_ray
@@ -50,7 +51,8 @@ def processes_of(ray: EmbeddedRay) -> list[int]:
 def run_forever(ray: EmbeddedRay, name: str) -> None:
     """Start a job that leaves a process in a session of its own behind."""
     client = ray.client()
-    client.submit({"submission_id": name, "entrypoint": "setsid sleep 1000 & sleep 1000"})
+    job = {"submission_id": name, "entrypoint": "setsid sleep 1000 & sleep 1000"}
+    repeated(lambda: client.submit(job))
     assert appears(lambda: b"sleep\x001000" in titles_of(processes_of(ray)), timeout_s=60)
 
 

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
+from mlflow_exec.clients.pauses import Pauses
 from mlflow_exec.clients.ray import RayClient
 from mlflow_exec.errors import ConflictError, RejectedError, UnreachableError
 from mlflow_exec.jobs import JOB_NAME, job_name
@@ -15,19 +16,21 @@ from mlflow_exec.schedulers.ray.plan import META_RUN, package_name
 
 T = TypeVar("T")
 
-_TRIES = 4
-_BACK_OFF_S = 0.5
+# A Ray that has just started answers, and has nothing yet that could start a job.
+_PATIENCE_S = 20.0
 _PACKAGE_URI = "gcs://"
 
 
 def repeated(action: Callable[[], T]) -> T:
     """Do what is safe to repeat until an answer comes."""
-    for attempt in range(1, _TRIES):
+    pauses, end_s = Pauses(), time.monotonic() + _PATIENCE_S
+    while True:
         try:
             return action()
         except UnreachableError:
-            time.sleep(_BACK_OFF_S * attempt)
-    return action()
+            if time.monotonic() > end_s:
+                raise
+        time.sleep(pauses.next_s())
 
 
 def put_package(client: RayClient, name: str, content: bytes) -> None:
@@ -43,25 +46,22 @@ def submit_once(client: RayClient, job: Mapping[str, Any]) -> None:
         ConflictError: There is a job of that name, of another run.
     """
     name = str(job["submission_id"])
-    for attempt in range(1, _TRIES + 1):
+
+    def attempt() -> None:
         try:
             client.submit(job)
-            return
         except RejectedError as error:
             if error.reason != "AlreadyExists":
                 raise
+            # Perhaps by a try whose answer was lost.
             found = client.job(name) or {}
             if (found.get("metadata") or {}).get(META_RUN) != job["metadata"][META_RUN]:
                 raise ConflictError(
                     f"Ray {client.address}: a job {name!r} exists and is not of this run",
                     status=409,
                 ) from error
-            return
-        except UnreachableError:
-            # Whether Ray has taken it is told by the next try, which finds it then.
-            if attempt == _TRIES:
-                raise
-            time.sleep(_BACK_OFF_S * attempt)
+
+    repeated(attempt)
 
 
 def submit_again(
