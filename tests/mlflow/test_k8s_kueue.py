@@ -164,6 +164,7 @@ def test_a_preempted_job_waits_again_and_runs_to_its_end(
     until(lambda: told.states == ["RUNNING"], "somebody follows the job")
     urgent = k8s.run(k8s.project(WAIT), queue=queue, resources=ONE_PLACE, priority_class=URGENT)
     until(lambda: run_says(k8s, preempted) == ("QUEUED", "SCHEDULED"), "the run says it, too")
+    k8s.says(urgent, "it waits")  # so the pod that had to go is gone
     urgent.cancel()
     followed.all()
     assert told.states[:3] == ["RUNNING", "QUEUED", "STARTING"], told.lines
