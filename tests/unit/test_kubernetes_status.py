@@ -318,6 +318,7 @@ def test_success() -> None:
 def test_a_job_that_is_about_to_fail_has_not_failed() -> None:
     failing = job(("FailureTarget", "MaxFailedIndexesExceeded", ""))
     assert job_status(failing, [pod(("job", terminated(7)))]).state is JobState.RUNNING
+    assert job_status(failing, []).state is JobState.RUNNING, "its pod is gone, and no other comes"
 
 
 def test_the_deadline_ends_a_job_whose_node_is_gone() -> None:

@@ -61,6 +61,7 @@ _LAST_WORDS_CHARS = 300  # a tag holds 500
 
 # A submission takes a second; a Job that is not complete after a minute has lost its client.
 _SUBMITTING_S = 60.0
+_ENDING = "has ended; the controller has not said how yet"
 _ABANDONED = "Its submission was interrupted before all that it needs was there."
 
 # https://kubernetes.io/docs/concepts/workloads/controllers/job/#job-termination-and-cleanup
@@ -146,6 +147,8 @@ def _live(
         queue = queue_of(job)
         message = f"waits in queue {queue!r}" if queue else "is suspended"
         return JobState.QUEUED, f"{message}: {kueue}" if kueue else message, None
+    if not pods and {"FailureTarget", "SuccessCriteriaMet"} & true_conditions(job).keys():
+        return JobState.RUNNING, _ENDING, None  # it will get no other pod
     if not pods:
         holding = _not_created(events)
         # A quota is waited for like a node; what else refuses the pod keeps a job from starting.
@@ -232,7 +235,7 @@ def pod_state(pod: Json) -> tuple[JobState, str, Failure | None]:
         lost = node_lost(pod)
         return JobState.RUNNING, lost.message if lost else "", lost
     if "terminated" in main["state"]:
-        return JobState.RUNNING, "has ended; the controller has not said how yet", None
+        return JobState.RUNNING, _ENDING, None
     return _waiting(main, "is being started")
 
 
