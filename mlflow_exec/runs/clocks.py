@@ -66,11 +66,8 @@ class Clocks:
         failing = self._pull_since_s is not None and not self._pull_told
         if failing and now_s - self._since_s >= self._pull_grace_s:
             return True
-        return self.expired(now_s) is not None and self._reason is None
-
-    @property
-    def _reason(self) -> Failure | None:
-        return None if self._status is None else self._status.failure
+        unexplained = self._status is not None and self._status.failure is None
+        return unexplained and self.expired(now_s) is not None
 
     @property
     def _pull_grace_s(self) -> float:

@@ -26,6 +26,7 @@ from tests.clusters.kubernetes.faulty_api import RETRY_AFTER_S, FaultyApi, by_ch
 from tests.clusters.pytest_kubernetes import unavailable
 from tests.mlflow.k8s_runs import K8sRuns
 from tests.mlflow.many_jobs import Order
+from tests.mlflow.test_k8s_killed_client import PROGRAM as COUNTS_ITS_START
 
 MLPROJECT = """
 name: chaos
@@ -35,14 +36,9 @@ entry_points:
       role: string
     command: python3 main.py {role}
 """
-PROGRAM = """
-import json, os, signal, sys, time, urllib.request
+PROGRAM = COUNTS_ITS_START + """
+import signal, sys
 
-metric = {"run_id": os.environ["MLFLOW_RUN_ID"], "key": "starts", "value": 1,
-          "timestamp": time.time_ns() // 1_000_000}
-url = os.environ["MLFLOW_TRACKING_URI"] + "/api/2.0/mlflow/runs/log-metric"
-kind = {"Content-Type": "application/json"}
-urllib.request.urlopen(urllib.request.Request(url, json.dumps(metric).encode(), kind))
 if sys.argv[1] in ("cancelled", "deleted"):
     signal.pause()
 sys.exit(7 if sys.argv[1] == "fails" else 0)
