@@ -29,7 +29,8 @@ def started(pid: int) -> str | None:
             fields = (_PROC / str(pid) / "stat").read_text().rpartition(")")[2].split()
         except (OSError, UnicodeDecodeError):
             return None
-        return None if fields[0] in "ZX" else fields[19]
+        # With its first thread a zombie, a killed process still has its files until the last ends.
+        return None if fields[0] in "ZX" and int(fields[17]) <= 1 else fields[19]
     answer = _ps("-o", "stat=,lstart=", "-p", str(pid)).strip()
     return None if not answer or answer.startswith("Z") else answer.partition(" ")[2].strip()
 
@@ -76,10 +77,13 @@ class Family:
         """
         end_s = time.monotonic() + timeout_s
         kill_from_s = time.monotonic() + _GRACE_S
+        # A process that is dying has no environment any more to be known by.
+        seen = {pid: started(pid) for pid in self.living()}
         if started(self.pid) == self.since:
             _signal(self.pid, signal.SIGTERM)
         while True:
-            left = self.living()
+            seen |= {pid: started(pid) for pid in self.living()}
+            left = sorted(pid for pid, since in seen.items() if since and started(pid) == since)
             if not left or time.monotonic() > end_s:
                 return left
             # The first one ends last. What outlives it has nobody left who would end it.

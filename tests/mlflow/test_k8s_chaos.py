@@ -6,6 +6,7 @@ import itertools
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -55,6 +56,7 @@ ENDS = {
 }
 ROLES = ("succeeds", "fails", "succeeds", "cancelled", "succeeds", "deleted", "succeeds", "fails")
 CONTEXT = "through the proxy"
+_JOB = re.compile(r"mlflow-[0-9a-f]{32}-\d")
 _SKEW_S = 600.0
 NOTICED_S = 40.0  # as the docs say of a network that drops connections, and a little more
 
@@ -206,8 +208,8 @@ def requests_were_few(api: FaultyApi, jobs: int) -> None:
     )
     assert len(api.asked) <= 40 * jobs
     assert len(watches) <= 100
-    # Only a request with a run's own name in it is surely that of one thread.
-    own = sorted((a for a in api.asked if "mlflow-" in a.target), key=lambda a: a.at_s)
+    # Only a request with a job's name in it is surely that of one client.
+    own = [asked for asked in api.asked if _JOB.search(asked.target)]
     key = lambda a: (a.method, a.target, a.content)  # noqa: E731
     for _, same in itertools.groupby(sorted(own, key=key), key=key):
         for first, second in itertools.pairwise(sorted(same, key=lambda a: a.at_s)):
