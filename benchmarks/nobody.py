@@ -60,7 +60,12 @@ def make_pod(client: KubernetesClient, run_id: str, handle: JobHandle) -> None:
         "batch.kubernetes.io/controller-uid": handle.uid,
     }
     spec = {"restartPolicy": "Never", "schedulerName": "nobody", "containers": [_CONTAINER]}
-    metadata = {"name": name, "namespace": space, "labels": labels}
+    # Without an owner the Job controller looks through all Jobs for one, at each change of a pod.
+    owner = {"apiVersion": "batch/v1", "kind": "Job", "name": handle.name, "uid": handle.uid,
+             "controller": True}  # fmt: skip
+    metadata = {
+        "name": name, "namespace": space, "labels": labels, "ownerReferences": [owner]
+    }  # fmt: skip
     body = {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec}
     client.request("POST", object_path("pods", space), body=body)
     set_container(client, handle, "Running", {"running": {"startedAt": now()}})

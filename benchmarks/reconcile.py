@@ -45,12 +45,13 @@ from mlflow_exec.settings import KubernetesSettings, parse_settings
 from tests.servers import MlflowServer, mlflow_server
 
 LIMIT_S = 60.0
-# What one ended run needs: its log (a read, two lists, a part, the whole, a tag), its diagnosis,
-# its end (a read, reason, status, state, a read) and a tag that nothing is left to do; in the
-# cluster the pod's log and the Job's ttl.
-MLFLOW_REQUESTS = 13
+# What one ended run needs: its log (a read, two lists, a part, the whole), its diagnosis, its end
+# (a read, reason, status, state, a read) and a tag that nothing is left to do; in the cluster the
+# pod's log and the Job's ttl.
+MLFLOW_REQUESTS = 12
 CLUSTER_REQUESTS = 2
 _RUNS_PAGE = 1000
+WORKERS = 4  # of the tracking server: what MLflow starts if it is not told
 _WRITERS = 8
 _KILLED = {"terminated": {"exitCode": 137, "reason": "OOMKilled", "startedAt": None}}
 _DONE = {"terminated": {"exitCode": 0, "reason": "Completed", "startedAt": None}}
@@ -153,7 +154,7 @@ def worlds(client: KubernetesClient) -> Iterator[World]:
     name = f"mlflow-exec-benchmark-{uuid.uuid4().hex[:8]}"
     with (
         tempfile.TemporaryDirectory() as folder,
-        mlflow_server(Path(folder)) as server,
+        mlflow_server(Path(folder), workers=WORKERS) as server,
         nobody.namespace(client, name),
     ):
         experiment = MlflowClient(server.url).create_experiment(name)

@@ -24,7 +24,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
 
-from kubernetes.client import ApiClient
+from kubernetes.client import ApiClient, BatchV1Api
 from kubernetes.config import load_kube_config
 from mlflow.entities import RunStatus
 from mlflow.projects.kubernetes import KubernetesSubmittedRun
@@ -114,6 +114,19 @@ def by_wait(writer: KubernetesClient, handles: list[JobHandle]) -> list[float]:
         return [call.result() - end_s for call, end_s in zip(calls, ended_s, strict=True)]
 
 
+def accept_a_true_for_pretty() -> None:
+    """Let MLflow's class run: it passes ``pretty=True``, which Kubernetes' client refuses by now.
+
+    It is a text in the API, and the client has come to check types.
+    """
+    read = BatchV1Api.read_namespaced_job_status
+
+    def read_status(self: BatchV1Api, *, pretty: object, **arguments: Any) -> Any:
+        return read(self, pretty=str(pretty).lower(), **arguments)
+
+    BatchV1Api.read_namespaced_job_status = read_status
+
+
 def delays_of(is_final: Any, writer: KubernetesClient, handles: list[JobHandle]) -> list[float]:
     """End jobs one after the other and return how long it took until each was told."""
     delays = []
@@ -141,6 +154,7 @@ def main() -> None:
         rows["ours"], requests, kib = ours(scheduler, writer, handles, arguments.ends)
     print(f"ours: {requests:.3f} requests and {kib:.1f} KiB per job, {arguments.jobs} jobs")
     load_kube_config(settings.kubeconfig, settings.context)  # the default of MLflow's own
+    accept_a_true_for_pretty()
     ApiClient.set_default(ApiClient())  # else each of its runs opens a connection of its own
     logging.getLogger("mlflow.projects.kubernetes").setLevel(logging.WARNING)
     few = max(1, arguments.ends // 10)

@@ -90,6 +90,7 @@ class LogKeeper:
             nobody does.
         cut: The same where the output broke off, so that its end may be missing.
         kept: Whether the run holds the log, or all of it that could be had.
+        tags: What then is to be written on the run, with whatever else is.
     """
 
     def __init__(
@@ -119,6 +120,7 @@ class LogKeeper:
         self.captured: Path | None = None
         self.cut: Path | None = None
         self.kept = False
+        self.tags: Mapping[str, str] = {}
         self._spare = b""
 
     def is_complete(self) -> bool:
@@ -140,7 +142,7 @@ class LogKeeper:
         self._spare = text.encode()
 
     def keep(self, scheduler: Scheduler, handle: JobHandle) -> str | None:
-        """Make sure that the run holds the log; a log that cannot be had fails nothing.
+        """Make sure that the run holds the log, but for `tags`; a log out of reach fails nothing.
 
         Returns:
             What went wrong, as a sentence; None if the log is whole.
@@ -192,8 +194,7 @@ class LogKeeper:
         if whole or not unread:  # another client may have kept more
             self._artifacts.write(LOG, whole)
         complete = not unread and _GAP not in whole
-        told = "true" if complete else "false"
-        self._client.set_tag(self._run_id, TAG_LOG_COMPLETE, told)
+        self.tags = {TAG_LOG_COMPLETE: "true" if complete else "false"}
         self.kept = True
         return unread, complete
 

@@ -9,7 +9,7 @@ import queue
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping
 from contextlib import closing, nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -292,7 +292,7 @@ def finish(
         except Exception as error:  # each artifact store has errors of its own
             kept = False
             say(f"the diagnosis could not be kept on the run: {error}")
-    write_end(job.store, job.run_id, end_of(status), by="client")
+    write_end(job.store, job.run_id, end_of(status), by="client", also=keeper.tags)
     return kept and retire(job, progress)
 
 
@@ -311,18 +311,25 @@ def keep_rest(job: Job, progress: Progress | None = None) -> bool:
     trouble = keeper.keep(job.scheduler, job.handle)
     if trouble and progress is not None:
         progress.say(trouble)
-    return keeper.kept and retire(job, progress)
+    return keeper.kept and retire(job, progress, keeper.tags)
 
 
-def retire(job: Job, progress: Progress | None = None) -> bool:
+def retire(
+    job: Job, progress: Progress | None = None, tags: Mapping[str, str] | None = None
+) -> bool:
     """Let the cluster forget a job of which all was kept; then nobody looks at it again.
+
+    Args:
+        job: The job.
+        progress: Told what could not be done.
+        tags: What else is to be written on the run.
 
     Returns:
         Whether that is done.
     """
     try:
         job.scheduler.retire(job.handle, getattr(job.settings, "ttl_s", None))
-        job.store.set_tags(job.run_id, {TAG_KEPT: "true"})
+        job.store.set_tags(job.run_id, {**(tags or {}), TAG_KEPT: "true"})
     except (MlflowExecError, MlflowException) as error:
         if progress is not None:
             progress.say(f"the finished job may stay in the cluster: {error}")

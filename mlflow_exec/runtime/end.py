@@ -186,7 +186,13 @@ class RunStore(Protocol):
         """Set the run's status and, unless None, its end time (milliseconds since 1970)."""
 
 
-def write_end(store: RunStore, run_id: str, end: End, by: str) -> bool:
+def write_end(
+    store: RunStore,
+    run_id: str,
+    end: End,
+    by: str,
+    also: Optional[Mapping[str, str]] = None,
+) -> bool:
     """Write the end of a run, unless it has one.
 
     Safe to run twice, and beside other writers. An end that is there already keeps its state and
@@ -198,9 +204,10 @@ def write_end(store: RunStore, run_id: str, end: End, by: str) -> bool:
         run_id: The run.
         end: How it ended.
         by: Who says so, one of ``AUTHORITIES``.
+        also: Further tags that hold from then on; they cost no request of their own.
 
     Returns:
-        Whether anything was written.
+        Whether the end was written, or refined.
 
     Raises:
         ValueError: ``by`` is not known.
@@ -209,10 +216,12 @@ def write_end(store: RunStore, run_id: str, end: End, by: str) -> bool:
         raise ValueError(f"write_end: 'by' must be one of {', '.join(AUTHORITIES)}; {by!r}")
     record = store.read(run_id)
     if record.tags.get(TAG_STATE) in FINAL_STATES:
+        if also:
+            store.set_tags(run_id, also)
         return _refine(store, run_id, end, by, record)
     _write_failure(store, run_id, end, record)
     _write_status(store, run_id, end.state, record)
-    _commit(store, run_id, end, by)
+    _commit(store, run_id, end, by, also)
     _settle(store, run_id, end, by)
     return True
 
@@ -256,8 +265,10 @@ def _write_status(store: RunStore, run_id: str, state: str, record: RunRecord) -
         store.set_status(run_id, status, max(int(time.time() * 1000), record.start_time_ms))
 
 
-def _commit(store: RunStore, run_id: str, end: End, by: str) -> None:
-    store.set_tags(run_id, {TAG_STATE_BY: by, TAG_STATE: end.state})
+def _commit(
+    store: RunStore, run_id: str, end: End, by: str, also: Optional[Mapping[str, str]] = None
+) -> None:
+    store.set_tags(run_id, {**(also or {}), TAG_STATE_BY: by, TAG_STATE: end.state})
 
 
 def _settle(store: RunStore, run_id: str, end: End, by: str) -> None:
