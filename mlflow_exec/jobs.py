@@ -100,8 +100,8 @@ class JobStatus:
             (an image that cannot be pulled), which may still pass.
         exit_code: The entry point's exit code, where it is known.
         attempt: The number of starts so far that the scheduler knows of, from 1.
-        abandoned: Whether its submission was interrupted, so that it never starts; ``failure``
-            says so.
+        hopeless: Whether a job that waits can come to no good end any more, so that whoever looks
+            after it ends it; ``failure`` says why.
         held: Whether what the job waits for is nobody's fault and passes by itself (a queue, a
             suspension, a registry's rate limit), so that no grace or queue time-out counts it.
         waits_s: How long it has been QUEUED or STARTING, by the cluster's own clock and records,
@@ -116,7 +116,7 @@ class JobStatus:
     exit_code: int | None = None
     attempt: int = 1
     held: bool = False
-    abandoned: bool = False
+    hopeless: bool = False
     waits_s: float | None = field(default=None, compare=False)
     fails_s: float | None = field(default=None, compare=False)
     native: Mapping[str, Any] = field(default_factory=dict, compare=False, repr=False)

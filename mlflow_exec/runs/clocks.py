@@ -80,7 +80,7 @@ class Clocks:
         waited_s = now_s - self._since_s
         if status is None or self._unknown_since_s is not None:
             return None
-        if status.abandoned:
+        if status.hopeless:
             return status.failure
         pulling_s = 0.0 if self._pull_since_s is None else now_s - self._pull_since_s
         if self._pull_since_s is not None and pulling_s >= self._pull_grace_s:

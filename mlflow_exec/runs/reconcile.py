@@ -324,7 +324,7 @@ class Reconciler:
 
     def _expired(self, run: _Open, status: JobStatus) -> Failure | None:
         """Return why a job that waits must be ended now; None if it may go on."""
-        if status.abandoned:
+        if status.hopeless:
             return status.failure
         if status.state is JobState.UNKNOWN:
             return None

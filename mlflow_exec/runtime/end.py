@@ -151,6 +151,12 @@ def end_from_log(last_line: str) -> Optional[End]:
         return None
 
 
+def taken_too_often(times: int, allowed: int) -> str:
+    """Return the sentence of a job that the cluster took more often than ``infra_retries``."""
+    said = "once" if times == 1 else f"{times} times"
+    return f"The job's pod was deleted or taken away {said}, and infra_retries allows {allowed}."
+
+
 def cut(text: str, limit_chars: int) -> str:
     """Return the text, shortened to the limit with an ellipsis as its last character."""
     if len(text) <= limit_chars:

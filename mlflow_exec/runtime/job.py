@@ -30,6 +30,7 @@ from .end import (
     RETRY_LINE_PREFIX,
     START_LINE_PREFIX,
     End,
+    taken_too_often,
 )
 from .environment import Environment
 from .environment_cache import Environments
@@ -211,11 +212,7 @@ class Job:
         failures = self._count(retry.failure_count_env)
         ignored = self._count(retry.ignored_count_env)
         if retry.owner == "kubernetes" and ignored > retry.infra_retries:
-            times = "once" if ignored == 1 else f"{ignored} times"
-            message = (
-                f"The job's pod was deleted or taken away {times}, and infra_retries allows "
-                f"{retry.infra_retries}."
-            )
+            message = taken_too_often(ignored, retry.infra_retries)
             hint = "Raise infra_retries, or submit it again."
             return End("FAILED", "infrastructure", message, hint, EXIT_DISRUPTED), False
         failures += self._record.retries if self._infra_retries else 0

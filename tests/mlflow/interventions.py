@@ -58,6 +58,30 @@ def evict(k8s: K8sRuns, submitted: ExecSubmittedRun) -> None:
         core.create_namespaced_pod_eviction(metadata.name, metadata.namespace, body)
 
 
+def give_way(k8s: K8sRuns, submitted: ExecSubmittedRun) -> None:
+    """Have the scheduler preempt the newest pod, for one that needs what only that pod has."""
+    job = pod(k8s, submitted)
+    name = f"more-important-{submitted.run_id[:12]}"
+    priority = {"metadata": {"name": name}, "value": 1000}
+    container = {"name": "c", "image": k8s.cluster.image, "command": ["sleep", "600"],
+                 "resources": job.spec.containers[0].resources}  # fmt: skip
+    spec = {"priorityClassName": name, "containers": [container], "restartPolicy": "Never",
+            "terminationGracePeriodSeconds": 0}  # fmt: skip
+    with k8s.cluster.api_client() as api:
+        client.SchedulingV1Api(api).create_priority_class(priority)
+        client.CoreV1Api(api).create_namespaced_pod(
+            job.metadata.namespace, {"metadata": {"name": name}, "spec": spec}
+        )
+
+
+def done(k8s: K8sRuns, submitted: ExecSubmittedRun) -> None:
+    """Remove what a job had to give way to."""
+    name = f"more-important-{submitted.run_id[:12]}"
+    with k8s.cluster.api_client() as api:
+        client.CoreV1Api(api).delete_namespaced_pod(name, submitted.handle.path[0])
+        client.SchedulingV1Api(api).delete_priority_class(name)
+
+
 def delete_pod(k8s: K8sRuns, submitted: ExecSubmittedRun) -> None:
     """Delete the newest pod as ``kubectl delete pod`` does."""
     metadata = pod(k8s, submitted).metadata

@@ -22,6 +22,8 @@ if attempt == "1":
     signal.pause()
 sys.exit(CODE)
 """
+# As a program that is in the middle of something, or that a shell started, may do.
+HEEDS_NO_SIGTERM = TWO_STARTS.replace("if attempt", "signal.signal(15, signal.SIG_IGN)\nif attempt")
 
 
 @dataclass
@@ -39,7 +41,7 @@ def submitted(module_k8s: K8sRuns) -> Submitted:
     jobs = Submitted(
         k8s.run(k8s.project(THREE_STARTS), retries=1, infra_retries=1),
         k8s.run(k8s.project(TWO_STARTS.replace("CODE", "7")), retries=0, infra_retries=1),
-        k8s.run(k8s.project(TWO_STARTS.replace("CODE", "0")), retries=0, infra_retries=1),
+        k8s.run(k8s.project(HEEDS_NO_SIGTERM.replace("CODE", "0")), retries=0, infra_retries=1),
     )
     everything = (jobs.good_at_last, jobs.fails_after_an_eviction, jobs.deleted_once)
     for job in everything:

@@ -31,6 +31,8 @@ LABEL_QUEUE = "kueue.x-k8s.io/queue-name"
 MANAGED_BY = "mlflow-exec"
 # On a Job until all that it needs is there; it does not start before.
 SUBMITTING = "mlflow-exec/submitting"
+# How often the cluster may take a Job's pod.
+INFRA_RETRIES = "mlflow-exec/infra-retries"
 CONTAINER = "job"
 SOURCE_CONTAINER = "source"
 JOB_TEMPLATE = "kubernetes/job.yaml.j2"
@@ -156,7 +158,8 @@ def _job(
     parameters = {
         **values,
         "annotations": settings.annotations,
-        "job_annotations": settings.annotations | {SUBMITTING: "true"},
+        "job_annotations": settings.annotations
+        | {SUBMITTING: "true", INFRA_RETRIES: str(settings.infra_retries)},
         "retries": settings.retries,
         "deadline_s": None if settings.deadline_s is None else int(settings.deadline_s),
         "final_exit_codes": list(runtime.FINAL_EXIT_CODES),

@@ -13,7 +13,12 @@ from datetime import datetime
 from typing import Any
 
 from mlflow_exec.jobs import Failure, FailureCategory, JobState, JobStatus
-from mlflow_exec.runtime.end import EXIT_DISRUPTED, EXIT_OVER, EXIT_STOPPED
+from mlflow_exec.runtime.end import (
+    EXIT_DISRUPTED,
+    EXIT_OVER,
+    EXIT_STOPPED,
+    taken_too_often,
+)
 from mlflow_exec.schedulers.ending import parse_ending, user_error
 from mlflow_exec.schedulers.kubernetes.disruptions import (
     DISRUPTED,
@@ -24,6 +29,7 @@ from mlflow_exec.schedulers.kubernetes.disruptions import (
 from mlflow_exec.schedulers.kubernetes.objects import record_of
 from mlflow_exec.schedulers.kubernetes.plan import (
     CONTAINER,
+    INFRA_RETRIES,
     LABEL_QUEUE,
     SOURCE_CONTAINER,
     SUBMITTING,
@@ -122,8 +128,13 @@ def job_status(
         return JobStatus(JobState.FAILED, why.message, why, None, attempt, native=native)
     if now is not None and _is_abandoned(job, now):
         why = Failure(FailureCategory.INFRASTRUCTURE, _ABANDONED, "Submit it again.")
-        return JobStatus(JobState.QUEUED, _ABANDONED, why, abandoned=True, native=native)
+        return JobStatus(JobState.QUEUED, _ABANDONED, why, hopeless=True, native=native)
     state, message, holding = _live(job, pods, events, kueue)
+    if holding is not None and holding.category is FailureCategory.UNSCHEDULABLE:
+        # A first step would say so, and there is no node for it.
+        too_often = _taken_too_often(job, pods)
+        if too_often is not None:
+            return JobStatus(state, message, too_often, None, attempt, hopeless=True, native=native)
     held = bool(job["spec"].get("suspend")) or (holding is not None and _passes(holding))
     status = JobStatus(state, message, holding, None, attempt, held, native=native)
     if now is None or job["spec"].get("suspend"):
@@ -160,6 +171,25 @@ def _live(
         holding = _not_started(pods[-1], events)
         message = holding.message if holding else message
     return state, message, holding
+
+
+def _taken_too_often(job: Json, pods: Sequence[Json]) -> Failure | None:
+    """Why a job whose pod is a new one may start no more, after the cluster took the others."""
+    allowed = (job["metadata"].get("annotations") or {}).get(INFRA_RETRIES, "")
+    times = _counted(pods[-1], "ignored-failure")
+    if not allowed.isdigit() or times <= int(allowed):
+        return None
+    why = failure(FailureCategory.INFRASTRUCTURE, taken_too_often(times, int(allowed)))
+    return _after_disruption(why, pods[:-1])
+
+
+def _after_disruption(why: Failure, earlier: Sequence[Json]) -> Failure:
+    """Return why a job ended that was disrupted too often, by what the pods before it tell."""
+    found = [told[0] for pod in reversed(earlier) if (told := pod_failure(pod)) is not None]
+    before = next((one for one in found if one.category in DISRUPTED), None)
+    if before is None:
+        return why
+    return Failure(before.category, f"{before.message} {why.message}", before.hint)
 
 
 def _is_abandoned(job: Json, now: datetime) -> bool:
@@ -274,18 +304,14 @@ def _passes(why: Failure) -> bool:
 def _why_failed(condition: Json, pods: Sequence[Json]) -> tuple[Failure, int | None]:
     if condition.get("reason") == _DEADLINE:
         return failure(FailureCategory.DEADLINE, _LATE), None
-    found = [why for pod in reversed(pods) if (why := pod_failure(pod)) is not None]
-    if not found:
-        text = f"{condition.get('reason')}: {condition.get('message')}"
-        return failure(FailureCategory.INFRASTRUCTURE, f"The job failed: {text}"), None
-    last, exit_code = found[0]
-    if exit_code != EXIT_DISRUPTED:
-        return found[0]
-    # It only counted the disruptions; what they were, the pods before it tell.
-    before = next((why for why, _ in found[1:] if why.category in DISRUPTED), None)
-    if before is None:
-        return last, None
-    return Failure(before.category, f"{before.message} {last.message}", before.hint), None
+    for number in reversed(range(len(pods))):
+        found = pod_failure(pods[number])
+        if found is not None and found[1] == EXIT_DISRUPTED:  # it only counted the disruptions
+            return _after_disruption(found[0], pods[:number]), None
+        if found is not None:
+            return found
+    text = f"{condition.get('reason')}: {condition.get('message')}"
+    return failure(FailureCategory.INFRASTRUCTURE, f"The job failed: {text}"), None
 
 
 def pod_failure(pod: Json) -> tuple[Failure, int | None] | None:
@@ -350,11 +376,11 @@ def _terminated(pod: Json) -> dict[str, Any]:
 
 
 def _attempt(pods: Sequence[Json]) -> int:
-    if not pods:
-        return 1
-    annotations = pods[-1]["metadata"].get("annotations") or {}
-    counts = [
-        annotations.get(f"batch.kubernetes.io/job-index-{name}-count")
-        for name in ("failure", "ignored-failure")
-    ]
-    return 1 + sum(int(count) for count in counts if count)
+    counted = ("failure", "ignored-failure")
+    return 1 + sum(_counted(pods[-1], name) for name in counted) if pods else 1
+
+
+def _counted(pod: Json, what: str) -> int:
+    """Return what the controller has counted before it made a pod."""
+    annotations = pod["metadata"].get("annotations") or {}
+    return int(annotations.get(f"batch.kubernetes.io/job-index-{what}-count") or 0)
