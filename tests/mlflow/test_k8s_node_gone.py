@@ -17,6 +17,7 @@ from mlflow_exec.errors import CancelError
 from mlflow_exec.runs.reconcile import Reconciler
 from mlflow_exec.runs.submitted import ExecSubmittedRun
 from mlflow_exec.testing.collecting import Collected, until
+from tests.clusters.kubernetes.slots import NODE
 from tests.clusters.pytest_kubernetes import KubernetesCluster
 from tests.mlflow.interventions import SAYS_ITS_START, left_behind, pods
 from tests.mlflow.k8s_runs import ENDS, K8sRuns
@@ -185,3 +186,28 @@ def test_the_ends_are_right_when_the_node_is_back(module_k8s: K8sRuns, node: Gon
     tags = k8s.server.tags(node.cancelled.run_id)
     assert tags["mlflow_exec.state"] == "CANCELLED"
     assert k8s.server.status(node.cancelled.run_id) == "KILLED"
+
+
+def test_a_job_whose_node_is_deleted_starts_again_on_another(
+    module_k8s: K8sRuns, node: Gone
+) -> None:
+    k8s, ours = module_k8s, module_k8s.cluster.processes()
+    again, too_often = (
+        k8s.run(k8s.project(WAITS_AT_ITS_FIRST_START), infra_retries=allowed, ttl_s=0)
+        for allowed in (1, 0)
+    )
+    followers = [Collected(job.wait() for _ in range(1)) for job in (again, too_often)]
+    for job in (again, too_often):
+        k8s.says(job, "start 1")
+    ours.kill("kubelet")
+    try:
+        with k8s.cluster.api_client() as api:
+            client.CoreV1Api(api).delete_node(NODE)
+        assert followers[1].all(180) == [False], "without waiting for a node"
+        until(lambda: again.get_status() == "SCHEDULED", "the other one does")
+    finally:
+        ours.launch("kubelet")
+    run = k8s.ends(too_often, "FAILED", "node_lost")
+    assert "once, and infra_retries allows 0" in run.data.tags["mlflow_exec.failure.message"]
+    assert followers[0].all(180) == [True]
+    assert k8s.ends(again, "SUCCEEDED").data.tags["mlflow_exec.attempt"] == "2"
