@@ -190,6 +190,7 @@ class SchedulerConformance(CancellingConformance, EndsConformance, LogsConforman
         job.says("it waits")
         earlier = JobHandle.parse(str(job.handle), "an-earlier-one")
         assert known(job.scheduler, earlier) is None
+        assert list(job.scheduler.watch([earlier])) == [(earlier, None)]
         job.scheduler.cancel(earlier, timeout_s=5)
         assert job.scheduler.status(job.handle).state is JobState.RUNNING
 
