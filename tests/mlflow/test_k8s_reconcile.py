@@ -15,6 +15,7 @@ from mlflow_exec.runs.attach import attach
 from mlflow_exec.runs.reconcile import Outcome, Reconciler
 from mlflow_exec.runs.submitted import ExecSubmittedRun
 from mlflow_exec.schedulers.kubernetes import KubernetesScheduler
+from mlflow_exec.schedulers.kubernetes.plan import SUBMITTING
 from mlflow_exec.testing.collecting import Collected, until, within
 from tests.mlflow.k8s_runs import WAIT, K8sRuns
 
@@ -199,6 +200,14 @@ def test_a_submission_that_may_still_be_going_on_is_left_alone(k8s: K8sRuns) -> 
     assert actions(0) == ["ended", "ended"]
     for run_id in (unnamed, named):
         assert k8s.mlflow.get_run(run_id).info.status == "FAILED"
+
+
+def test_a_submission_that_is_complete_is_not_taken_for_an_interrupted_one(k8s: K8sRuns) -> None:
+    submitted = k8s.run(k8s.project(WAIT))
+    with k8s.cluster.api_client() as api:
+        name = submitted.handle.name
+        job = client.BatchV1Api(api).read_namespaced_job(name, k8s.namespace)
+    assert (job.spec.suspend, SUBMITTING in (job.metadata.annotations or {})) == (False, False)
 
 
 @pytest.fixture
