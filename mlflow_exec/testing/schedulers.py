@@ -39,7 +39,7 @@ from mlflow_exec.errors import ConflictError, JobNotFoundError
 from mlflow_exec.jobs import JobHandle, JobState
 from mlflow_exec.schedulers.base import Scheduler
 from mlflow_exec.settings import BackendSettings, parse_settings
-from mlflow_exec.testing.collecting import until
+from mlflow_exec.testing.collecting import Collected, until
 from mlflow_exec.testing.jobs import WAIT, JobMaker, known, snapshot, stranger_to
 from mlflow_exec.testing.scheduler_cancelling import CancellingConformance
 from mlflow_exec.testing.scheduler_ends import EndsConformance
@@ -190,6 +190,7 @@ class SchedulerConformance(CancellingConformance, EndsConformance, LogsConforman
         job.says("it waits")
         earlier = JobHandle.parse(str(job.handle), "an-earlier-one")
         assert known(job.scheduler, earlier) is None
+        assert Collected(job.scheduler.watch([earlier])).all(30) == [(earlier, None)]
         job.scheduler.cancel(earlier, timeout_s=5)
         assert job.scheduler.status(job.handle).state is JobState.RUNNING
 

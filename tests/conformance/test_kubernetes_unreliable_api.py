@@ -12,12 +12,12 @@ from typing import Any
 
 import pytest
 
-from benchmarks.nobody import complete, make_job
+from benchmarks.nobody import complete, fail, make_job, make_pod, set_container
 from mlflow_exec.clients.kubernetes import KubernetesClient, object_path
 from mlflow_exec.clients.kubernetes_config import from_kubeconfig
 from mlflow_exec.clients.kubernetes_watch import Event, ListWatch
 from mlflow_exec.errors import UnreachableError
-from mlflow_exec.jobs import JobHandle, JobState
+from mlflow_exec.jobs import FailureCategory, JobHandle, JobState
 from mlflow_exec.schedulers.kubernetes import KubernetesScheduler
 from mlflow_exec.schedulers.kubernetes.objects import essential
 from mlflow_exec.settings import KubernetesSettings, parse_settings
@@ -170,6 +170,24 @@ def watched(client: KubernetesClient, namespace: str, **more: Any) -> ListWatch:
 
 def has_synced(events: list[Event]) -> bool:
     return any(event.kind == "SYNCED" for event in events)
+
+
+def test_a_job_that_failed_says_why_though_the_news_of_its_pod_is_late(
+    api: FaultyApi, maker: JobMaker, direct: KubernetesClient, namespace: str
+) -> None:
+    run_id = uuid.uuid4().hex
+    handle = make_job(direct, run_id, namespace)
+    make_pod(direct, run_id, handle)
+    api.choose = lambda asked: "silent" if asked.is_watch and "/pods" in asked.path else ""
+    scheduler = KubernetesScheduler(maker.settings({}))
+    seen = Collected(status for _, status in scheduler.watch([handle]))
+    seen.until(bool, "a first status")
+    set_container(direct, handle, "Failed", {"terminated": {"exitCode": 7, "reason": "Error"}})
+    fail(direct, handle)
+    last = seen.all()[-1]
+    assert last is not None
+    assert last.failure is not None
+    assert (last.failure.category, last.exit_code) == (FailureCategory.USER_ERROR, 7)
 
 
 @pytest.mark.large

@@ -62,6 +62,55 @@ def test_a_submission_that_fails_ends_the_run_with_its_reason(
     assert k8s.objects() == before
 
 
+@pytest.fixture
+def nothing_starts(k8s: K8sRuns) -> Iterator[None]:
+    """A cluster that lets Jobs be made, and lets none of them start."""
+    name = f"nothing-starts-{k8s.namespace}"
+    jobs = {"apiGroups": ["batch"], "apiVersions": ["v1"], "operations": ["UPDATE"],
+            "resources": ["jobs"]}  # fmt: skip
+    here = {"matchLabels": {"kubernetes.io/metadata.name": k8s.namespace}}
+    policy = {
+        "metadata": {"name": name},
+        "spec": {"matchConstraints": {"resourceRules": [jobs], "namespaceSelector": here},
+                 "validations": [{"expression": "object.spec.suspend == true",
+                                  "message": "nothing starts today"}]},
+    }  # fmt: skip
+    binding = {"metadata": {"name": name},
+               "spec": {"policyName": name, "validationActions": ["Deny"]}}  # fmt: skip
+    with k8s.cluster.api_client() as api:
+        admission, batch = client.AdmissionregistrationV1Api(api), client.BatchV1Api(api)
+        admission.create_validating_admission_policy(policy)
+        admission.create_validating_admission_policy_binding(binding)
+        pod = {"restartPolicy": "Never", "containers": [{"name": "c", "image": "none"}]}
+        body = {"metadata": {"name": name}, "spec": {"suspend": True, "template": {"spec": pod}}}
+        batch.create_namespaced_job(k8s.namespace, body)
+
+        def counts() -> bool:
+            try:
+                start = {"spec": {"suspend": False}}
+                batch.patch_namespaced_job(name, k8s.namespace, start, dry_run="All")
+            except client.ApiException:
+                return True
+            return False
+
+        until(counts, "the policy counts")
+        batch.delete_namespaced_job(name, k8s.namespace)
+        yield
+        admission.delete_validating_admission_policy_binding(name)
+        admission.delete_validating_admission_policy(name)
+
+
+def test_a_job_that_the_cluster_does_not_let_start_is_removed(
+    k8s: K8sRuns, nothing_starts: None
+) -> None:
+    before = k8s.objects(), k8s.run_ids()
+    with pytest.raises(ExecutionException, match="nothing starts today"):
+        k8s.run(k8s.project(""))
+    (run_id,) = k8s.run_ids() - before[1]
+    assert "nothing starts today" in k8s.server.tags(run_id)["mlflow_exec.failure.message"]
+    until(lambda: k8s.objects() == before[0], "nothing is left")
+
+
 def test_a_run_with_a_living_job_takes_no_second_one(k8s: K8sRuns) -> None:
     submitted = k8s.run(k8s.project(WAIT))
     submitted_again = k8s.mlflow_run(k8s.project(""), "--run-id", submitted.run_id)
@@ -90,6 +139,25 @@ def test_the_end_that_stands_on_the_run_is_the_one_that_is_told(k8s: K8sRuns) ->
     (told,) = follower.all()
     assert (told.state, told.failure) == (JobState.FAILED, submitted.failure)
     assert k8s.mlflow.get_run(submitted.run_id).info.status == "FAILED"
+
+
+def test_an_end_stands_though_the_job_still_waits(k8s: K8sRuns) -> None:
+    submitted = k8s.run(k8s.project(WAIT), node_selector={"none": "such"})
+    earlier = End("FAILED", "lost", "Another machine had given it up.")
+    write_end(MlflowRunStore(k8s.mlflow), submitted.run_id, earlier, by="client")
+    said = io.StringIO()
+    follower = Collected(
+        submitted.follow(progress=Progress(Console(file=said))) for _ in range(1)
+    )
+    until(lambda: "QUEUED" in said.getvalue(), "the job is watched")
+    with k8s.cluster.api_client() as api:
+        namespace, name = submitted.handle.path
+        client.BatchV1Api(api).patch_namespaced_job(name, namespace, {"spec": {"suspend": True}})
+    until(lambda: "is suspended" in said.getvalue(), "what was said before is over")
+    submitted.cancel()
+    (told,) = follower.all()
+    assert (told.state, told.failure) == (JobState.FAILED, submitted.failure)
+    assert k8s.server.tags(submitted.run_id)["mlflow_exec.state"] == "FAILED"
 
 
 def test_a_job_whose_log_could_not_be_kept_stays_in_the_cluster(

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import pytest
 import yaml
 from mlflow.exceptions import ExecutionException
 
+from mlflow_exec.schedulers.kubernetes.cancel import delete_job
+from mlflow_exec.testing.collecting import until
+from tests.mlflow.interventions import HELD, ended_in_cluster, release
 from tests.mlflow.k8s_runs import WAIT, K8sRuns
 
 PARAMETERS = """
@@ -247,3 +251,23 @@ def test_cancelling_a_finished_job_changes_nothing(k8s: K8sRuns) -> None:
     k8s.ends(submitted, "SUCCEEDED")
     submitted.cancel()
     k8s.ends(submitted, "SUCCEEDED")
+
+
+@pytest.mark.parametrize("stopped_by", ["a user", "a clock"])
+def test_a_job_that_ends_while_it_is_being_stopped_keeps_its_result(
+    k8s: K8sRuns, monkeypatch: pytest.MonkeyPatch, stopped_by: str
+) -> None:
+    elsewhere = f"{k8s.server.url}/elsewhere"  # so the job does not write its end itself
+    clock: dict[str, Any] = {"queue_timeout_s": 1} if stopped_by == "a clock" else {}
+    submitted = k8s.run(k8s.project("print('done')"), tracking_uri=elsewhere, patch=HELD, **clock)
+
+    def ends_first(*job: Any, **more: Any) -> None:
+        release(k8s, submitted)
+        until(lambda: ended_in_cluster(k8s, submitted), "the job is over", 120)
+        delete_job(*job, **more)
+
+    monkeypatch.setattr(sys.modules[delete_job.__module__], "delete_job", ends_first)
+    if stopped_by == "a user":
+        submitted.cancel()
+    k8s.ends(submitted, "SUCCEEDED")
+    assert "done" in k8s.log(submitted.run_id)

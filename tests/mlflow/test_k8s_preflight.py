@@ -12,18 +12,12 @@ import yaml
 from kubernetes import client
 from mlflow.exceptions import ExecutionException
 
-from mlflow_exec.schedulers.kubernetes.rights import RIGHTS
 from mlflow_exec.testing.collecting import until
 from tests.mlflow.k8s_runs import WAIT, K8sRuns
 from tests.mlflow.test_k8s_handles import colleague, entries, write_kubeconfig
 
 DOCS = Path(__file__).resolve().parents[2] / "docs" / "kubernetes.md"
 SECRET = {"secrets": {"API_TOKEN": {"secret": "api", "key": "token"}}}
-EVERY_RIGHT = [
-    (verb, f"{resource}/{sub}" if sub else resource)
-    for _, resource, sub, verbs in RIGHTS
-    for verb in verbs
-]
 
 
 def documented_rules() -> list[dict[str, Any]]:
@@ -32,6 +26,14 @@ def documented_rules() -> list[dict[str, Any]]:
     (block,) = re.findall(pattern, DOCS.read_text(), re.S)
     rules: list[dict[str, Any]] = yaml.safe_load(block)["rules"]
     return rules
+
+
+EVERY_RIGHT = [
+    (verb, resource)
+    for rule in documented_rules()
+    for resource in rule["resources"]
+    for verb in rule["verbs"]
+]
 
 
 def without(verb: str, resource: str) -> list[dict[str, Any]]:

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import json
 import threading
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from kubernetes import client
 
+from mlflow_exec.jobs import job_name
 from mlflow_exec.runs.attach import attach
 from mlflow_exec.runs.reconcile import Outcome, Reconciler
 from mlflow_exec.runs.submitted import ExecSubmittedRun
 from mlflow_exec.schedulers.kubernetes import KubernetesScheduler
+from mlflow_exec.schedulers.kubernetes.plan import SUBMITTING
 from mlflow_exec.testing.collecting import Collected, until, within
 from tests.mlflow.k8s_runs import WAIT, K8sRuns
 
@@ -70,6 +73,43 @@ def test_the_runs_of_jobs_that_ended_unseen_are_ended(k8s: K8sRuns) -> None:
     assert ours & reconciled(k8s).keys() == {waiting.run_id}
     waiting.cancel()
     assert not ours & reconciled(k8s).keys()
+
+
+def test_a_job_is_not_lost_before_the_stated_grace_is_over(k8s: K8sRuns) -> None:
+    deleted = k8s.run(k8s.project(WAIT))
+    k8s.says(deleted, "it waits")
+    delete_job(k8s, deleted)
+    stop = threading.Event()
+    seen = Collected(Reconciler(k8s.mlflow, {"k8s": {}}, lost_grace_s=3600).forever(0.5, stop))
+    ours = seen.until(lambda said: any(o.run_id == deleted.run_id for o in said), "it is looked at")
+    stop.set()
+    assert [o.action for o in ours if o.run_id == deleted.run_id] == ["missing"]
+    assert k8s.mlflow.get_run(deleted.run_id).info.status == "RUNNING"
+
+
+def test_an_earlier_cancellation_says_nothing_of_a_later_job(k8s: K8sRuns) -> None:
+    first = k8s.run(k8s.project(WAIT))
+    k8s.says(first, "it waits")
+    first.cancel()
+    command = k8s.mlflow_run(k8s.project(WAIT), "--run-id", first.run_id, wait=False)
+    assert command.wait(120) == 0
+    again = attach(first.run_id)
+    k8s.submitted.append(again)
+    k8s.says(again, "it waits")
+    delete_job(k8s, again)
+    list(Reconciler(k8s.mlflow, {"k8s": {}}, lost_grace_s=1).once())
+    k8s.ends(again, "FAILED", "lost")
+
+
+def test_a_namesake_that_came_later_is_not_taken_for_the_job(k8s: K8sRuns) -> None:
+    submitted = k8s.run(k8s.project(WAIT))
+    k8s.says(submitted, "it waits")
+    k8s.mlflow.set_tag(submitted.run_id, "mlflow_exec.handle.uid", "of an earlier one")
+    outcomes = Reconciler(k8s.mlflow, {"k8s": {}}, lost_grace_s=1).once()
+    assert {o.run_id: o.action for o in outcomes}[submitted.run_id] == "ended"
+    tags = k8s.mlflow.get_run(submitted.run_id).data.tags
+    assert tags["mlflow_exec.failure.category"] == "lost"
+    assert not job_is_gone(k8s, submitted)
 
 
 def test_a_clock_ends_a_job_that_nobody_else_watches(k8s: K8sRuns) -> None:
@@ -139,6 +179,35 @@ def test_a_client_that_comes_late_does_not_start_the_clock_anew(k8s: K8sRuns) ->
     waits_for(submitted, timeout_s)
     assert within(timeout_s / 2, attach(submitted.run_id).wait) is False
     k8s.ends(submitted, "FAILED", "unschedulable")
+
+
+def test_a_submission_that_may_still_be_going_on_is_left_alone(k8s: K8sRuns) -> None:
+    marks = {"backend": "k8s", "kept": "false", "state": "QUEUED"}
+    tags = {f"mlflow_exec.{key}": value for key, value in marks.items()}
+    unnamed, named = (
+        k8s.mlflow.create_run(k8s.experiment_id, tags=tags).info.run_id for _ in range(2)
+    )
+    handle = k8s.run(k8s.project("")).handle
+    own = replace(handle, path=(handle.path[0], job_name(named, 1)))
+    k8s.mlflow.set_tag(named, "mlflow_exec.handle", str(own))
+
+    def actions(unconfirmed_s: float) -> list[str]:
+        looks = Reconciler(k8s.mlflow, {"k8s": {}}, lost_grace_s=1, unconfirmed_s=unconfirmed_s)
+        said = {outcome.run_id: outcome.action for outcome in looks.once()}
+        return [said[unnamed], said[named]]
+
+    assert actions(3600) == ["open", "open"]
+    assert actions(0) == ["ended", "ended"]
+    for run_id in (unnamed, named):
+        assert k8s.mlflow.get_run(run_id).info.status == "FAILED"
+
+
+def test_a_submission_that_is_complete_is_not_taken_for_an_interrupted_one(k8s: K8sRuns) -> None:
+    submitted = k8s.run(k8s.project(WAIT))
+    with k8s.cluster.api_client() as api:
+        name = submitted.handle.name
+        job = client.BatchV1Api(api).read_namespaced_job(name, k8s.namespace)
+    assert (job.spec.suspend, SUBMITTING in (job.metadata.annotations or {})) == (False, False)
 
 
 @pytest.fixture

@@ -89,6 +89,14 @@ def test_jobs_that_wrote_their_own_end_are_kept_once(k8s: K8sRuns) -> None:
     assert not jobs & looked(k8s).keys(), "nobody looks at them again"
 
 
+def test_a_job_that_has_written_its_end_itself_is_left_to_end(k8s: K8sRuns) -> None:
+    submitted = k8s.run(k8s.project(WAIT), ttl_s=TTL_S)
+    k8s.says(submitted, "it waits")
+    write_end(MlflowRunStore(k8s.mlflow), submitted.run_id, End("SUCCEEDED"), "entry")
+    assert looked(k8s)[submitted.run_id].action == "unkept"
+    assert (kept(k8s, submitted), job_is_gone(k8s, submitted)) == ("false", False)
+
+
 def test_a_run_that_somebody_waited_for_is_not_looked_at_again(k8s: K8sRuns) -> None:
     submitted = k8s.run(k8s.project(""), ttl_s=TTL_S)
     k8s.ends(submitted, "SUCCEEDED")

@@ -7,9 +7,13 @@ from contextlib import contextmanager
 
 import mlflow
 import pytest
+from mlflow.exceptions import MlflowException
 
+from mlflow_exec.jobs import JobHandle
 from mlflow_exec.runs.reconcile import Reconciler
 from mlflow_exec.runs.submitted import ExecSubmittedRun
+from mlflow_exec.schedulers.base import Plan
+from mlflow_exec.schedulers.kubernetes import KubernetesScheduler
 from mlflow_exec.testing.collecting import Collected, until
 from tests.mlflow.interventions import SAYS_ITS_START, ended_in_cluster, left_behind
 from tests.mlflow.k8s_runs import ENDS, K8sRuns
@@ -80,6 +84,24 @@ def test_the_end_is_written_when_the_tracking_server_is_back(
         assert "last words" in k8s.log(job.run_id)
         until(lambda job=job: not left_behind(k8s, job), "nothing is left in the cluster")  # type: ignore[misc]
     k8s.submitted.clear()  # their own way to the tracking server goes now
+
+
+def test_a_job_whose_run_cannot_be_written_to_any_more_is_removed(
+    k8s: K8sRuns, relay: Relay, impatient: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mlflow.set_tracking_uri(f"http://{k8s.cluster.node_ip}:{relay.port}")
+    submit, before = KubernetesScheduler.submit, k8s.objects()
+
+    def last_thing_that_works(scheduler: KubernetesScheduler, plan: Plan) -> JobHandle:
+        handle = submit(scheduler, plan)
+        relay.away = True
+        return handle
+
+    monkeypatch.setattr(KubernetesScheduler, "submit", last_thing_that_works)
+    with pytest.raises(MlflowException):
+        k8s.run(k8s.project(UNTIL_IT_IS_TOLD))
+    assert relay.away
+    until(lambda: k8s.objects() == before, "nothing is left in the cluster")
 
 
 @contextmanager

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import shutil
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from mlflow_exec.jobs import job_name
 from mlflow_exec.runs.reconcile import Outcome, Reconciler
+from mlflow_exec.runs.store import MlflowRunStore
 from mlflow_exec.runs.submitted import ExecSubmittedRun
+from mlflow_exec.runtime.end import End, write_end
 from mlflow_exec.testing.collecting import Collected, until
 from tests.clusters.ray_head import kill
 from tests.clusters.ray_node import joined
@@ -21,6 +25,7 @@ from tests.unit.ray_jobs import driver_processes
 SUBMITS = "1 POST /api/jobs/"
 TAGS = "POST /api/2.0/mlflow/runs/log-batch"
 AT_A_TIME = 3
+GRACE_S = 3
 
 
 def reconciled(ray: RayRuns, *submitted: ExecSubmittedRun, reconcilers: int = 1) -> list[Outcome]:
@@ -193,6 +198,23 @@ def test_a_client_may_die_before_and_after_all_that_it_takes_to_submit_again(
         kill_at(clients, points[start : start + AT_A_TIME])
 
 
+def test_a_run_that_ends_meanwhile_gets_no_further_job(clients: ClientsOf[RayRuns]) -> None:
+    ray = clients.runs
+    job = ray.acting("wait")
+    ray.started(job, 1)
+    client = clients.attach(job.run_id, hold_at=f"after {SUBMITS}")
+    until(lambda: "/api/jobs/" in "".join(client.calls()), "it follows", 180)
+    ray.kill_driver(job)
+    ray.started(job, 2)
+    lost = End("FAILED", "lost", "Somebody took it for lost.")
+    write_end(MlflowRunStore(ray.mlflow), job.run_id, lost, "client")
+    client.go_on()
+    assert "lost" in client.said()
+    second = ray.head.client().job(job_name(job.run_id, 2)) or {}
+    assert second["status"] == "STOPPED"
+    ray.ends(job, "FAILED", "lost")
+
+
 # -- other ends -----------------------------------------------------------------------------
 
 
@@ -220,7 +242,7 @@ print("on")
 def test_a_job_that_was_deleted_is_lost_and_not_submitted_again(
     ray: RayRuns, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("mlflow_exec.runs.supervise.LOST_GRACE_S", 3)
+    monkeypatch.setattr("mlflow_exec.runs.supervise.LOST_GRACE_S", GRACE_S)
     client = ray.head.client()
     stopped, ended = ray.acting("wait", "0"), ray.acting("0")
     ray.started(stopped, 1)
@@ -229,7 +251,9 @@ def test_a_job_that_was_deleted_is_lost_and_not_submitted_again(
     until(lambda: stopped.status().state.is_final, "it is stopped")
     for job in (stopped, ended):
         client.delete(job.handle.name)
+    before_s = time.monotonic()
     assert not stopped.wait(), ray.tags(stopped)
+    assert time.monotonic() - before_s >= GRACE_S
     assert ended.wait()
     run = ray.mlflow.get_run(stopped.run_id)
     assert run.info.status == "FAILED"

@@ -138,6 +138,15 @@ def test_not_knowing_changes_nothing() -> None:
     assert clock.expired(1030) is not None
 
 
+def test_not_knowing_does_not_count_as_a_failing_pull() -> None:
+    clock = clocks(image_pull_grace_s=180)
+    clock.see(PULLING, 0)
+    clock.see(JobStatus(JobState.UNKNOWN, "no answer"), 100)
+    clock.see(PULLING, 1000)
+    assert clock.expired(1079) is None
+    assert clock.expired(1080) == PULL
+
+
 def test_a_backend_without_images_has_the_other_clocks() -> None:
     clock = Clocks(RaySettings(queue_timeout_s=60))
     clock.see(QUEUED, 0)

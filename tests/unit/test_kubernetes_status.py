@@ -355,10 +355,13 @@ def test_the_record_is_kept_and_fits_into_json() -> None:
 
 
 def test_a_pod_that_was_deleted_is_not_the_users_failure() -> None:
-    stopped = pod(("job", {"terminated": {"exitCode": 143, "reason": "Error"}}), phase="Failed")
-    status = job_status(job(("Failed", "MaxFailedIndexesExceeded", "")), [stopped])
-    assert status.failure is not None
-    assert status.failure.category is FailureCategory.INFRASTRUCTURE
+    stopped = pod(("job", terminated(143)), phase="Failed")
+    killed = pod(("job", terminated(137)), phase="Failed")  # it did not listen
+    killed["metadata"]["deletionTimestamp"] = "2026-01-01T00:01:00Z"
+    for gone in (stopped, killed):
+        status = job_status(job(("Failed", "MaxFailedIndexesExceeded", "")), [gone])
+        assert status.failure is not None
+        assert status.failure.category is FailureCategory.INFRASTRUCTURE
 
 
 def source_failure(said: str) -> str:

@@ -107,7 +107,11 @@ def test_what_answers_at_the_end_of_a_tunnel_may_be_another_ray(
     scheduler = RayScheduler(waiting.spec.settings)
     assert scheduler.status(through).state is JobState.RUNNING, "the same session: it is the one"
     later = replace(through, uid="session_of_then")
-    for act in (scheduler.status, scheduler.cancel, scheduler.was_restarted):
+
+    def submit_again(handle: JobHandle) -> JobHandle:
+        return scheduler.submit_again(handle, waiting.plan.objects, waiting.plan.data, 1)
+
+    for act in (scheduler.status, scheduler.cancel, scheduler.was_restarted, submit_again):
         with pytest.raises(HandleError, match="cannot be told from it"):
             act(later)
 

@@ -90,6 +90,16 @@ def test_the_message_of_a_failed_environment_is_masked(cluster: Cluster) -> None
     assert "hunter2hunter" not in finished.text
 
 
+def test_our_own_reasons_are_masked(cluster: Cluster) -> None:
+    order = cluster.order("", secret_names=["X"])
+    parameters = {"data": {"value": f"/none/{VALUE}.csv", "type": "path"}}
+    order["entry_point"] = {"command": "python main.py {data}", "parameters": parameters}
+    finished = cluster.run(order, env={"X": VALUE})
+    assert "there is no /none/***.csv in the job" in finished.end.message
+    tags = cluster.server.tags(order["run_id"])
+    assert VALUE not in finished.text + tags[TAG_FAILURE_MESSAGE]
+
+
 def test_our_own_words_and_marks_survive_a_secret_that_is_among_them(cluster: Cluster) -> None:
     order = cluster.order("", secret_names=["A", "B", "C"])
     finished = cluster.run(order, env={"A": "mlflow-exec", "B": "SUCCEEDED", "C": "category"})
