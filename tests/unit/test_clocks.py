@@ -25,6 +25,12 @@ def test_nothing_runs_out_before_anything_was_seen() -> None:
     assert clocks(queue_timeout_s=1).expired(10**9) is None
 
 
+def test_what_comes_to_no_good_end_any_more_is_ended_at_once() -> None:
+    clock = clocks()
+    clock.see(replace(QUEUED, failure=PULL, hopeless=True), 0)
+    assert clock.expired(0) == PULL
+
+
 def test_a_queue_has_no_limit_unless_one_is_set() -> None:
     clock = clocks()
     clock.see(QUEUED, 0)

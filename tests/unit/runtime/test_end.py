@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import time
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -140,6 +141,54 @@ def test_writers_side_by_side_leave_one_consistent_end(
         assert tracking_server.status(run_id) == STATUS_OF_STATE[tags[TAG_STATE]]
         end = next(end for end in ends if end.state == tags[TAG_STATE])
         assert tags.get(TAG_FAILURE_CATEGORY) == end.category
+
+
+class Dies(Exception):
+    """Stands for a writer that is killed."""
+
+
+class MortalStore(RestRunStore):
+    """Dies before it writes once more than it may."""
+
+    def __init__(self, server: TrackingServer, writes: int) -> None:
+        super().__init__(server)
+        self.left = writes
+
+    def _count(self) -> None:
+        if self.left == 0:
+            raise Dies
+        self.left -= 1
+
+    def set_tags(self, run_id: str, tags: Mapping[str, str]) -> None:
+        self._count()
+        super().set_tags(run_id, tags)
+
+    def delete_tags(self, run_id: str, keys: Sequence[str]) -> None:
+        self._count()
+        super().delete_tags(run_id, keys)
+
+    def set_status(self, run_id: str, status: str, end_time_ms: int | None) -> None:
+        self._count()
+        super().set_status(run_id, status, end_time_ms)
+
+
+@pytest.mark.parametrize("end", [SUCCEEDED, FAILED], ids=lambda end: end.state)
+def test_a_writer_that_dies_leaves_the_whole_end_or_an_open_run(
+    store: RestRunStore, tracking_server: MlflowServer, end: End
+) -> None:
+    for writes in itertools.count():
+        run_id = str(tracking_server.create_run()["run_id"])
+        store.set_tags(run_id, {TAG_FAILURE_CATEGORY: "evicted"})  # of an earlier attempt
+        try:
+            mortal = MortalStore(TrackingServer(tracking_server.url, {}), writes)
+            write_end(mortal, run_id, end, "entry")
+            break
+        except Dies:
+            assert TAG_STATE not in store.read(run_id).tags, f"after {writes} writes"
+    assert writes >= 3
+    record = store.read(run_id)
+    assert (record.status, record.tags[TAG_STATE]) == (STATUS_OF_STATE[end.state], end.state)
+    assert record.tags.get(TAG_FAILURE_CATEGORY) == end.category
 
 
 def test_an_unknown_writer_is_refused(store: RestRunStore, run_id: str) -> None:
