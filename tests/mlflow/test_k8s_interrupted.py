@@ -94,10 +94,11 @@ def nothing_starts(k8s: K8sRuns) -> Iterator[None]:
             return False
 
         until(counts, "the policy counts")
-        batch.delete_namespaced_job(name, k8s.namespace)
         yield
         admission.delete_validating_admission_policy_binding(name)
         admission.delete_validating_admission_policy(name)
+        until(lambda: not counts(), "the policy counts no more")  # for the tests after this one
+        batch.delete_namespaced_job(name, k8s.namespace)
 
 
 def test_a_job_that_the_cluster_does_not_let_start_is_removed(
