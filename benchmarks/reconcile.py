@@ -51,7 +51,6 @@ LIMIT_S = 60.0
 MLFLOW_REQUESTS = 12
 CLUSTER_REQUESTS = 2
 _RUNS_PAGE = 1000
-WORKERS = 4  # of the tracking server: what MLflow starts if it is not told
 _WRITERS = 8
 _KILLED = {"terminated": {"exitCode": 137, "reason": "OOMKilled", "startedAt": None}}
 _DONE = {"terminated": {"exitCode": 0, "reason": "Completed", "startedAt": None}}
@@ -154,7 +153,7 @@ def worlds(client: KubernetesClient) -> Iterator[World]:
     name = f"mlflow-exec-benchmark-{uuid.uuid4().hex[:8]}"
     with (
         tempfile.TemporaryDirectory() as folder,
-        mlflow_server(Path(folder), workers=WORKERS) as server,
+        mlflow_server(Path(folder), workers=None) as server,
         nobody.namespace(client, name),
     ):
         experiment = MlflowClient(server.url).create_experiment(name)

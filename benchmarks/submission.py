@@ -53,7 +53,6 @@ MOST_WRITES = 4
 LEAST_OF_BARE = 0.7
 LEAST_BY_THREADS = 2.0
 THREADS = 16
-WORKERS = 4  # of the tracking server: what MLflow starts if it is not told
 _TOKEN = "MLFLOW_EXEC_BENCHMARK_TOKEN"
 _PROJECT = {
     "name": "benchmark",
@@ -239,7 +238,7 @@ def main() -> None:
     with (
         tempfile.TemporaryDirectory() as folder,
         tempfile.TemporaryDirectory() as server_folder,
-        mlflow_server(Path(server_folder), workers=WORKERS) as server,
+        mlflow_server(Path(server_folder), workers=None) as server,
         nobody.namespace(client, name),
         contextlib.redirect_stderr(io.StringIO()),  # a line for each job
     ):

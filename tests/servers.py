@@ -104,7 +104,7 @@ def mlflow_server(
     host: str = "127.0.0.1",
     visible_as: str | None = None,
     environment: Mapping[str, str] | None = None,
-    workers: int = 1,
+    workers: int | None = 1,
 ) -> Iterator[MlflowServer]:
     """Run a tracking server with sqlite and proxied artifacts in the directory.
 
@@ -113,12 +113,13 @@ def mlflow_server(
         host: The address to listen on.
         visible_as: The host in the URL that is returned, where it is not ``host``.
         environment: Further variables of the server's.
-        workers: Its processes; MLflow starts four if it is not told.
+        workers: Its processes; as many as MLflow starts by itself if None.
     """
     port = free_port(host)
     name = visible_as or host
     argv = [sys.executable, "-m", "mlflow", "server", "--host", host, "--port", str(port)]
-    argv += ["--workers", str(workers), "--backend-store-uri", f"sqlite:///{directory}/mlflow.db"]
+    argv += ["--backend-store-uri", f"sqlite:///{directory}/mlflow.db"]
+    argv += [] if workers is None else ["--workers", str(workers)]
     argv += ["--artifacts-destination", str(directory / "artifacts"), "--allowed-hosts", "*"]
     # Without its job runners, which are seven processes that nothing here has work for.
     quiet = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}

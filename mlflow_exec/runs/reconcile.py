@@ -324,8 +324,6 @@ class Reconciler:
 
     def _expired(self, run: _Open, status: JobStatus) -> Failure | None:
         """Return why a job that waits must be ended now; None if it may go on."""
-        if status.hopeless:
-            return status.failure
         if status.state is JobState.UNKNOWN:
             return None
         run_id, now_s = run.run.info.run_id, time.monotonic()

@@ -15,6 +15,7 @@ from tests.clusters.processes import appears
 from tests.clusters.pytest_kubernetes import KubernetesCluster, unavailable
 from tests.clusters.pytest_ray import require_ray
 from tests.clusters.ray_head import RayHead, ray_head
+from tests.mlflow.interventions import offer
 from tests.mlflow.k8s_runs import K8sRuns
 from tests.mlflow.ray_runs import RayRuns
 from tests.servers import MlflowServer, mlflow_server
@@ -88,6 +89,18 @@ def module_k8s(
     folder = tmp_path_factory.mktemp("submissions")
     with submissions(kubernetes_cluster, k8s_namespace, k8s_tracking, folder) as runs:
         yield runs
+
+
+@pytest.fixture
+def gpu_resource(k8s: K8sRuns) -> Iterator[str]:
+    """The name of a resource of which the node has one."""
+    k8s.cluster.processes()  # a user's own nodes are left as they are
+    name = f"mlflow-exec.test/gpu-{os.getpid()}"
+    with k8s.cluster.api_client() as api:
+        core = client.CoreV1Api(api)
+        offer(core, name, "1")
+        yield name
+        offer(core, name, None)
 
 
 @pytest.fixture(scope="module")

@@ -5,12 +5,15 @@ from __future__ import annotations
 import base64
 import io
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from kubernetes import client
 
 from mlflow_exec.runs.submitted import ExecSubmittedRun
 from mlflow_exec.testing.collecting import until
+from tests.clusters.kubernetes.slots import NODE
 from tests.mlflow.k8s_runs import K8sRuns
 
 HELD = {"spec": {"template": {"spec": {"schedulingGates": [{"name": "mlflow-exec-test/held"}]}}}}
@@ -30,6 +33,11 @@ attempt = tag("mlflow_exec.attempt")
 print("start", attempt, flush=True)
 """
 """The head of a program that knows the how many-th start it is of."""
+
+WAITS_AT_ITS_FIRST_START = SAYS_ITS_START + """
+if attempt == "1":
+    signal.pause()
+"""
 
 
 def pods(k8s: K8sRuns, submitted: ExecSubmittedRun) -> list[Any]:
@@ -58,28 +66,35 @@ def evict(k8s: K8sRuns, submitted: ExecSubmittedRun) -> None:
         core.create_namespaced_pod_eviction(metadata.name, metadata.namespace, body)
 
 
-def give_way(k8s: K8sRuns, submitted: ExecSubmittedRun) -> None:
+def offer(core: client.CoreV1Api, resource: str, count: str | None) -> None:
+    """Let the node have so many of a resource, as a device plugin would say; None for no longer."""
+    has = {"capacity": {resource: count}, "allocatable": {resource: count}}
+    core.patch_node_status(NODE, {"status": has})
+    until(
+        lambda: core.read_node_status(NODE).status.allocatable.get(resource) == count,
+        f"the node has {count} {resource}",
+    )
+
+
+@contextmanager
+def given_way(k8s: K8sRuns, submitted: ExecSubmittedRun) -> Iterator[None]:
     """Have the scheduler preempt the newest pod, for one that needs what only that pod has."""
     job = pod(k8s, submitted)
-    name = f"more-important-{submitted.run_id[:12]}"
+    space, name = job.metadata.namespace, f"more-important-{submitted.run_id[:12]}"
     priority = {"metadata": {"name": name}, "value": 1000}
     container = {"name": "c", "image": k8s.cluster.image, "command": ["sleep", "600"],
                  "resources": job.spec.containers[0].resources}  # fmt: skip
     spec = {"priorityClassName": name, "containers": [container], "restartPolicy": "Never",
             "terminationGracePeriodSeconds": 0}  # fmt: skip
     with k8s.cluster.api_client() as api:
-        client.SchedulingV1Api(api).create_priority_class(priority)
-        client.CoreV1Api(api).create_namespaced_pod(
-            job.metadata.namespace, {"metadata": {"name": name}, "spec": spec}
-        )
-
-
-def done(k8s: K8sRuns, submitted: ExecSubmittedRun) -> None:
-    """Remove what a job had to give way to."""
-    name = f"more-important-{submitted.run_id[:12]}"
-    with k8s.cluster.api_client() as api:
-        client.CoreV1Api(api).delete_namespaced_pod(name, submitted.handle.path[0])
-        client.SchedulingV1Api(api).delete_priority_class(name)
+        core, scheduling = client.CoreV1Api(api), client.SchedulingV1Api(api)
+        scheduling.create_priority_class(priority)
+        core.create_namespaced_pod(space, {"metadata": {"name": name}, "spec": spec})
+        try:
+            yield
+        finally:
+            core.delete_namespaced_pod(name, space)
+            scheduling.delete_priority_class(name)
 
 
 def delete_pod(k8s: K8sRuns, submitted: ExecSubmittedRun) -> None:

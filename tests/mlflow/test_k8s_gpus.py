@@ -2,38 +2,11 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator
-
-import pytest
 from kubernetes import client
 
 from mlflow_exec.runs.submitted import ExecSubmittedRun
 from mlflow_exec.testing.collecting import until
-from tests.clusters.kubernetes.slots import NODE
 from tests.mlflow.k8s_runs import WAIT, K8sRuns
-
-
-def offer(core: client.CoreV1Api, resource: str, count: str | None) -> None:
-    """Let the node have so many of a resource, as a device plugin would say; None for no longer."""
-    has = {"capacity": {resource: count}, "allocatable": {resource: count}}
-    core.patch_node_status(NODE, {"status": has})
-    until(
-        lambda: core.read_node_status(NODE).status.allocatable.get(resource) == count,
-        f"the node has {count} {resource}",
-    )
-
-
-@pytest.fixture
-def gpu_resource(k8s: K8sRuns) -> Iterator[str]:
-    """The name of a resource of which the node has one."""
-    k8s.cluster.processes()  # a user's own nodes are left as they are
-    name = f"mlflow-exec.test/gpu-{os.getpid()}"
-    with k8s.cluster.api_client() as api:
-        core = client.CoreV1Api(api)
-        offer(core, name, "1")
-        yield name
-        offer(core, name, None)
 
 
 def submit(k8s: K8sRuns, program: str, resource: str) -> ExecSubmittedRun:

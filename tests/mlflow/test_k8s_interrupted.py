@@ -12,12 +12,14 @@ from kubernetes import client
 from mlflow.exceptions import ExecutionException
 from rich.console import Console
 
-from mlflow_exec.jobs import JobState
+from mlflow_exec.jobs import JobState, JobStatus
 from mlflow_exec.runs.progress import Progress
 from mlflow_exec.runs.store import MlflowRunStore
+from mlflow_exec.runs.submitted import ExecSubmittedRun
 from mlflow_exec.runtime.end import End, write_end
 from mlflow_exec.testing.collecting import Collected, until
 from tests.mlflow.artifact_servers import S3Server, s3_server
+from tests.mlflow.interventions import start_deleting
 from tests.mlflow.k8s_runs import WAIT, K8sRuns
 
 
@@ -122,21 +124,24 @@ def test_a_run_with_a_living_job_takes_no_second_one(k8s: K8sRuns) -> None:
     assert len(jobs) == 1
 
 
+def followed(
+    submitted: ExecSubmittedRun, state: str
+) -> tuple[Collected[JobStatus], io.StringIO]:
+    """Follow a job; returns when it was seen in this state, with what is said of it."""
+    said = io.StringIO()
+    progress = Progress(Console(file=said))
+    follower = Collected(submitted.follow(progress=progress) for _ in range(1))
+    until(lambda: state in said.getvalue(), "the job is watched")
+    return follower, said
+
+
 def test_the_end_that_stands_on_the_run_is_the_one_that_is_told(k8s: K8sRuns) -> None:
     submitted = k8s.run(k8s.project(WAIT))
     k8s.says(submitted, "it waits")
     earlier = End("FAILED", "lost", "Another machine had given it up.")
     write_end(MlflowRunStore(k8s.mlflow), submitted.run_id, earlier, by="client")
-    said = io.StringIO()
-    follower = Collected(
-        submitted.follow(progress=Progress(Console(file=said))) for _ in range(1)
-    )
-    until(lambda: "RUNNING" in said.getvalue(), "the job is watched")
-    with k8s.cluster.api_client() as api:
-        namespace, name = submitted.handle.path
-        client.BatchV1Api(api).delete_namespaced_job(
-            name, namespace, propagation_policy="Background"
-        )
+    follower, _ = followed(submitted, "RUNNING")
+    start_deleting(k8s, submitted)
     (told,) = follower.all()
     assert (told.state, told.failure) == (JobState.FAILED, submitted.failure)
     assert k8s.mlflow.get_run(submitted.run_id).info.status == "FAILED"
@@ -146,11 +151,7 @@ def test_an_end_stands_though_the_job_still_waits(k8s: K8sRuns) -> None:
     submitted = k8s.run(k8s.project(WAIT), node_selector={"none": "such"})
     earlier = End("FAILED", "lost", "Another machine had given it up.")
     write_end(MlflowRunStore(k8s.mlflow), submitted.run_id, earlier, by="client")
-    said = io.StringIO()
-    follower = Collected(
-        submitted.follow(progress=Progress(Console(file=said))) for _ in range(1)
-    )
-    until(lambda: "QUEUED" in said.getvalue(), "the job is watched")
+    follower, said = followed(submitted, "QUEUED")
     with k8s.cluster.api_client() as api:
         namespace, name = submitted.handle.path
         client.BatchV1Api(api).patch_namespaced_job(name, namespace, {"spec": {"suspend": True}})

@@ -19,13 +19,9 @@ from mlflow_exec.runs.submitted import ExecSubmittedRun
 from mlflow_exec.testing.collecting import Collected, until
 from tests.clusters.kubernetes.slots import NODE
 from tests.clusters.pytest_kubernetes import KubernetesCluster
-from tests.mlflow.interventions import SAYS_ITS_START, left_behind, pods
+from tests.mlflow.interventions import WAITS_AT_ITS_FIRST_START, left_behind, pods
 from tests.mlflow.k8s_runs import ENDS, K8sRuns
 
-WAITS_AT_ITS_FIRST_START = SAYS_ITS_START + """
-if attempt == "1":
-    signal.pause()
-"""
 # Without them a pod stays five minutes on a node that does not answer.
 FOR_A_SECOND = [
     {"key": f"node.kubernetes.io/{what}", "operator": "Exists", "effect": "NoExecute",

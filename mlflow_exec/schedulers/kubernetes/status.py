@@ -185,11 +185,11 @@ def _taken_too_often(job: Json, pods: Sequence[Json]) -> Failure | None:
 
 def _after_disruption(why: Failure, earlier: Sequence[Json]) -> Failure:
     """Return why a job ended that was disrupted too often, by what the pods before it tell."""
-    found = [told[0] for pod in reversed(earlier) if (told := pod_failure(pod)) is not None]
-    before = next((one for one in found if one.category in DISRUPTED), None)
-    if before is None:
-        return why
-    return Failure(before.category, f"{before.message} {why.message}", before.hint)
+    for pod in reversed(earlier):
+        told = pod_failure(pod)
+        if told is not None and told[0].category in DISRUPTED:
+            return Failure(told[0].category, f"{told[0].message} {why.message}", told[0].hint)
+    return why
 
 
 def _is_abandoned(job: Json, now: datetime) -> bool:
