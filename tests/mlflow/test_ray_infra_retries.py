@@ -6,7 +6,6 @@ import shutil
 import threading
 import time
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -20,7 +19,7 @@ from tests.clusters.ray_head import kill
 from tests.clusters.ray_node import joined
 from tests.mlflow.killed_clients import ClientsOf, both, writes
 from tests.mlflow.ray_runs import RayRuns
-from tests.unit.ray_jobs import driver_processes
+from tests.unit.ray_jobs import driver_processes, parent_of
 
 SUBMITS = "1 POST /api/jobs/"
 TAGS = "POST /api/2.0/mlflow/runs/log-batch"
@@ -112,7 +111,7 @@ def test_a_job_that_was_killed_from_outside_is_submitted_again(ray: RayRuns) -> 
     for job in (driver, twice, users):
         ray.kill_driver(job)
     (entry,) = driver_processes(supervisor.handle, "entry.py")
-    kill(int(Path(f"/proc/{entry}/stat").read_text().rpartition(")")[2].split()[1]))
+    kill(parent_of(entry))
     ray.started(twice, 2)
     until(lambda: ray.names(twice, 2), "the run names its second job")
     ray.kill_driver(twice)

@@ -33,14 +33,22 @@ def is_in(state: JobState) -> Callable[[list[JobStatus | None]], bool]:
 
 
 def driver_processes(handle: JobHandle, script: str) -> list[int]:
-    """Return the processes of a job on this machine whose command line has this in it."""
+    """Return the processes of a job on this machine whose command line has this in it.
+
+    The children of such a process do not count: between fork and exec they show its command line.
+    """
     found = []
     for entry in Path("/proc").glob("[0-9]*"):
         try:
             command = (entry / "cmdline").read_bytes()
             environment = (entry / "environ").read_bytes()
+            if script.encode() in command and handle.name.split("-")[1].encode() in environment:
+                found.append((int(entry.name), parent_of(int(entry.name))))
         except OSError:
             continue
-        if script.encode() in command and handle.name.split("-")[1].encode() in environment:
-            found.append(int(entry.name))
-    return found
+    return [pid for pid, parent in found if parent not in dict(found)]
+
+
+def parent_of(pid: int) -> int:
+    """Return the process that started this one."""
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])

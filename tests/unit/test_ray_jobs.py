@@ -30,7 +30,7 @@ from mlflow_exec.testing.jobs import WAIT, JobMaker, stranger_to
 from tests.clusters.processes import appears
 from tests.clusters.pytest_kubernetes import unavailable
 from tests.clusters.pytest_ray import RayCluster
-from tests.unit.ray_jobs import driver_processes, is_in, ray_jobs
+from tests.unit.ray_jobs import driver_processes, is_in, parent_of, ray_jobs
 from tests.unit.tcp_link import TcpLink
 
 
@@ -275,7 +275,7 @@ def test_a_supervisor_that_is_killed(jobs: JobMaker, ray_cluster: RayCluster) ->
     job = jobs.submit(WAIT)
     job.says("it waits")
     (entry,) = driver_processes(job.handle, "entry.py")
-    supervisor = int(Path(f"/proc/{entry}/stat").read_text().rpartition(")")[2].split()[1])
+    supervisor = parent_of(entry)
     os.kill(supervisor, signal.SIGKILL)
     last = job.ends()
     assert last.state is JobState.FAILED
