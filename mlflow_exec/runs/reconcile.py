@@ -307,7 +307,8 @@ class Reconciler:
         if not self._is_over(run.run):
             return run.outcome("open", "UNKNOWN", _UNCONFIRMED)
         queued = run.run.data.tags.get(TAG_STATE) == JobState.QUEUED.value
-        return self._end(run, _interrupted() if queued else None)
+        # A submission that never came to be is nothing that the cluster took.
+        return self._end(run, None, _interrupted().failure if queued else None)
 
     def _left(self, run: _Open, status: JobStatus) -> Outcome:
         """Remove a job that goes on though its run has ended, unless the job itself said so."""
@@ -359,7 +360,8 @@ class Reconciler:
             return run.outcome("again" if again else "ended", state, not_done)
         if why is not None:
             status = give_up(job, why)
-        later = go_on(job, status, job.log_keeper(), self._progress)
+        # What a clock has ended is not what the cluster took.
+        later = status if why else go_on(job, status, job.log_keeper(), self._progress)
         if isinstance(later, Job):
             self._clocks.pop(job.run_id, None)
             text = f"goes on as {later.handle}: {describe(status)}"
