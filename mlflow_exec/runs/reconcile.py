@@ -61,7 +61,10 @@ _UNCONFIRMED_S = 3600.0
 # A cluster that has not been reached for so long after a run's end has nothing left to keep.
 _LOOKED_AFTER_S = 30 * 86400.0
 _UNCONFIRMED = "its submission is not confirmed, and may still be going on"
-_INTERRUPTED = "The submission was interrupted."
+_INTERRUPTED = Failure(
+    FailureCategory.INFRASTRUCTURE, "The submission was interrupted.", "Submit it again."
+)
+_NEVER_SUBMITTED = JobStatus(JobState.FAILED, _INTERRUPTED.message, _INTERRUPTED)
 
 
 @dataclass(frozen=True)
@@ -208,7 +211,7 @@ class Reconciler:
 
     def _unsubmitted(self, run: Run) -> Outcome:
         """End a run whose client died before it named a job; so there is none."""
-        run_id, action, text = run.info.run_id, "ended", describe(_interrupted())
+        run_id, action, text = run.info.run_id, "ended", describe(_NEVER_SUBMITTED)
         if _has_end(run):
             action, text = "kept", "it never had a job"
         elif not self._is_over(run):
@@ -217,7 +220,7 @@ class Reconciler:
             return Outcome(run_id, "", action, "FAILED", f"not written: {text}")
         store = MlflowRunStore(self._client)
         try:
-            write_end(store, run_id, end_of(_interrupted()), by="client")
+            write_end(store, run_id, end_of(_NEVER_SUBMITTED), by="client")
             store.set_tags(run_id, {TAG_KEPT: "true"})
         except MlflowException as error:
             return Outcome(run_id, "", "unknown", "UNKNOWN", str(error))
@@ -307,8 +310,17 @@ class Reconciler:
         if not self._is_over(run.run):
             return run.outcome("open", "UNKNOWN", _UNCONFIRMED)
         queued = run.run.data.tags.get(TAG_STATE) == JobState.QUEUED.value
-        # A submission that never came to be is nothing that the cluster took.
-        return self._end(run, None, _interrupted().failure if queued else None)
+        return self._interrupted(run) if queued else self._end(run, None)
+
+    def _interrupted(self, run: _Open) -> Outcome:
+        """End a run whose client died while it submitted: nothing that the cluster took."""
+        if self._dry_run:
+            text = f"not written: {describe(_NEVER_SUBMITTED)}"
+            return run.outcome("ended", "FAILED", text)
+        job = self._job(run)
+        status = give_up(job, _INTERRUPTED)  # should there be a job by now, it is nobody's
+        finish(job, status, job.log_keeper(), self._progress)
+        return run.outcome("ended", status.state.value, describe(status))
 
     def _left(self, run: _Open, status: JobStatus) -> Outcome:
         """Remove a job that goes on though its run has ended, unless the job itself said so."""
@@ -360,8 +372,7 @@ class Reconciler:
             return run.outcome("again" if again else "ended", state, not_done)
         if why is not None:
             status = give_up(job, why)
-        # What a clock has ended is not what the cluster took.
-        later = status if why else go_on(job, status, job.log_keeper(), self._progress)
+        later = go_on(job, status, job.log_keeper(), self._progress)
         if isinstance(later, Job):
             self._clocks.pop(job.run_id, None)
             text = f"goes on as {later.handle}: {describe(status)}"
@@ -376,8 +387,3 @@ class Reconciler:
 
 def _has_end(run: Run) -> bool:
     return run.data.tags.get(TAG_STATE) in FINAL_STATES
-
-
-def _interrupted() -> JobStatus:
-    why = Failure(FailureCategory.INFRASTRUCTURE, _INTERRUPTED, "Submit it again.")
-    return JobStatus(JobState.FAILED, _INTERRUPTED, why)

@@ -6,10 +6,12 @@ import shutil
 import threading
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
 from mlflow_exec.jobs import job_name
+from mlflow_exec.runs.attach import attach
 from mlflow_exec.runs.reconcile import Outcome, Reconciler
 from mlflow_exec.runs.store import MlflowRunStore
 from mlflow_exec.runs.submitted import ExecSubmittedRun
@@ -27,11 +29,13 @@ AT_A_TIME = 3
 GRACE_S = 3
 
 
-def reconciled(ray: RayRuns, *submitted: ExecSubmittedRun, reconcilers: int = 1) -> list[Outcome]:
-    """Let reconcilers go on until these runs have ended."""
+def reconciled(
+    ray: RayRuns, *submitted: ExecSubmittedRun, reconcilers: int = 1, **times: Any
+) -> list[Outcome]:
+    """Let reconcilers go on until these runs have ended; times are those of `Reconciler`."""
     stop = threading.Event()
     passes = [
-        Collected(Reconciler(ray.mlflow, {"ray": {}}, lost_grace_s=2).forever(0.5, stop))
+        Collected(Reconciler(ray.mlflow, {"ray": {}}, lost_grace_s=2, **times).forever(0.5, stop))
         for _ in range(reconcilers)
     ]
     until(lambda: all(ray.has_ended(job.run_id) for job in submitted), "all runs have ended", 180)
@@ -177,6 +181,24 @@ def test_a_client_that_dies_while_it_submits_again_leaves_nothing_twice(
     clients: ClientsOf[RayRuns]
 ) -> None:
     kill_at(clients, [f"after 1 {TAGS}", f"after {SUBMITS}", f"before 2 {TAGS}"])
+
+
+def test_a_client_that_dies_before_it_has_submitted_leaves_nothing_to_go_on(
+    clients: ClientsOf[RayRuns]
+) -> None:
+    """Though all that a submission needs is on its run, and infra_retries are left."""
+    ray = clients.runs
+    before = ray.run_ids()
+    client = clients.mlflow_run(ray.project(""), point=f"before {SUBMITS}", secrets={})
+    assert client.killed, client.said()
+    (run_id,) = ray.run_ids() - before
+    job = attach(run_id)
+    assert ray.server.artifacts(run_id, "mlflow-exec/submission")
+    said = [outcome.action for outcome in reconciled(ray, job, unconfirmed_s=0)]
+    assert [action for action in said if action != "missing"] == ["ended"]
+    ray.ends(job, "FAILED", "infrastructure")
+    assert "submission was interrupted" in ray.tags(job)["mlflow_exec.failure.message"]
+    assert ray.jobs_of(run_id) == set()
 
 
 @pytest.mark.large

@@ -37,16 +37,17 @@ def driver_processes(handle: JobHandle, script: str) -> list[int]:
 
     The children of such a process do not count: between fork and exec they show its command line.
     """
-    found = []
+    parents: dict[int, int] = {}
     for entry in Path("/proc").glob("[0-9]*"):
         try:
             command = (entry / "cmdline").read_bytes()
             environment = (entry / "environ").read_bytes()
             if script.encode() in command and handle.name.split("-")[1].encode() in environment:
-                found.append((int(entry.name), parent_of(int(entry.name))))
+                pid = int(entry.name)
+                parents[pid] = parent_of(pid)
         except OSError:
             continue
-    return [pid for pid, parent in found if parent not in dict(found)]
+    return [pid for pid, parent in parents.items() if parent not in parents]
 
 
 def parent_of(pid: int) -> int:
