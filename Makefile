@@ -10,17 +10,20 @@ INSTALL := PYTHON="$(PYTHON)" scripts/install.sh "$(VENV)"
 REQUIREMENTS := pyproject.toml constraints.txt scripts/install.sh
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-first-half test-second-half test-elsewhere test-large check docs constraints cluster-up cluster-down clean
+.PHONY: help setup demo test test-first-half test-second-half test-elsewhere test-yarn test-large check docs constraints cluster-up cluster-down clean
 
 help: ## Show this list.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+# Its Python package is built here, where the system's library is.
+KERBEROS := $(shell command -v krb5-config >/dev/null 2>&1 && echo ,yarn-kerberos)
 
 $(VENV)/.for-demo: $(REQUIREMENTS)
 	@$(INSTALL) ray
 	@touch $@
 
 $(VENV)/.for-development: $(REQUIREMENTS)
-	@$(INSTALL) k8s,ray dev
+	@$(INSTALL) k8s,ray,yarn,yarn-venv,yarn-conda$(KERBEROS) dev
 	@touch $@ $(VENV)/.for-demo
 
 setup: $(VENV)/.for-development ## Make the virtual environment for development.
@@ -28,20 +31,25 @@ setup: $(VENV)/.for-development ## Make the virtual environment for development.
 demo: $(VENV)/.for-demo ## Train on an embedded Ray; show the run, its log and its status.
 	@scripts/demo.sh "$(VENV)" "$(DEMO)"
 
-# Three parts, each with systems of its own: `make -j3 test` runs them side by side.
+# Four parts, each with systems of its own: `make -j4 test` runs them side by side.
 PYTEST := $(BIN)/python -m pytest -m "not large" $(PYTEST_ARGS)
 RAY_TESTS := $(wildcard tests/conformance/test_ray*.py tests/mlflow/test_ray*.py)
+YARN_TESTS := $(wildcard $(addsuffix /test_yarn*.py,tests/clusters tests/conformance tests/mlflow))
 
-test: test-first-half test-second-half test-elsewhere ## Run the tests; with -j3 in a third of the time.
+test: test-first-half test-second-half test-elsewhere test-yarn ## Run the tests; with -j4 in a third of the time.
 
 test-first-half: setup
-	$(PYTEST) tests/clusters $(wildcard tests/conformance/test_kubernetes*.py tests/mlflow/test_k8s_[a-j]*.py)
+	$(PYTEST) $(filter-out $(YARN_TESTS),$(wildcard tests/clusters/test_*.py)) \
+	    $(wildcard tests/conformance/test_kubernetes*.py tests/mlflow/test_k8s_[a-j]*.py)
 
 test-second-half: setup
 	$(PYTEST) $(wildcard tests/mlflow/test_k8s_[k-z]*.py)
 
 test-elsewhere: setup
 	$(PYTEST) tests/unit tests/docs $(RAY_TESTS)
+
+test-yarn: setup
+	$(PYTEST) $(YARN_TESTS)
 
 test-large: setup ## Run the tests that need minutes or gigabytes each.
 	$(BIN)/python -m pytest -m large $(PYTEST_ARGS)

@@ -10,6 +10,7 @@ pytest_plugins = [
     "tests.clusters.pytest_kubernetes",
     "tests.clusters.pytest_kueue",
     "tests.clusters.pytest_ray",
+    "tests.clusters.pytest_yarn",
 ]
 
 # A shell that starts the tests in the background has the keyboard's signals ignored, and whatever

@@ -6,6 +6,7 @@ name and renamed when it is whole, so a reader sees all of it or nothing.
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import shutil
@@ -54,8 +55,10 @@ def build_once(target: Path, build: Callable[[Path], None]) -> Path:
 
 
 def discard(path: Path) -> None:
-    """Remove a file or folder if it is there."""
+    """Remove a file or folder if it is there; two may do that at the same time."""
     if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
+        while path.exists():
+            with contextlib.suppress(FileNotFoundError):
+                shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)

@@ -1,0 +1,1 @@
+"""A YARN and HDFS of Hadoop's own daemons, for the tests."""
