@@ -28,6 +28,7 @@ RUNTIME_FILES = (
     "environment_cache.py",
     "environment_entries.py",
     "environment_key.py",
+    "packed_environment.py",
     "requirements.py",
     "file_lock.py",
     "command.py",

@@ -39,7 +39,7 @@ class Environment:
         """Return a copy of the variables for a process in this environment."""
         applied = {**env, **self.variables}
         if self.bin_dir is not None:
-            applied["PATH"] = self.bin_dir + os.pathsep + env.get("PATH", os.defpath)
+            applied["PATH"] = self.bin_dir + os.pathsep + applied.get("PATH", os.defpath)
         if self.variables:
             applied.pop("PYTHONHOME", None)
         return applied

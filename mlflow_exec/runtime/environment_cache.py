@@ -12,6 +12,7 @@ from .environment_entries import Entry, EntryStore
 from .environment_key import EnvironmentKey, key_of
 from .file_lock import FileLock
 from .job_order import EnvironmentCacheSpec, JobOrder, SetupError
+from .packed_environment import packed
 from .processes import Runner
 from .requirements import Uncacheable
 
@@ -37,7 +38,8 @@ class Environments:
         self, order: JobOrder, scratch_dir: str, runner: Runner, env: Dict[str, str]
     ) -> None:
         self._spec = order.environment
-        self._cache = order.environment_cache if self._spec.manager != "local" else None
+        kept = self._spec.manager not in ("local", "packed")
+        self._cache = order.environment_cache if kept else None
         self._scratch_dir = scratch_dir
         self._runner = runner
         self._env = env
@@ -61,7 +63,10 @@ class Environments:
                 self._say(f"it is not cached: {reason}")
             except OSError as error:
                 self._say(f"the cache {self._cache.path} cannot be used: {error}")
-        built = self._builder(project_dir).build()
+        if self._spec.path is not None:
+            built = packed(self._spec.path, self._runner, self._env, self._scratch_dir)
+        else:
+            built = self._builder(project_dir).build()
         if self._spec.manager != "local":
             seconds = time.monotonic() - started
             self._say(f"{self._spec.manager}, ready after {seconds:.1f} s")

@@ -50,6 +50,8 @@ _CONFIG_FILES = (
     "/etc/pip.conf", "/etc/xdg/pip/pip.conf", "~/.pip/pip.conf", "~/.config/pip/pip.conf",
     "/etc/uv/uv.toml", "~/.config/uv/uv.toml", "~/.condarc", "/etc/conda/.condarc",
 )  # fmt: skip
+UV_PROJECT_FILES = ("uv.toml", "pyproject.toml")
+"""By which uv goes where they lie in its working folder."""
 _CONDA_ITEM = re.compile(r"^\s*-\s+(.*?)\s*$")
 _CONDA_EXACT = re.compile(r"^(?:[\w.-]+::)?[\w.-]+(?:\[[^\]]*\])?\s*={1,3}\s*[^\s=<>*,|]+(=\S+)?$")
 
@@ -122,24 +124,25 @@ def key_of(
         pinned = _add_conda(conda, os.path.dirname(path), then)
     parts = [
         ["format", _FORMAT],
-        ["environment", spec.manager, tool, spec.python, facts, _system()],
+        ["environment", spec.manager, tool, spec.python, facts, system_lines()],
         ["build_dependencies", first.meaning],
         ["dependencies", then.meaning],
         ["conda", [without_credentials(line) for line in conda]],
-        ["variables", _variables(env)],
-        ["files", _files(env, project_dir)],
+        ["variables", installer_variables(env)],
+        ["files", installer_files(env, project_dir)],
     ]
     text = json.dumps(parts, sort_keys=True)
     return EnvironmentKey(hashlib.sha256(text.encode("utf-8", "replace")).hexdigest(), pinned)
 
 
-def _system() -> List[str]:
+def system_lines() -> List[str]:
     """Return which system's libraries a build from source finds."""
     lines = _text("/etc/os-release", "").splitlines()
     return sorted(line for line in lines if line.startswith(("ID=", "VERSION_ID=")))
 
 
-def _variables(env: Mapping[str, str]) -> List[List[str]]:
+def installer_variables(env: Mapping[str, str]) -> List[List[str]]:
+    """Return names and values of the variables that decide what installers do."""
     named = (*_BUILD_VARIABLES, *_CONDA_VARIABLES)
     return [
         [name, without_credentials(value)]
@@ -148,16 +151,16 @@ def _variables(env: Mapping[str, str]) -> List[List[str]]:
     ]
 
 
-def _files(env: Mapping[str, str], project_dir: str) -> List[List[str]]:
-    """Return the installers' own configuration, by file."""
+def installer_files(env: Mapping[str, str], project_dir: Optional[str]) -> List[List[str]]:
+    """Return the installers' own configuration, by file; None leaves the project's out."""
     home = env.get("HOME") or os.path.expanduser("~")
     paths = [home + path[1:] if path.startswith("~") else path for path in _CONFIG_FILES]
     if env.get("XDG_CONFIG_HOME"):
         paths += [os.path.join(env["XDG_CONFIG_HOME"], p) for p in ("pip/pip.conf", "uv/uv.toml")]
     for name in _FILE_VARIABLES:
         paths += [path for path in env.get(name, "").split() if "://" not in path]
-    # uv goes by what lies in its working folder.
-    paths += [os.path.join(project_dir, name) for name in ("uv.toml", "pyproject.toml")]
+    if project_dir is not None:
+        paths += [os.path.join(project_dir, name) for name in UV_PROJECT_FILES]
     found = []
     for path in paths:
         text = _text(path, "")
@@ -176,6 +179,11 @@ def _text(path: str, default: Optional[str] = None) -> str:
         if default is not None:
             return default
         raise Uncacheable(f"{path} cannot be read: {error}") from error
+
+
+def conda_names_one_version(item: str) -> bool:
+    """Whether a line of a conda file always means the same; pip itself does not matter."""
+    return bool(_CONDA_EXACT.match(item) or re.match(r"^pip\b", item))
 
 
 def _add_conda(lines: Sequence[str], folder: str, requirements: Requirements) -> bool:
@@ -202,6 +210,6 @@ def _add_conda(lines: Sequence[str], folder: str, requirements: Requirements) ->
             by_pip = True
         elif by_pip:
             requirements.add([value], folder)
-        elif not _CONDA_EXACT.match(value) and not re.match(r"^pip\b", value):
+        elif not conda_names_one_version(value):
             pinned = False
     return pinned and requirements.pinned

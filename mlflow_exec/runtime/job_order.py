@@ -100,11 +100,14 @@ class EnvironmentSpec:
     """The Python environment of the entry point.
 
     Attributes:
-        manager: ``local`` (the image as it is), ``virtualenv``, ``uv`` or ``conda``.
+        manager: ``local`` (the image as it is), ``virtualenv``, ``uv``, ``conda``, or ``packed``
+            (built before, by venv-pack or conda-pack).
         python: The Python version wanted, None for the image's own.
         build_dependencies: Requirement lines installed first.
         dependencies: Requirement lines; ``-r file`` is relative to the project.
         conda_file: The conda environment file, relative to the project.
+        path: Of ``packed``: its unpacked folder, relative to the folder that the first step is
+            started in; it need not be writable.
     """
 
     manager: str = "local"
@@ -112,12 +115,16 @@ class EnvironmentSpec:
     build_dependencies: Tuple[str, ...] = ()
     dependencies: Tuple[str, ...] = ()
     conda_file: Optional[str] = None
+    path: Optional[str] = None
 
     def __post_init__(self) -> None:
-        if self.manager not in ("local", "virtualenv", "uv", "conda"):
+        if self.manager not in ("local", "virtualenv", "uv", "conda", "packed"):
             raise invalid(
-                f"environment.manager must be local, virtualenv, uv or conda; {self.manager!r}"
+                f"environment.manager must be local, virtualenv, uv, conda or packed; "
+                f"{self.manager!r}"
             )
+        if (self.manager == "packed") != bool(self.path):
+            raise invalid("environment.path is needed by manager 'packed', and by no other")
         if self.manager == "conda" and not self.conda_file:
             raise invalid("environment.conda_file is needed by manager 'conda'; it was not given")
 

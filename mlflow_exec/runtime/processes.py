@@ -50,6 +50,11 @@ class StopSignal:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._handle)
 
+    def close(self) -> None:
+        """Give its file descriptors back; only where it was never installed."""
+        for fd in (self._wake_read, self._wake_write):
+            os.close(fd)
+
     def _handle(self, _number: int, _frame: Optional[FrameType]) -> None:
         self.received = True
         if not self._shields:

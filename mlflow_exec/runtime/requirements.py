@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from typing import Iterator, List, Mapping, Sequence, Set
+from typing import Iterator, List, Mapping, Sequence, Set, Tuple
 
 from .masking import passwords_in
 
@@ -57,6 +57,9 @@ def _with_files(lines: Sequence[str], folder: str, seen: Set[str]) -> Iterator[s
 class Requirements:
     """Requirement lines, with everything that they refer to.
 
+    The files are those of this disk; a subclass whose files are elsewhere replaces `read_file` and
+    `add_path`, and one that knows more of a line than this class replaces `add_line`.
+
     Args:
         env: The installer's variables; a line may name some as ``${NAME}``.
 
@@ -70,6 +73,10 @@ class Requirements:
         self._files: Set[str] = set()
         self._loose: Set[str] = set()
         self._fixed: Set[str] = set()
+
+    def loosen(self, text: str) -> None:
+        """Count a line as one that can mean another version tomorrow."""
+        self._loose.add(text)
 
     @property
     def pinned(self) -> bool:
@@ -92,23 +99,42 @@ class Requirements:
             text = _COMMENT.sub("", raw).strip()
             text = _VARIABLE.sub(lambda m: self._env.get(m.group(1), m.group(0)), text)
             if text:
-                self._line(text, folder, constraints)
+                self.add_line(text, folder, constraints)
 
     def add_file(self, path: str, constraints: bool = False) -> None:
         """Read a file; raises Uncacheable as `add` does, or where it cannot be read."""
-        real = os.path.realpath(path)
-        if real in self._files:
+        name, text = self.read_file(path)
+        if name in self._files:
             return
-        self._files.add(real)
+        self._files.add(name)
         self.meaning.append("[constraints]" if constraints else "[requirements]")
-        try:
-            with open(real, encoding="utf-8-sig") as file:
-                self.add(file.read().splitlines(), os.path.dirname(path), constraints)
-        except (OSError, UnicodeDecodeError) as error:
-            raise Uncacheable(f"{path} cannot be read: {error}") from error
+        self.add(text.splitlines(), os.path.dirname(path), constraints)
         self.meaning.append("[end]")
 
-    def _line(self, text: str, folder: str, constraints: bool) -> None:
+    def read_file(self, path: str) -> Tuple[str, str]:
+        """Return what a file is told from others by, and its text; raises Uncacheable."""
+        real = os.path.realpath(path)
+        try:
+            with open(real, encoding="utf-8-sig") as file:
+                return real, file.read()
+        except (OSError, UnicodeDecodeError) as error:
+            raise Uncacheable(f"{path} cannot be read: {error}") from error
+
+    def add_path(self, path: str, folder: str, reason: str) -> None:
+        """Read what a line names on the disk: it can change while the line stays the same.
+
+        Args:
+            path: As the line has it.
+            folder: Of the file with the line.
+            reason: Says so.
+
+        Raises:
+            Uncacheable: Always here, with the reason.
+        """
+        raise Uncacheable(reason)
+
+    def add_line(self, text: str, folder: str, constraints: bool) -> None:
+        """Read one line without comment; raises Uncacheable as `add` does."""
         named = _FILE_OPTION.match(text)
         if named:
             if "://" in named.group(1):
@@ -118,11 +144,11 @@ class Requirements:
             return
         self.meaning.append(without_credentials(text))
         if text.startswith("-"):
-            self._option(text)
+            self._option(text, folder)
         else:
-            self._requirement(text.split(" --", 1)[0].strip(), constraints)
+            self._requirement(text.split(" --", 1)[0].strip(), folder, constraints)
 
-    def _option(self, text: str) -> None:
+    def _option(self, text: str, folder: str) -> None:
         name, _, value = re.sub(r"[\s=]+", " ", text, count=1).partition(" ")
         if name in ("-e", "--editable") or text.startswith("-e"):
             raise Uncacheable(f"{_shown(text)!r} is an editable requirement")
@@ -130,16 +156,17 @@ class Requirements:
             raise Uncacheable(f"{_shown(text)!r} is an option that may mean anything")
         links = name in ("-f", "--find-links", "-i", "--index-url", "--extra-index-url")
         if links and "://" not in value and not os.path.isabs(value):
-            raise Uncacheable(f"{_shown(text)!r} is a folder of the project")
+            self.add_path(value, folder, f"{_shown(text)!r} is a folder of the project")
 
-    def _requirement(self, text: str, constraints: bool) -> None:
+    def _requirement(self, text: str, folder: str, constraints: bool) -> None:
         url = _NAMED_URL.match(text)
         target = url.group(1) if url else text.partition(";")[0].strip()
         if "://" in target or target.startswith("file:"):
-            self._url(target, text)
+            self._url(target, text, folder)
             return
         if url or target.startswith((".", "~")) or os.sep in target or target.endswith(_ARCHIVES):
-            raise Uncacheable(f"{_shown(text)!r} is a file or folder")
+            self.add_path(target, folder, f"{_shown(text)!r} is a file or folder")
+            return
         found = _NAME.match(target)
         if found is None:
             raise Uncacheable(f"{_shown(text)!r} is not understood")
@@ -149,10 +176,10 @@ class Requirements:
         elif not constraints:
             self._loose.add(name)
 
-    def _url(self, url: str, text: str) -> None:
+    def _url(self, url: str, text: str, folder: str) -> None:
         if url.startswith("file:"):
-            raise Uncacheable(f"{_shown(text)!r} is a file or folder")
-        if re.match(r"^[a-z]+\+", url):
+            self.add_path(url[len("file:") :], folder, f"{_shown(text)!r} is a file or folder")
+        elif re.match(r"^[a-z]+\+", url):
             if not _COMMIT.search(url):
                 raise Uncacheable(f"{_shown(text)!r} names no commit by its 40 digits")
         elif not _HASH.search(url):

@@ -49,6 +49,8 @@ GOOD: dict[str, Any] = {
         ({"source": []}, "source: a JSON object"),
         ({"environment": {"manager": "poetry"}}, "'poetry'"),
         ({"environment": {"manager": "conda"}}, "conda_file"),
+        ({"environment": {"manager": "packed"}}, "environment.path"),
+        ({"environment": {"manager": "uv", "path": "x"}}, "environment.path"),
         ({"retry": {"owner": "me"}}, "'me'"),
         ({"deadline_s": "60"}, "deadline_s"),
         ({"log_part_bytes": True}, "log_part_bytes"),
