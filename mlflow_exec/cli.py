@@ -259,7 +259,7 @@ def reconcile(
 
 @cli.command()
 @click.argument("uri", metavar="URI|reconciler")
-@click.option("--backend", "-b", default=None, help="k8s or ray; none for the reconciler.")
+@click.option("--backend", "-b", default=None, help="k8s, ray or yarn; none for the reconciler.")
 @_config
 @click.option("--entry-point", "-e", default="main", show_default=True)
 @click.option("--version", "-v", "version", default=None, help="Of a git project.")

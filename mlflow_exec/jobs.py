@@ -101,13 +101,18 @@ class JobStatus:
         exit_code: The entry point's exit code, where it is known.
         attempt: The number of starts so far that the scheduler knows of, from 1.
         hopeless: Whether a job that waits can come to no good end any more, so that whoever looks
-            after it ends it; ``failure`` says why.
+            after it ends it; ``failure`` says why. Of an end: that another submission would not
+            help.
+        rough: Of an end: whether a scheduler's `status` tells more of it than this, which is of a
+            list.
         held: Whether what the job waits for is nobody's fault and passes by itself (a queue, a
             suspension, a registry's rate limit), so that no grace or queue time-out counts it.
         waits_s: How long it has been QUEUED or STARTING, by the cluster's own clock and records,
             without what a queue or a suspension took; None where they do not tell.
         fails_s: How long what ``failure`` of a live job names has held it back, by the same.
         native: The scheduler's own record (conditions, events), for ``diagnosis.json``.
+        usage: What the job used so far, by metric (``memory_mib_seconds``, ``vcore_seconds``),
+            where the system counts it.
     """
 
     state: JobState
@@ -117,12 +122,15 @@ class JobStatus:
     attempt: int = 1
     held: bool = False
     hopeless: bool = False
+    rough: bool = field(default=False, compare=False)
     waits_s: float | None = field(default=None, compare=False)
     fails_s: float | None = field(default=None, compare=False)
     native: Mapping[str, Any] = field(default_factory=dict, compare=False, repr=False)
+    usage: Mapping[str, float] = field(default_factory=dict, compare=False)
 
 
 _HANDLE_SCHEMES = ("k8s", "ray-job+http", "ray-job+https", "yarn")
+_KNOWN = "k8s://, ray-job+http://, yarn://"
 
 
 @dataclass(frozen=True)
@@ -130,7 +138,7 @@ class JobHandle:
     """The address of a submitted job, valid on any machine; ``str()`` and ``parse()`` round-trip.
 
     Forms: ``k8s://<cluster>/<namespace>/<job>``, ``ray-job+http(s)://<host:port>/<submission_id>``,
-    ``yarn://<cluster>/<application_id>``.
+    ``yarn://<cluster>/<name>`` (the application's id is its uid).
 
     Attributes:
         scheme: Which kind of scheduler.
@@ -147,7 +155,7 @@ class JobHandle:
     def __post_init__(self) -> None:
         known = self.scheme in _HANDLE_SCHEMES and (self.scheme != "k8s" or len(self.path) == 2)
         if not known or not self.cluster or not all(self.path):
-            raise HandleError(f"job handle: {str(self)!r} is not one; known: k8s://, ray-job+http://")
+            raise HandleError(f"job handle: {str(self)!r} is not one; known: {_KNOWN}")
 
     @property
     def name(self) -> str:
@@ -168,7 +176,7 @@ class JobHandle:
         path = tuple(unquote(p) for p in parts.path.split("/")[1:])
         if not path or "@" in parts.netloc or parts.query or parts.fragment:
             shown = re.sub(r"//[^/]*@", "//…@", text)  # a user name and a password
-            raise HandleError(f"job handle: {shown!r} is not one; known: k8s://, ray-job+http://")
+            raise HandleError(f"job handle: {shown!r} is not one; known: {_KNOWN}")
         return cls(parts.scheme, parts.netloc, path, uid)
 
 

@@ -43,6 +43,13 @@ BACKENDS: tuple[Backend, ...] = (
         ("ray-job+http", "ray-job+https"),
         "ray",
     ),
+    Backend(
+        "yarn",
+        "mlflow_exec.schedulers.yarn:YarnScheduler",
+        "mlflow_exec.settings:YarnSettings",
+        ("yarn",),
+        "yarn",
+    ),
 )
 assert [b.name for b in BACKENDS] == sorted(b.name for b in BACKENDS), "keep BACKENDS sorted"
 

@@ -3,11 +3,22 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Mapping
 from dataclasses import asdict
 
+from mlflow import MlflowClient
+from mlflow.entities import Metric
+
 from mlflow_exec.credentials import hide
-from mlflow_exec.jobs import Failure, FailureCategory, JobHandle, JobState, JobStatus
+from mlflow_exec.jobs import (
+    JOB_NAME,
+    Failure,
+    FailureCategory,
+    JobHandle,
+    JobState,
+    JobStatus,
+)
 from mlflow_exec.runs.artifacts import RunArtifacts
 from mlflow_exec.runs.logs import FOLDER
 from mlflow_exec.runtime.end import (
@@ -72,3 +83,17 @@ def keep_diagnosis(
     }
     text = hide(json.dumps(data, indent=2, default=str, ensure_ascii=False))
     artifacts.write(DIAGNOSIS, text.encode("utf-8", "replace"))
+
+
+def keep_usage(client: MlflowClient, run_id: str, handle: JobHandle, status: JobStatus) -> None:
+    """Put what a job used on its run, as metrics whose step is the number of the submission.
+
+    Repeating it changes no value.
+    """
+    match = JOB_NAME.match(handle.name)
+    step = int(match.group(2)) if match else 1
+    now_ms = int(time.time() * 1000)
+    metrics = [
+        Metric(f"mlflow_exec.{name}", value, now_ms, step) for name, value in status.usage.items()
+    ]
+    client.log_batch(run_id, metrics=metrics)

@@ -280,6 +280,8 @@ class Reconciler:
             if status is None:
                 return self._missing(run)
             self._missing_since_s.pop(run_id, None)
+            if status.rough:
+                status = self._scheduler(run.handle).status(run.handle)
             if status.state.is_final:
                 return self._end(run, status)
             if run.has_end:

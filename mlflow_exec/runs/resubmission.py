@@ -75,16 +75,33 @@ def keep_submission(
     artifacts: RunArtifacts, plan: Plan, scheduler: Scheduler, settings: BackendSettings
 ) -> None:
     """Put on a run what its job's submission needs to be repeated; no secret is in a plan."""
-    if scheduler.submits_again and settings.infra_retries:
+    if scheduler.submits_again:
         objects = json.dumps([dict(item) for item in plan.objects]).encode()
-        for name, content in {**plan.data, _OBJECTS: objects}.items():
+        data = plan.data if settings.infra_retries else {}
+        for name, content in {**data, _OBJECTS: objects}.items():
             artifacts.write(f"{SUBMISSION}/{name}", content)
+
+
+def kept_objects(job: Job) -> list[Mapping[str, Any]]:
+    """Return the objects of the run's submission; none if they were not kept.
+
+    Raises:
+        ArtifactError: The run's artifacts cannot be had now.
+    """
+    try:
+        path = f"{SUBMISSION}/{_OBJECTS}"
+        found = path in job.artifacts.paths(SUBMISSION)
+        return list(json.loads(job.artifacts.read(path))) if found else []
+    except Exception as error:  # each artifact store has errors of its own
+        raise ArtifactError(f"run {job.run_id}: its artifacts cannot be read: {error}") from error
 
 
 def may_go_on(job: Job, status: JobStatus, tags: Mapping[str, str]) -> bool:
     """Whether a job that ended so is to be submitted again, as far as its run's tags tell."""
     why = status.failure
     if not job.scheduler.submits_again or status.state is not JobState.FAILED or why is None:
+        return False
+    if status.hopeless:  # a clock has ended it, and what is left of it may live
         return False
     # The first step's own trouble is not the cluster's: it ends alike each time.
     taken = why.category in _TAKEN and status.exit_code not in RESERVED_EXIT_CODES

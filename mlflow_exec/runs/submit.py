@@ -243,7 +243,8 @@ def submit(prepared: Prepared, progress: Progress) -> Job:
         address = prepared.scheduler.handle(plan)
         # From here on whatever is interrupted is found by the run, and by what the job is called.
         _open(store, run, prepared, address)
-        handle = prepared.scheduler.submit(plan)
+        with progress.working(prepared.scheduler.submitting):
+            handle = prepared.scheduler.submit(plan)
         store.set_tags(run_id, {TAG_HANDLE: str(handle), TAG_HANDLE_UID: handle.uid})
     except BaseException as error:
         if handle is not None:  # a run that cannot be written to has no use for a job
@@ -349,7 +350,7 @@ def _status_of(error: BaseException) -> JobStatus:
 # What is true of this machine only; another one that attaches has its own.
 _LOCAL_SETTINGS = {
     "kubeconfig", "context", "kube_context", "kube_job_template_path", "template", "patch",
-    "token_file", "ca_cert",
+    "token_file", "ca_cert", "hadoop_conf_dir", "principal", "keytab",
 }  # fmt: skip
 
 

@@ -140,6 +140,8 @@ class ExecSubmittedRun(SubmittedRun):  # type: ignore[misc]
         except JobNotFoundError:
             before = JobStatus(JobState.UNKNOWN)
         if before.state.is_final:
+            if before.state is JobState.CANCELLED:  # perhaps it was not carried out everywhere
+                job.scheduler.cancel(self.handle, timeout_s=job.settings.cancel_timeout_s)
             finish(job, before, keeper)
             return
         keeper.capture(job.scheduler, self.handle)

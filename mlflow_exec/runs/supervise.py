@@ -25,11 +25,11 @@ from mlflow_exec.errors import (
 )
 from mlflow_exec.jobs import Failure, FailureCategory, JobState, JobStatus
 from mlflow_exec.runs.clocks import Clocks
-from mlflow_exec.runs.ending import end_of, keep_diagnosis, written_end
+from mlflow_exec.runs.ending import end_of, keep_diagnosis, keep_usage, written_end
 from mlflow_exec.runs.job import Job
 from mlflow_exec.runs.logs import LogKeeper
 from mlflow_exec.runs.progress import Progress
-from mlflow_exec.runs.resubmission import go_on, used_retries
+from mlflow_exec.runs.resubmission import go_on, kept_objects, used_retries
 from mlflow_exec.runtime.end import (
     FINAL_STATES,
     TAG_ATTEMPT,
@@ -238,7 +238,8 @@ def give_up(job: Job, why: Failure) -> JobStatus:
             return ended
     except (CancelError, ClusterError) as error:
         message = f"{message} And the job could not be removed: {error}"
-    return JobStatus(JobState.FAILED, message, Failure(why.category, message, why.hint))
+    failure = Failure(why.category, message, why.hint)
+    return JobStatus(JobState.FAILED, message, failure, hopeless=True)
 
 
 def after_cancel(job: Job) -> JobStatus | None:
@@ -293,6 +294,11 @@ def finish(
             kept = False
             say(f"the diagnosis could not be kept on the run: {error}")
     write_end(job.store, job.run_id, end_of(status), by="client", also=keeper.tags)
+    if status.usage:
+        try:
+            keep_usage(job.client, job.run_id, job.handle, status)
+        except MlflowException as error:
+            say(f"what the job used could not be written on the run: {error}")
     return kept and retire(job, progress)
 
 
@@ -328,7 +334,8 @@ def retire(
         Whether that is done.
     """
     try:
-        job.scheduler.retire(job.handle, getattr(job.settings, "ttl_s", None))
+        ttl_s = getattr(job.settings, "ttl_s", None)
+        job.scheduler.retire(job.handle, ttl_s, lambda: kept_objects(job))
         job.store.set_tags(job.run_id, {**(tags or {}), TAG_KEPT: "true"})
     except (MlflowExecError, MlflowException) as error:
         if progress is not None:

@@ -113,10 +113,12 @@ class Scheduler(ABC):
         template: The built-in template of its jobs, below ``deploy_templates/``.
         submits_again: Whether ``infra_retries`` are new submissions by whoever finds that the
             cluster took a job, because the system itself starts a job once.
+        submitting: What is shown while a job is submitted.
     """
 
     template: ClassVar[str]
     submits_again: ClassVar[bool] = False
+    submitting: ClassVar[str] = "submitting the job"
 
     def shares_this_machine(self) -> bool:
         """Whether jobs run where this process runs, so that they can use its local stores; pure."""
@@ -241,12 +243,19 @@ class Scheduler(ABC):
         """
 
     @abstractmethod
-    def retire(self, handle: JobHandle, after_s: int | None) -> None:
+    def retire(
+        self,
+        handle: JobHandle,
+        after_s: int | None,
+        objects: Callable[[], Sequence[Mapping[str, Any]]] = tuple,
+    ) -> None:
         """Let the cluster forget a finished job, now that all that matters of it was kept.
 
         Args:
             handle: The job.
             after_s: So long after its end; None to leave it there.
+            objects: Returns those of its plan, as they were printed, for a scheduler that has
+                put files somewhere on their behalf; none where they were not kept.
         """
 
     @abstractmethod

@@ -30,12 +30,14 @@ from mlflow_exec.settings.reading import (
     load_config,
     parse_settings,
 )
-from mlflow_exec.settings.secrets import NodeSecret, SecretReference
+from mlflow_exec.settings.secrets import ClientSecret, NodeSecret, SecretReference
+from mlflow_exec.settings.yarn import YarnAcls, YarnEnvironmentCache, YarnSettings
 
 __all__ = [
     "GIB",
     "BackendSettings",
     "Bytes",
+    "ClientSecret",
     "Cpu",
     "KubernetesEnvironmentCache",
     "KubernetesSettings",
@@ -47,6 +49,9 @@ __all__ = [
     "Seconds",
     "SecretReference",
     "Settings",
+    "YarnAcls",
+    "YarnEnvironmentCache",
+    "YarnSettings",
     "expand_file",
     "json_schema",
     "known_keys",

@@ -71,6 +71,34 @@ class NodeSecret(Settings):
         return self
 
 
+class ClientSecret(Settings):
+    """Where the value of a secret variable comes from: exactly one of the two."""
+
+    env: str | None = Field(
+        None, description="A variable of the submitting process; it travels in a file of its own "
+        "that only the job's user can read."
+    )
+    file: str | None = Field(None, description=_FILE)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_yarn(cls, given: Any) -> Any:
+        elsewhere = {"node_env", "secret", "key"} & set(given) if isinstance(given, dict) else set()
+        if elsewhere:
+            raise ValueError(
+                f"{min(elsewhere)!r} is not for YARN: 'env' names a variable of the submitting "
+                f"process, 'file' a file on the nodes"
+            )
+        return given
+
+    @model_validator(mode="after")
+    def _one_source(self) -> ClientSecret:
+        if (self.env is None) == (self.file is None):
+            raise ValueError("exactly one of 'env' and 'file' is needed")
+        _check_file(self.file)
+        return self
+
+
 def _check_file(path: str | None) -> None:
     if path is not None and not path.startswith(("/", "~/")):
         raise ValueError("file: it begins with '/' or '~/'")

@@ -92,7 +92,8 @@ def test_every_template_is_in_the_wheel_and_renders(installed: Installed, tmp_pa
     for name, objects in rendered.items():
         assert objects, name
         for item in objects:
-            given = item.get("submission_id") or item["metadata"]["name"]
+            own = item.get("submission_id") or item.get("name")
+            given = own or item["metadata"]["name"]
             assert given == {"a": 'b: "c"'}, name
 
 
@@ -102,13 +103,14 @@ def test_mlflow_finds_the_backends_and_the_command_is_there(
     code = (
         "from mlflow.projects.backend.loader import load_backend\n"
         "from importlib.metadata import distribution\n"
-        "for name in ('k8s', 'ray'): print(type(load_backend(name)).__module__)\n"
+        "for name in ('k8s', 'ray', 'yarn'): print(type(load_backend(name)).__module__)\n"
         "points = distribution('mlflow-exec').entry_points\n"
         "[script] = points.select(group='console_scripts'); print(script.load().__name__)\n"
     )
     assert installed.run(code, tmp_path).split() == [
         "mlflow_exec.plugins.project_k8s",
         "mlflow_exec.plugins.project_ray",
+        "mlflow_exec.plugins.project_yarn",
         "main",
     ]
 

@@ -11,7 +11,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -229,7 +229,12 @@ class KubernetesScheduler(Scheduler):
         """See :meth:`~.Scheduler.cancel`."""
         cancel(self._client_of(handle), handle, timeout_s)
 
-    def retire(self, handle: JobHandle, after_s: int | None) -> None:
+    def retire(
+        self,
+        handle: JobHandle,
+        after_s: int | None,
+        objects: Callable[[], Sequence[Mapping[str, Any]]] = tuple,
+    ) -> None:
         """See :meth:`~.Scheduler.retire`."""
         if after_s is None:
             return

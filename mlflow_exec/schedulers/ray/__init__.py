@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 from urllib.parse import urlsplit
@@ -301,7 +301,12 @@ class RayScheduler(Scheduler):
                 )
             time.sleep(_POLL_S)
 
-    def retire(self, handle: JobHandle, after_s: int | None) -> None:
+    def retire(
+        self,
+        handle: JobHandle,
+        after_s: int | None,
+        objects: Callable[[], Sequence[Mapping[str, Any]]] = tuple,
+    ) -> None:
         """Do nothing: Ray keeps the records of finished jobs, small as they are, by itself.
 
         Deleting one would let its id be taken again, and ids are never to be used twice.
