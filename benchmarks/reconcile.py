@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import io
 import math
-import sqlite3
 import sys
 import tempfile
 import time
@@ -22,7 +21,7 @@ import uuid
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,6 +31,7 @@ from rich.console import Console
 
 from benchmarks import nobody
 from benchmarks.figures import show
+from benchmarks.open_runs import insert
 from benchmarks.sent import Sent, sent, show_kinds
 from mlflow_exec.cli import parse_config
 from mlflow_exec.clients.kubernetes import KubernetesClient
@@ -50,7 +50,7 @@ LIMIT_S = 60.0
 # pod's log and the Job's ttl.
 MLFLOW_REQUESTS = 12
 CLUSTER_REQUESTS = 2
-_RUNS_PAGE = 1000
+RUNS_PAGE = 1000
 _WRITERS = 8
 _KILLED = {"terminated": {"exitCode": 137, "reason": "OOMKilled", "startedAt": None}}
 _DONE = {"terminated": {"exitCode": 0, "reason": "Completed", "startedAt": None}}
@@ -82,25 +82,8 @@ class World:
         """Make runs and jobs up to this size; return the states of those that ended, by run."""
         with ThreadPoolExecutor(_WRITERS) as pool:
             made = list(pool.map(lambda n: self._one(n, size), range(size.runs - there)))
-        runs = [self._row(tags) for tags, _ in made]
-        rows = [(tags["run"], *pair) for tags, _ in made for pair in tags.items()]
-        # All at once, into the server's own tables; by its API it takes hours.
-        with closing(sqlite3.connect(self.server.dir / "mlflow.db", timeout=60)) as database:
-            names = ", ".join(f":{name}" for name in runs[0])
-            database.executemany(f"INSERT INTO runs ({', '.join(runs[0])}) VALUES ({names})", runs)
-            database.executemany("INSERT INTO tags (run_uuid, key, value) VALUES (?, ?, ?)", rows)
-            database.commit()
+        insert(self.server, self.experiment_id, [tags for tags, _ in made])
         return {tags["run"]: state for tags, state in made if state}
-
-    def _row(self, tags: dict[str, str]) -> dict[str, Any]:
-        place = f"mlflow-artifacts:/{self.experiment_id}/{tags['run']}/artifacts"
-        return {
-            "run_uuid": tags["run"], "name": "benchmark", "source_type": "UNKNOWN",
-            "source_name": "", "entry_point_name": "", "source_version": "", "user_id": "user",
-            "status": "RUNNING", "start_time": int(time.time() * 1000),
-            "lifecycle_stage": "active", "artifact_uri": place,
-            "experiment_id": int(self.experiment_id),
-        }  # fmt: skip
 
     def _one(self, number: int, size: Size) -> tuple[dict[str, str], str]:
         """Make one job; return the tags of its run, and the state if it has ended."""
@@ -177,7 +160,7 @@ def check(
 def excess(noted: Sent, size: Size) -> list[str]:
     """Return where the requests are more than pages and ended runs explain."""
     pages = math.ceil(size.runs / PAGE)
-    run_pages = math.ceil((size.runs + 1) / _RUNS_PAGE)
+    run_pages = math.ceil((size.runs + 1) / RUNS_PAGE)
     cluster, mlflow = noted.kinds(to_mlflow=False), noted.kinds(to_mlflow=True)
     lists = "GET /apis/batch/v1/namespaces/*/jobs", "GET /api/v1/namespaces/*/pods"
     search = "POST /api/2.0/mlflow/runs/search"

@@ -1,7 +1,7 @@
 """Every HTTP request that this process sends, whoever sends it, by kind and with its time.
 
-Both MLflow's client and Kubernetes' stand on urllib3, so that one place sees all of them, retries
-included.
+MLflow's client, Kubernetes' and those of Hadoop's daemons stand on urllib3, so that one place sees
+all of them, retries included.
 """
 
 from __future__ import annotations
@@ -18,7 +18,9 @@ from typing import Any
 import urllib3
 
 WRITES = ("POST", "PUT", "PATCH", "DELETE")
-_NAMES = re.compile(r"mlflow-[0-9a-f]{32}-\d+(-pod)?|[0-9a-f]{32}|(?<=/namespaces/)[^/]+(?=/)")
+_NAMES = re.compile(
+    r"mlflow-[0-9a-f]{32}-\d+(-pod)?|[0-9a-f]{32}|(?<=/namespaces/)[^/]+(?=/)|application_\d+_\d+"
+)
 _MLFLOW = re.compile(r"^/api/[\d.]+/mlflow(-artifacts)?/")
 
 

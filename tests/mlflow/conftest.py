@@ -14,11 +14,16 @@ from kubernetes import client
 from tests.clusters.processes import appears
 from tests.clusters.pytest_kubernetes import KubernetesCluster, unavailable
 from tests.clusters.pytest_ray import require_ray
+from tests.clusters.pytest_yarn import running
 from tests.clusters.ray_head import RayHead, ray_head
+from tests.clusters.yarn.cluster import YarnCluster
 from tests.mlflow.interventions import offer
 from tests.mlflow.k8s_runs import K8sRuns
 from tests.mlflow.ray_runs import RayRuns
+from tests.mlflow.yarn_faults import FRAIL
+from tests.mlflow.yarn_runs import YarnRuns
 from tests.servers import MlflowServer, mlflow_server
+from tests.yarn_client import use
 
 
 @pytest.fixture(scope="session")
@@ -127,6 +132,59 @@ def ray(
     monkeypatch.setenv("MLFLOW_EXEC_HOME", str(tmp_path / "home"))
     mlflow.set_tracking_uri(ray_tracking.url)
     runs = RayRuns(ray_tracking, tmp_path, own_ray)
+    yield runs
+    runs.close()
+    mlflow.set_tracking_uri(None)
+
+
+@pytest.fixture(scope="session")
+def yarn_tracking(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MlflowServer]:
+    """A tracking server that containers on this machine reach."""
+    with mlflow_server(tmp_path_factory.mktemp("yarn-tracking")) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def frail_yarn_cluster() -> Iterator[YarnCluster]:
+    """A YARN that tests may hurt; each leaves it whole, and empty."""
+    with running(YarnCluster(properties=FRAIL)) as cluster:
+        yield cluster
+
+
+@pytest.fixture(scope="module")
+def frail(
+    frail_yarn_cluster: YarnCluster,
+    yarn_tracking: MlflowServer,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[YarnRuns]:
+    """Submissions of all tests of a module to a YARN that they may hurt."""
+    folder = tmp_path_factory.mktemp("submissions")
+    with pytest.MonkeyPatch.context() as patch, yarn_submissions(
+        frail_yarn_cluster, yarn_tracking, folder, patch
+    ) as runs:
+        yield runs
+
+
+@pytest.fixture
+def yarn(
+    yarn_cluster: YarnCluster,
+    yarn_tracking: MlflowServer,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Iterator[YarnRuns]:
+    """Submissions to a real YARN."""
+    with yarn_submissions(yarn_cluster, yarn_tracking, tmp_path, monkeypatch) as runs:
+        yield runs
+
+
+@contextmanager
+def yarn_submissions(
+    cluster: YarnCluster, server: MlflowServer, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[YarnRuns]:
+    """Submissions to any YARN of the tests."""
+    use(cluster, monkeypatch)
+    mlflow.set_tracking_uri(server.url)
+    runs = YarnRuns(server, folder, cluster)
     yield runs
     runs.close()
     mlflow.set_tracking_uri(None)

@@ -2,6 +2,7 @@
 
 A point is written ``before 2 POST /api/2.0/mlflow/runs/log-batch``: the second such call of the
 process. Threads interleave differently each time; so calls are counted by name, not overall.
+``within`` is when a part of a file has been sent, or soon after a step began.
 """
 
 from __future__ import annotations
@@ -11,15 +12,16 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, ClassVar, Generic, TypeVar
 
 from mlflow_exec.testing.collecting import until
 from tests.mlflow.k8s_runs import K8sRuns
 from tests.mlflow.submitted_runs import SubmittedRuns
+from tests.mlflow.yarn_runs import YarnRuns
 
 Runs = TypeVar("Runs", bound=SubmittedRuns)
 
@@ -42,8 +44,11 @@ def say(line):
 
 def name_of(method, url, body):
     parts = urlsplit(url)
+    query = parse_qs(parts.query)
     path = re.sub("(?<=/pods/)[^/]+", "POD", re.sub("[0-9a-f]{32}", "RUN", parts.path))
-    told = sorted({"watch", "dryRun"} & set(parse_qs(parts.query)))
+    path = re.sub("[.][0-9a-f]{8}[.]part$", ".PART", path)
+    path = re.sub("(application|container)_[0-9_]+", lambda match: match[1].upper(), path)
+    told = [*sorted({"watch", "dryRun"} & set(query)), *query.get("op", [])]
     if method == "PATCH":
         change = json.loads(body)
         told += change if isinstance(change, dict) else ["JSON"]
@@ -59,13 +64,29 @@ def reached(point):
             time.sleep(0.05)
 
 
-def urlopen(self, method, url, body=None, *args, **kwargs):
-    name = name_of(method, url, body)
+class Body:  # a file that is sent, which is read piece by piece
+    def __init__(self, file, call):
+        self.file, self.call, self.pieces = file, call, 0
+
+    def read(self, *size):
+        self.pieces += 1
+        if self.pieces == 2:
+            reached(f"within {self.call}")
+        return self.file.read(*size)
+
+
+def begin(name):
     with lock:
         counts[name] = counts.get(name, 0) + 1
         call = f"{counts[name]} {name}"
     say(call)
     reached(f"before {call}")
+    return call
+
+
+def urlopen(self, method, url, body=None, *args, **kwargs):
+    call = begin(name_of(method, url, body))
+    body = Body(body, call) if hasattr(body, "read") else body
     inside.urlopen = True
     try:
         answer = send(self, method, url, body, *args, **kwargs)
@@ -73,6 +94,20 @@ def urlopen(self, method, url, body=None, *args, **kwargs):
         inside.urlopen = False
     reached(f"after {call}")
     return answer
+
+
+def counted(name, step):
+    def counting(*args, **kwargs):
+        call = begin(name)
+        soon = threading.Timer(0.3, reached, [f"within {call}"])
+        soon.daemon = True
+        soon.start()
+        result = step(*args, **kwargs)
+        soon.cancel()
+        reached(f"after {call}")
+        return result
+
+    return counting
 
 
 def on_event(event, arguments):
@@ -88,10 +123,11 @@ sys.addaudithook(on_event)
 # Importing MLflow takes seconds, so it is done once, by a process that each client is forked from
 # before anything was sent. A process in between waits for it, and writes down how it ended.
 _FORKS = """
-import json, os, signal, sys
+import importlib, json, os, signal, sys
+import sitecustomize
 import mlflow.cli, mlflow.projects, mlflow_exec.cli
 import mlflow_exec.plugins.project_k8s, mlflow_exec.runs.attach, mlflow_exec.runs.submit
-import mlflow_exec.schedulers.kubernetes, mlflow_exec.schedulers.ray
+import mlflow_exec.schedulers.kubernetes, mlflow_exec.schedulers.ray, mlflow_exec.schedulers.yarn
 
 signal.signal(signal.SIGCHLD, signal.SIG_IGN)
 for line in sys.stdin:
@@ -111,6 +147,9 @@ for line in sys.stdin:
     os.dup2(said, 1)
     os.dup2(said, 2)
     os.environ.update(order["environment"])
+    for name, (module, owner, method) in order["steps"].items():
+        owner = getattr(importlib.import_module(module), owner)
+        setattr(owner, method, sitecustomize.counted(name, getattr(owner, method)))
     sys.argv = order["arguments"]
     commands = {"mlflow": mlflow.cli.cli, "mlflow-exec": mlflow_exec.cli.main}
     sys.exit(commands[sys.argv[0]]())
@@ -165,15 +204,30 @@ class Client:
 
     def said(self) -> str:
         """Return what it printed, when it is over."""
-        return f"exit code {self.code}\n{(self.folder / 'said').read_text()}"
+        return f"exit code {self.code}\n{self.said_so_far()}"
+
+    def said_so_far(self) -> str:
+        """Return what it has printed; nothing before it has begun."""
+        file = self.folder / "said"
+        return file.read_text() if file.exists() else ""
 
 
 @dataclass
 class ClientsOf(Generic[Runs]):
-    """Starts clients with a wrapper around what they send."""
+    """Starts clients with a wrapper around what they send.
+
+    Attributes:
+        runs: What they submit to.
+        started: All of them.
+        settings: Of the backend, with which every kind of call is made.
+        steps: What counts as a call though urllib3 does not send it, by name: the module, the
+            class and the method that does it.
+    """
 
     runs: Runs
     started: list[Client] = field(default_factory=list)
+    settings: ClassVar[Mapping[str, Any]] = {"source": "artifact"}
+    steps: ClassVar[Mapping[str, tuple[str, str, str]]] = {}
     _forks: subprocess.Popen[str] | None = None
 
     @property
@@ -193,7 +247,7 @@ class ClientsOf(Generic[Runs]):
         folder.mkdir()
         order = {
             "arguments": arguments, "said": str(folder / "said"), "ended": str(folder / "ended"),
-            "environment": {
+            "steps": dict(self.steps), "environment": {
                 "TMPDIR": str(folder), "CALLS": str(folder / "calls"), "KILL_AT": point,
                 "HOLD_AT": hold_at, "GO_ON": str(folder / "go-on"),
             },
@@ -207,7 +261,7 @@ class ClientsOf(Generic[Runs]):
         self, project: Path, *options: str, point: str = "", hold_at: str = "", **changes: Any
     ) -> Client:
         """Start ``mlflow run`` of what makes every kind of call; further settings by name."""
-        settings = {"source": "artifact", "secrets": {"A": {"env": "A_SECRET"}}, **changes}
+        settings = {**self.settings, "secrets": {"A": {"env": "A_SECRET"}}, **changes}
         arguments = self.runs.arguments(project, **settings)
         options = ("--experiment-id", self.runs.experiment_id, *options)
         return self._start(*arguments, *options, point=point, hold_at=hold_at)
@@ -241,3 +295,13 @@ class Clients(ClientsOf[K8sRuns]):
     @property
     def k8s(self) -> K8sRuns:
         return self.runs
+
+
+class YarnClients(ClientsOf[YarnRuns]):
+    """Clients of jobs on YARN, which are submitted by a process of Java."""
+
+    settings: ClassVar[Mapping[str, Any]] = {"source": "hdfs"}
+    steps: ClassVar[Mapping[str, tuple[str, str, str]]] = {
+        "START": ("mlflow_exec.clients.skein_process", "DriverProcess", "__init__"),
+        "SUBMIT": ("mlflow_exec.clients.skein", "_Running", "submit"),
+    }

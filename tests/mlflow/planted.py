@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import base64
+import io
 import json
 import secrets
 import subprocess
 import sys
 import urllib.parse
+import zipfile
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,6 +20,7 @@ from mlflow import MlflowClient
 
 from tests.servers import MlflowServer
 
+_LARGEST_ZIP_BYTES = 4 * 1024**2
 # Prints all that a job has in its environment, in pieces and in several forms.
 TELLS = """
 import base64, json, os, sys, time, urllib.parse
@@ -69,10 +73,12 @@ class Planted:
     Attributes:
         values: By what they are.
         seen: Where each was found.
+        opens_zips: Whether to look into zips, of which some hold the project's own files.
     """
 
     values: dict[str, str] = field(default_factory=dict)
     seen: dict[str, list[str]] = field(default_factory=dict)
+    opens_zips: bool = False
 
     def plant(self, name: str, alphabet: str = "+/") -> str:
         """Return a new random value.
@@ -86,8 +92,9 @@ class Planted:
 
     def search(self, place: str, data: bytes) -> None:
         """Look for every value in some bytes: as it is, in base64, URL-quoted."""
+        texts = [data, *(_unpacked(data) if self.opens_zips else [])]
         for name, value in self.values.items():
-            if any(form in data for form in _forms(value)):
+            if any(form in text for form in _forms(value) for text in texts):
                 self.seen.setdefault(name, []).append(place)
 
     def search_files(self, place: str, folders: Iterable[Path]) -> int:
@@ -95,9 +102,10 @@ class Planted:
         count = 0
         for folder in folders:
             for path in folder.rglob("*"):
-                if path.is_file() and not path.is_symlink():
-                    self.search(f"{place}: {path.relative_to(folder)}", path.read_bytes())
-                    count += 1
+                with suppress(FileNotFoundError):  # a living system removes some meanwhile
+                    if path.is_file() and not path.is_symlink():
+                        self.search(f"{place}: {path.relative_to(folder)}", path.read_bytes())
+                        count += 1
         return count
 
     def search_run(self, server: MlflowServer, run_id: str, folder: Path) -> None:
@@ -126,6 +134,17 @@ def _forms(value: str) -> set[bytes]:
     inner = {base64.b64encode(b"x" * n + raw + b"xxx")[4:24] for n in range(3)}
     safe = {form.replace(b"+", b"-").replace(b"/", b"_") for form in inner}
     return {raw, urllib.parse.quote(value, safe="").encode(), *inner, *safe}
+
+
+def _unpacked(data: bytes) -> list[bytes]:
+    """Return the files in a zip; none of what is no zip, or too large to be one of ours."""
+    if not data.startswith(b"PK") or len(data) > _LARGEST_ZIP_BYTES:
+        return []
+    try:
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            return [archive.read(name) for name in archive.namelist()]
+    except (zipfile.BadZipFile, NotImplementedError):
+        return []
 
 
 def submitted_by_a_client(

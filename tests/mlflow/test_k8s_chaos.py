@@ -26,8 +26,8 @@ from mlflow_exec.testing.collecting import until
 from tests.clusters.kubernetes.faulty_api import RETRY_AFTER_S, FaultyApi, by_chance, faulty_api
 from tests.clusters.pytest_kubernetes import unavailable
 from tests.mlflow.k8s_runs import K8sRuns
+from tests.mlflow.killed_submissions import PROGRAM as COUNTS_ITS_START
 from tests.mlflow.many_jobs import Order
-from tests.mlflow.test_k8s_killed_client import PROGRAM as COUNTS_ITS_START
 
 MLPROJECT = """
 name: chaos

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,23 +9,22 @@ import pytest
 from kubernetes import client as kubernetes
 from mlflow.entities import Run
 
-from mlflow_exec.errors import HandleError
-from mlflow_exec.runs.attach import attach
 from mlflow_exec.runs.reconcile import Reconciler
-from mlflow_exec.testing.collecting import Collected, until, within
+from mlflow_exec.testing.collecting import until
 from tests.mlflow.k8s_runs import K8sRuns
-from tests.mlflow.killed_clients import Client, Clients, both, writes
+from tests.mlflow.killed_clients import Clients, both, writes
+from tests.mlflow.killed_submissions import (
+    CREATES,
+    PROGRAM,
+    come_back,
+    has_its_true_end,
+    kill_at,
+    reconcile,
+    run_to_its_end,
+    runs_of,
+    starts,
+)
 
-PROGRAM = """
-import json, os, time, urllib.request
-
-metric = {"run_id": os.environ["MLFLOW_RUN_ID"], "key": "starts", "value": 1,
-          "timestamp": time.time_ns() // 1_000_000}
-url = os.environ["MLFLOW_TRACKING_URI"] + "/api/2.0/mlflow/runs/log-metric"
-kind = {"Content-Type": "application/json"}
-urllib.request.urlopen(urllib.request.Request(url, json.dumps(metric).encode(), kind))
-"""
-CREATES = "1 POST /api/2.0/mlflow/runs/create"
 TTL_S = 3600
 AT_A_TIME = 6
 
@@ -37,75 +35,6 @@ def clients(k8s: K8sRuns) -> Iterator[Clients]:
     clients = Clients(k8s)
     yield clients
     clients.close()
-
-
-def run_to_its_end(clients: Clients, project: Path, *options: str) -> list[str]:
-    """Return the calls of a client that nobody kills."""
-    client = clients.mlflow_run(project, *options, ttl_s=TTL_S)
-    assert client.code == 0, client.said()
-    calls = client.calls()
-    assert not [call for call in calls if call.startswith("past the count")], calls
-    return calls
-
-
-def kill_at(clients: Clients, project: Path, points: list[str]) -> list[Client]:
-    """Start one client for each point; its run has the number of the point."""
-    killed = []
-    for number, point in enumerate(points):
-        clients.room(AT_A_TIME)
-        name = ("--run-name", str(number))
-        killed.append(clients.mlflow_run(project, *name, point=point, ttl_s=TTL_S))
-    clients.room(1)
-    for client in killed:
-        # A first call that writes is made each time; how often is asked may differ.
-        may_differ = client.point.split()[1] != "1" or "GET" in client.point
-        assert client.killed or (may_differ and client.code == 0), client.said()
-    return killed
-
-
-def reconcile(k8s: K8sRuns) -> None:
-    """Go on until all of each run of this test is kept; submissions count as over at once."""
-    stop = threading.Event()
-    reconciler = Reconciler(k8s.mlflow, {"k8s": {}}, lost_grace_s=2, unconfirmed_s=0)
-    seen = Collected(reconciler.forever(2, stop))
-    ours = [run.info.run_id for run in runs_of(k8s)]
-
-    def is_kept(run_id: str) -> bool:
-        return bool(k8s.mlflow.get_run(run_id).data.tags["mlflow_exec.kept"] == "true")
-
-    until(lambda: all(map(is_kept, ours)), "all runs have ended, and nothing is left to keep", 180)
-    stop.set()
-    assert not [o for o in seen.all() if o.run_id in ours and o.action == "unknown"]
-
-
-def runs_of(k8s: K8sRuns) -> list[Run]:
-    return list(k8s.mlflow.search_runs([k8s.experiment_id], order_by=["start_time"]))
-
-
-def starts(k8s: K8sRuns, run: Run) -> int:
-    """Return how often the program was started."""
-    return len(k8s.mlflow.get_metric_history(run.info.run_id, "starts"))
-
-
-def come_back(run: Run, *, ran: bool) -> None:
-    """Attach to a run that has ended, as a user does who wants to know what became of it."""
-    if "mlflow_exec.handle" not in run.data.tags:
-        with pytest.raises(HandleError, match="it has no job"):
-            attach(run.info.run_id)
-        return
-    submitted = attach(run.info.run_id)
-    assert within(60, submitted.wait) == ran
-
-
-def has_its_true_end(k8s: K8sRuns, run: Run, point: str) -> None:
-    tags, ran = run.data.tags, starts(k8s, run)
-    assert ran <= 1, point
-    if ran:
-        assert (run.info.status, tags["mlflow_exec.state"]) == ("FINISHED", "SUCCEEDED"), point
-        return
-    assert (run.info.status, tags["mlflow_exec.state"]) == ("FAILED", "FAILED"), point
-    assert tags["mlflow_exec.failure.category"] == "infrastructure", point
-    assert "submission was interrupted" in tags["mlflow_exec.failure.message"], point
 
 
 def nothing_is_left(k8s: K8sRuns, before: set[str]) -> None:
@@ -136,10 +65,10 @@ def check(clients: Clients, project: Path, calls: list[str], points: list[str]) 
     """Kill a client at each point, look after the runs as a user does, and look what became."""
     k8s = clients.k8s
     before, earlier = k8s.objects(), {run.info.run_id for run in runs_of(k8s)}
-    killed = kill_at(clients, project, points)
+    killed = kill_at(clients, project, points, AT_A_TIME, ttl_s=TTL_S)
     reconcile(k8s)
     for run in runs_of(k8s):
-        come_back(run, ran=starts(k8s, run) > 0)
+        come_back(k8s, run)
     runs: dict[int, Run] = {}
     for run in runs_of(k8s):
         if run.info.run_id not in earlier:
@@ -161,7 +90,7 @@ def check(clients: Clients, project: Path, calls: list[str], points: list[str]) 
 
 def test_a_client_may_be_killed_before_and_after_what_it_writes(clients: Clients) -> None:
     project = clients.k8s.project(PROGRAM)
-    calls = run_to_its_end(clients, project)
+    calls = run_to_its_end(clients, project, ttl_s=TTL_S)
     points = both([call for call in calls if writes(call)])
     some_that_ask = both([call for call in calls if not writes(call)])[::9]
     check(clients, project, calls, points + some_that_ask)
@@ -170,7 +99,7 @@ def test_a_client_may_be_killed_before_and_after_what_it_writes(clients: Clients
 @pytest.mark.large
 def test_a_client_may_be_killed_before_and_after_every_call(clients: Clients) -> None:
     project = clients.k8s.project(PROGRAM)
-    calls = run_to_its_end(clients, project)
+    calls = run_to_its_end(clients, project, ttl_s=TTL_S)
     check(clients, project, calls, both(calls))
 
 
