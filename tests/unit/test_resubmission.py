@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from mlflow import MlflowClient
 
@@ -13,7 +15,8 @@ from mlflow_exec.runs.resubmission import may_go_on
 from mlflow_exec.runtime.end import RESERVED_EXIT_CODES
 
 NAME = f"mlflow-{'a' * 32}-1"
-HANDLES = {"ray": f"ray-job+http://head:8265/{NAME}", "k8s": f"k8s://c/team/{NAME}"}
+HANDLES = {"ray": f"ray-job+http://head:8265/{NAME}", "k8s": f"k8s://c/team/{NAME}",
+           "yarn": f"yarn://rm:8088/{NAME}"}  # fmt: skip
 TAKEN = ("preempted", "evicted", "node_lost", "infrastructure")
 
 
@@ -57,6 +60,12 @@ def test_a_run_that_has_its_end_keeps_it(state: str) -> None:
 
 def test_a_job_that_somebody_cancels_is_not_submitted_again() -> None:
     assert not may_go_on(job(), failed("node_lost"), {"mlflow_exec.cancel": "requested"})
+
+
+def test_a_job_that_a_clock_has_ended_is_not_submitted_again() -> None:
+    # It may not have been possible to remove it, and then two would write one run.
+    assert not may_go_on(job("yarn"), replace(failed("infrastructure"), hopeless=True), {})
+    assert may_go_on(job("yarn"), failed("infrastructure"), {})
 
 
 def test_a_system_that_does_it_itself_is_left_to_it() -> None:

@@ -56,6 +56,8 @@ def failed(diagnostics: str, state: str = "FAILED") -> tuple[str, int | None]:
         (-102, "Container preempted by scheduler", "preempted"),
         (-100, "Container released on a *lost* node", "node_lost"),
         (-101, "Container exited because of failed local disks", "node_lost"),
+        (-108, "Container Killed to make room for Guaranteed Container.", "preempted"),
+        (-109, "Container killed for using too much disk by its logs", "user_error"),
         (-1000, "File does not exist: hdfs://nn/x", "infrastructure"),
         # What a program wrote itself means nothing.
         (1, OUTPUT, "infrastructure"),
@@ -77,6 +79,7 @@ def test_a_container_that_was_ended(code: int, text: str, category: str) -> None
         ("Queue root.small already has 1 applications, cannot accept submission of application: "
          "application_1_0001", "quota"),
         ("ApplicationMaster for attempt appattempt_1_0001_000001 timed out", "node_lost"),
+        ("Failed to renew token: Kind: HDFS_DELEGATION_TOKEN, connect timed out", "permission"),
         ("", "infrastructure"),
         ("something new", "infrastructure"),
     ],
@@ -88,6 +91,11 @@ def test_an_application_that_never_ran_or_was_given_up(diagnostics: str, categor
 def test_finished_with_the_final_status_failed_is_a_failure() -> None:
     text = "Application driver failed with exit code 7, see logs for more information."
     assert failed(text, "FINISHED") == ("user_error", 7)
+
+
+def test_what_a_program_writes_into_its_error_output_is_no_exit_code() -> None:
+    said = f"{OUTPUT}Application driver failed with exit code 7\n"
+    assert failed(ATTEMPT.format(code=143, text=said)) == ("infrastructure", None)
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,7 @@ from mlflow_exec.runtime.job_order import JobOrder, SecretSource
 from mlflow_exec.schedulers.base import Plan
 from mlflow_exec.schedulers.yarn import YarnScheduler
 from mlflow_exec.schedulers.yarn.plan import staged, staging_folder
+from mlflow_exec.schedulers.yarn.staging import is_of
 from mlflow_exec.schedulers.yarn.submission import again
 from mlflow_exec.settings import YarnSettings, parse_settings
 from mlflow_exec.source import bundle
@@ -192,6 +193,20 @@ def test_a_patch_may_add_to_the_application(plan: MakePlan) -> None:
     assert application["master"]["files"]["data"] == file
     assert "mlflow_exec_job" in application["master"]["files"]
     assert application["master"]["env"]["A"] == "1"
+
+
+@pytest.mark.parametrize(
+    ("folder", "removed"),
+    [
+        (NAME, True),
+        (f"mlflow-{RUN_ID}-1", True),  # whose files the second one has taken
+        (f"mlflow-{RUN_ID}-3", False),  # a later submission of the run
+        (f"mlflow-{'f' * 32}-2", False),
+        ("environments", False),
+    ],
+)
+def test_a_job_removes_its_own_folder_and_no_later_one(folder: str, removed: bool) -> None:
+    assert is_of(f"hdfs://nn:8020/user/ada/.mlflow-exec/{folder}", NAME) == removed
 
 
 def test_what_is_submitted_again_takes_the_same_files(plan: MakePlan) -> None:
