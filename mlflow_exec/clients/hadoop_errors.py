@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import html
 import re
-import ssl
 
 import requests
 
 from mlflow_exec.clients.hadoop_login import SIGN_IN, Login
 from mlflow_exec.clients.pauses import retry_after_s
+from mlflow_exec.clients.tls import tls_refusal
 from mlflow_exec.errors import (
     AccessDeniedError,
     ClusterError,
@@ -61,8 +61,6 @@ _TAG = re.compile(r"<[^>]*>")
 _PAGE_MESSAGE = re.compile(r"<th>MESSAGE:</th>\s*<td>(.*?)</td>", re.DOTALL | re.IGNORECASE)
 _PAGE_TITLE = re.compile(r"<title>(.*?)</title>", re.DOTALL | re.IGNORECASE)
 _LONGEST = 1000
-# The connection broke, which says nothing of the certificate.
-_TLS_CUT = (ssl.SSLEOFError, ssl.SSLZeroReturnError, ssl.SSLSyscallError)
 
 
 def first_line(text: str) -> str:
@@ -165,17 +163,14 @@ def unanswered(where: str, error: Exception) -> ClusterError:
         where: The daemon, for the message.
         error: What requests raised.
     """
-    tls = _tls_error(error)
-    if isinstance(tls, ssl.SSLCertVerificationError):
-        return RejectedError(
-            f"{where}: the certificate is not accepted: {tls.verify_message.rstrip('.')}; set "
-            f"REQUESTS_CA_BUNDLE to a file with its authority"
-        )
-    if tls is not None and not isinstance(tls, _TLS_CUT):
-        return RejectedError(
-            f"{where}: no TLS connection can be made: {tls}; yarn.http.policy and dfs.http.policy "
-            f"say whether the daemons speak HTTPS"
-        )
+    refusal = tls_refusal(
+        where,
+        error,
+        way_to_trust="set REQUESTS_CA_BUNDLE to a file with its authority",
+        way_to_plain="yarn.http.policy and dfs.http.policy say whether the daemons speak HTTPS",
+    )
+    if refusal is not None:
+        return refusal
     if isinstance(error, (requests.exceptions.InvalidURL, requests.exceptions.InvalidSchema)):
         return RejectedError(f"{where}: {without_tokens(str(error))}; correct the configuration")
     if isinstance(error, OSError) and not isinstance(error, requests.RequestException):
@@ -193,10 +188,3 @@ def _connection_reason(error: Exception) -> str:
     while (below := innermost.__cause__ or innermost.__context__) is not None:
         innermost = below
     return without_tokens(str(innermost)) or type(innermost).__name__
-
-
-def _tls_error(error: BaseException | None) -> ssl.SSLError | None:
-    """Return what TLS itself had to say, below what urllib3 and requests have made of it."""
-    if error is None or isinstance(error, ssl.SSLError):
-        return error
-    return _tls_error(error.__cause__) or _tls_error(error.__context__)

@@ -3,8 +3,17 @@
 from __future__ import annotations
 
 import random
+import time
+from collections.abc import Callable
 from email.utils import parsedate_to_datetime
+from typing import TypeVar
 
+from mlflow_exec.errors import UnreachableError
+
+T = TypeVar("T")
+
+PATIENCE_S = 20.0
+"""So long a system that has just started may not be able to do what it is asked for."""
 _FIRST_S = 0.2
 _LONGEST_S = 5.0
 
@@ -24,6 +33,22 @@ class Pauses:
         usual_s = self._next_s * random.uniform(0.5, 1.5)
         self._next_s = min(self._next_s * 2, _LONGEST_S)
         return max(usual_s, asked_for_s + usual_s / 4 if asked_for_s else 0.0)
+
+
+def repeated(action: Callable[[], T], patience_s: float = PATIENCE_S) -> T:
+    """Do what is safe to repeat until an answer comes.
+
+    Raises:
+        UnreachableError: None came within ``patience_s``.
+    """
+    pauses, end_s = Pauses(), time.monotonic() + patience_s
+    while True:
+        try:
+            return action()
+        except UnreachableError:
+            if time.monotonic() > end_s:
+                raise
+        time.sleep(pauses.next_s())
 
 
 def retry_after_s(value: str | None, date: str | None) -> float:

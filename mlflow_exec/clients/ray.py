@@ -19,6 +19,7 @@ import requests
 import urllib3
 
 from mlflow_exec.clients.server_clock import ServerClock
+from mlflow_exec.clients.tls import tls_refusal
 from mlflow_exec.errors import (
     AccessDeniedError,
     ClusterError,
@@ -39,8 +40,6 @@ _NO_AGENT = re.compile(r"Agent for node id: \w+ doesn't exist")
 NODE_GONE = "NodeGone"
 """The reason of a `NotFoundError` where the cluster has no such node (any more)."""
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
-# The connection broke, which says nothing of the certificate.
-_TLS_CUT = (ssl.SSLEOFError, ssl.SSLZeroReturnError, ssl.SSLSyscallError)
 
 # https://github.com/ray-project/ray/blob/ray-2.60.0/python/ray/_private/ray_constants.py#L324
 # (DASHBOARD_CLIENT_MAX_SIZE): a larger body is refused, though the store itself could hold more.
@@ -350,29 +349,20 @@ def _authority(ca_cert: str) -> str:
 
 
 def _unanswered(where: str, error: Exception) -> ClusterError:
-    tls = _tls_error(error)
-    if isinstance(tls, ssl.SSLCertVerificationError):
-        return RejectedError(
-            f"{where}: the certificate is not accepted: {tls.verify_message.rstrip('.')}; set "
-            f"'ca_cert' to a file with its authority, or 'verify_tls' to false to accept any"
-        )
-    if tls is not None and not isinstance(tls, _TLS_CUT):
-        return RejectedError(
-            f"{where}: no TLS connection can be made: {tls}; where the dashboard speaks plain "
-            f"HTTP its address begins with http://"
-        )
+    refusal = tls_refusal(
+        where,
+        error,
+        way_to_trust="set 'ca_cert' to a file with its authority, or 'verify_tls' to false to "
+        "accept any",
+        way_to_plain="where the dashboard speaks plain HTTP its address begins with http://",
+    )
+    if refusal is not None:
+        return refusal
     if isinstance(error, OSError) and not isinstance(error, requests.RequestException):
         return RejectedError(f"{where}: {error}")
     if isinstance(error, (ValueError, requests.exceptions.InvalidURL)):
         return RejectedError(f"{where}: {error}")
     return UnreachableError(f"{where}: no answer: {error}")
-
-
-def _tls_error(error: BaseException | None) -> ssl.SSLError | None:
-    """Return what TLS itself had to say, below what urllib3 and requests have made of it."""
-    if error is None or isinstance(error, ssl.SSLError):
-        return error
-    return _tls_error(error.__cause__) or _tls_error(error.__context__)
 
 
 def _refused(where: str, response: requests.Response) -> ClusterError:

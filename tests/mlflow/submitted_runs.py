@@ -31,6 +31,17 @@ entry_points:
   main:
     command: python3 main.py
 """
+# A project that gets parameters, and a value of one that is hard to hand on.
+PARAMETERS = """
+name: told
+entry_points:
+  main:
+    parameters:
+      greeting: {type: string, default: hello}
+      depth: {type: float, default: 3}
+    command: python3 main.py {greeting} {depth}
+"""
+GREETING = 'it\'s "quoted" $HOME $(X) {x} 🦊'
 
 
 @dataclass

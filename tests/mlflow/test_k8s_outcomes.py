@@ -13,17 +13,7 @@ from mlflow_exec.schedulers.kubernetes.cancel import delete_job
 from mlflow_exec.testing.collecting import until
 from tests.mlflow.interventions import HELD, ended_in_cluster, release
 from tests.mlflow.k8s_runs import WAIT, K8sRuns
-
-PARAMETERS = """
-name: told
-entry_points:
-  main:
-    parameters:
-      greeting: {type: string, default: hello}
-      depth: {type: float, default: 3}
-    command: python3 main.py {greeting} {depth}
-"""
-GREETING = 'it\'s "quoted" $HOME $(X) {x} 🦊'
+from tests.mlflow.submitted_runs import GREETING, PARAMETERS
 
 # What user code often does with its own run; the status is written before the program fails.
 FAILS_AFTER_ITS_RUN = {

@@ -4,18 +4,8 @@ from __future__ import annotations
 
 import yaml
 
+from tests.mlflow.submitted_runs import GREETING, PARAMETERS
 from tests.mlflow.yarn_runs import YarnRuns
-
-PARAMETERS = """
-name: told
-entry_points:
-  main:
-    parameters:
-      greeting: {type: string, default: hello}
-      depth: {type: float, default: 3}
-    command: python3 main.py {greeting} {depth}
-"""
-GREETING = 'it\'s "quoted" $HOME $(X) {x} 🦊'
 
 
 def test_success(yarn: YarnRuns) -> None:

@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from mlflow_exec.clients import ray_embedded
+from mlflow_exec.clients.pauses import repeated
 from mlflow_exec.clients.ray import RayClient
 from mlflow_exec.clients.ray_embedded import EmbeddedRay
 from mlflow_exec.clients.ray_processes import Family
@@ -24,7 +25,6 @@ from mlflow_exec.errors import AccessDeniedError, MissingExtraError, Unreachable
 from mlflow_exec.jobs import JobHandle
 from mlflow_exec.schedulers.ray import RayScheduler
 from mlflow_exec.schedulers.ray.preflight import unsent_secrets
-from mlflow_exec.schedulers.ray.submission import repeated
 from mlflow_exec.settings import RaySettings
 from tests.clusters.processes import Process, appears
 from tests.clusters.pytest_ray import in_home, require_ray

@@ -26,6 +26,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from mlflow_exec.clients import ray_embedded
+from mlflow_exec.clients.pauses import repeated
 from mlflow_exec.clients.ray import (
     PACKAGE_LIMIT_BYTES,
     RayClient,
@@ -64,7 +65,6 @@ from mlflow_exec.schedulers.ray.preflight import check_here, unfit, unsent_secre
 from mlflow_exec.schedulers.ray.status import job_status
 from mlflow_exec.schedulers.ray.submission import (
     put_package,
-    repeated,
     submit_again,
     submit_once,
 )

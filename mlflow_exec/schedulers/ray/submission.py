@@ -3,34 +3,17 @@
 from __future__ import annotations
 
 import hashlib
-import time
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeVar
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-from mlflow_exec.clients.pauses import Pauses
+from mlflow_exec.clients.pauses import repeated
 from mlflow_exec.clients.ray import RayClient
-from mlflow_exec.errors import ConflictError, RejectedError, UnreachableError
+from mlflow_exec.errors import ConflictError, RejectedError
 from mlflow_exec.jobs import JOB_NAME, job_name
 from mlflow_exec.runtime.end import INFRA_RETRIES_VARIABLE
 from mlflow_exec.schedulers.ray.plan import META_RUN, package_name
 
-T = TypeVar("T")
-
-# A Ray that has just started answers, and has nothing yet that could start a job.
-_PATIENCE_S = 20.0
 _PACKAGE_URI = "gcs://"
-
-
-def repeated(action: Callable[[], T]) -> T:
-    """Do what is safe to repeat until an answer comes."""
-    pauses, end_s = Pauses(), time.monotonic() + _PATIENCE_S
-    while True:
-        try:
-            return action()
-        except UnreachableError:
-            if time.monotonic() > end_s:
-                raise
-        time.sleep(pauses.next_s())
 
 
 def put_package(client: RayClient, name: str, content: bytes) -> None:

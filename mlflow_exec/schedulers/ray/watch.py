@@ -11,15 +11,13 @@ from typing import Any
 from mlflow_exec.clients.ray import RayClient
 from mlflow_exec.errors import UnreachableError
 from mlflow_exec.jobs import JobHandle, JobState, JobStatus
+from mlflow_exec.schedulers.polling import Tracked, pause_s
 from mlflow_exec.schedulers.ray.logs import count_retries, log_tail
 from mlflow_exec.schedulers.ray.place import is_over, was_stopped_here
 from mlflow_exec.schedulers.ray.plan import MANAGED_BY, META_MANAGED
 from mlflow_exec.schedulers.ray.status import has_ending, job_status, repeats
 
 _TICK_S = 0.4
-# A job that has run for a minute is not worth being asked for more often than this.
-_SLOW_TICK_S = 1.0
-_SLOW_AFTER_S = 60.0
 # Up to so many jobs are asked for one by one; above, one list of all jobs costs less.
 _ONE_BY_ONE = 8
 _TAIL_LINES = 50
@@ -39,19 +37,12 @@ class _Cluster:
         return is_over(handle, self.client, self.session)
 
 
-@dataclass
-class _Tracked:
-    handle: JobHandle
-    said: JobStatus | None = None
-    over: bool = False
-
-
 class JobsWatch:
     """One iteration over the statuses of some jobs, on one cluster or more."""
 
     def __init__(self, groups: Sequence[tuple[RayClient, Sequence[JobHandle]]]) -> None:
         self._groups = [
-            (_Cluster(client), [_Tracked(handle) for handle in handles])
+            (_Cluster(client), [Tracked(handle) for handle in handles])
             for client, handles in groups
         ]
 
@@ -71,18 +62,17 @@ class JobsWatch:
                 yield from self._ask(cluster, [item for item in jobs if not item.over])
             if all(item.over for _, jobs in self._groups for item in jobs):
                 return
-            slow = time.monotonic() - begun_s > _SLOW_AFTER_S
-            stop.wait(_SLOW_TICK_S if slow else _TICK_S)
+            stop.wait(pause_s(time.monotonic() - begun_s, _TICK_S))
 
     def _ask(
-        self, cluster: _Cluster, jobs: Sequence[_Tracked]
+        self, cluster: _Cluster, jobs: Sequence[Tracked]
     ) -> Iterator[tuple[JobHandle, JobStatus | None]]:
         client = cluster.client
         listed: dict[str, Mapping[str, Any]] | None = None
         for item in jobs:
             try:
                 if cluster.is_another(item.handle):
-                    yield from self._say(item, None)
+                    yield from item.say(None)
                     continue
                 if len(jobs) > _ONE_BY_ONE and listed is None:
                     listed = {record["submission_id"]: record for record in client.jobs()}
@@ -93,19 +83,9 @@ class JobsWatch:
             except UnreachableError as error:
                 cluster.session = None  # what answers next may be another
                 for other in jobs:
-                    yield from self._say(other, _unreachable(other.handle, error))
+                    yield from other.say(_unreachable(other.handle, error))
                 return
-            yield from self._say(item, known_status(client, record))
-
-    @staticmethod
-    def _say(
-        item: _Tracked, status: JobStatus | None
-    ) -> Iterator[tuple[JobHandle, JobStatus | None]]:
-        if item.over or (status is not None and status == item.said):
-            return
-        item.said = status
-        item.over = status is None or status.state.is_final
-        yield item.handle, status
+            yield from item.say(known_status(client, record))
 
 
 def known_status(client: RayClient, record: Mapping[str, Any] | None) -> JobStatus | None:

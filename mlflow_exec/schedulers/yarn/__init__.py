@@ -24,6 +24,7 @@ from urllib.parse import urlsplit
 
 from mlflow_exec.clients.hadoop_config import HadoopConfig, read_config
 from mlflow_exec.clients.hadoop_http import Login, find_login
+from mlflow_exec.clients.pauses import repeated
 from mlflow_exec.clients.skein import driver
 from mlflow_exec.clients.skein_process import require_programs
 from mlflow_exec.clients.webhdfs import WebHdfs
@@ -184,7 +185,7 @@ class YarnScheduler(Scheduler):
             packed = self._packing(plan.spec)
             if packed is not None:
                 application = environments.upload(hdfs, self._root, plan, packed)
-            submission.repeated(lambda: staging.upload(hdfs, plan))
+            repeated(lambda: staging.upload(hdfs, plan))
             uid = self._submit_once(application, handle.name)
         except UnreachableError:
             raise  # it may have been accepted, and needs its files then
@@ -239,7 +240,7 @@ class YarnScheduler(Scheduler):
         """See :meth:`~.Scheduler.cancel`."""
         try:
             self._check_place([handle])
-            record = submission.repeated(lambda: find(self._manager, handle), timeout_s)
+            record = repeated(lambda: find(self._manager, handle), timeout_s)
         except UnreachableError as error:
             raise CancelError(f"cancel: {handle}: {error}") from error
         if record is None:
@@ -251,7 +252,7 @@ class YarnScheduler(Scheduler):
 
     def _later(self, handle: JobHandle) -> list[Mapping[str, Any]]:
         """Return the applications of a job that should not be: of two clients at one moment."""
-        found = submission.repeated(lambda: self._manager.apps(tag=handle.name))
+        found = repeated(lambda: self._manager.apps(tag=handle.name))
         ours = {str(each["id"]): each for each in found if is_job(each, handle.name)}
         first = ours.pop(handle.uid, None)
         return [
@@ -343,14 +344,14 @@ class YarnScheduler(Scheduler):
         wanted = list(handles)
         if not wanted:
             return
-        submission.repeated(lambda: self._check_place(wanted))
+        repeated(lambda: self._check_place(wanted))
         watch = ApplicationsWatch(self._manager, self._config, wanted)
         yield from watch.statuses(stop)
 
     def logs(self, handle: JobHandle, *, follow: bool = False) -> Iterator[str]:
         """See :meth:`~.Scheduler.logs`."""
         self._check_place([handle])
-        record = submission.repeated(lambda: find(self._manager, handle))
+        record = repeated(lambda: find(self._manager, handle))
         if record is not None:
             log = ApplicationLog(self._manager, self._config, str(record["id"]))
             yield from log.pieces(follow=follow)

@@ -29,20 +29,21 @@ def end(manager: ResourceManager, application_id: str, timeout_s: float) -> None
         CancelError: It is not, or nobody can tell, after ``timeout_s``.
     """
     end_s = time.monotonic() + timeout_s
-    asked_s, left = 0.0, "YARN was not reached"
+    asked_s: float | None = None
+    left = "YARN was not reached"
     while True:
         try:
             record = record_of(manager, application_id)
             if str(record.get("state")) in ENDED:
                 left = _left(manager, record)
                 if not left:
-                    if asked_s:
+                    if asked_s is not None:
                         time.sleep(_GUARD_S)
                     return
             else:
                 left = f"still {record.get('state')}"
                 # One who takes over for another ResourceManager may not know that it was asked.
-                if time.monotonic() - asked_s > _ASK_AGAIN_S:
+                if asked_s is None or time.monotonic() - asked_s > _ASK_AGAIN_S:
                     manager.kill(application_id)
                     asked_s = time.monotonic()
                     continue

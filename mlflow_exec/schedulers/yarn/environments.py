@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from mlflow_exec.clients.webhdfs import WebHdfs
@@ -16,12 +15,11 @@ from mlflow_exec.schedulers.yarn.plan import ENVIRONMENT, ENVIRONMENTS_FOLDER
 from mlflow_exec.schedulers.yarn.staging import path_of
 from mlflow_exec.templates import merge
 
-_UNUSED_S = 30 * 86400.0
 _log = logging.getLogger(__name__)
 
 
-def build(hdfs: WebHdfs, root: str, plan: Plan, packing: Packing) -> str | None:
-    """Return where an environment is in HDFS; None if it is there not yet, but packed here.
+def build(hdfs: WebHdfs, root: str, plan: Plan, packing: Packing) -> None:
+    """Pack an environment on this machine, unless HDFS has it.
 
     Args:
         hdfs: The file system of the staging folder.
@@ -33,10 +31,12 @@ def build(hdfs: WebHdfs, root: str, plan: Plan, packing: Packing) -> str | None:
         ConfigError: It cannot be built here.
         ClusterError: HDFS cannot be asked.
     """
-    found = packing_store.find(hdfs, _folder(root), packing, _max_age_s(plan))
-    if found is None:
-        _pack(plan, packing)
-    return found
+    max_age_s = plan.spec.settings.environment_cache_max_age_s
+    if packing_store.find(hdfs, _folder(root), packing, max_age_s) is None:
+        packing_build.pack(
+            packing, plan.spec, packing_build.local_folder(), _log.info,
+            secrets=plan.secrets, max_age_s=max_age_s,
+        )  # fmt: skip
 
 
 def upload(hdfs: WebHdfs, root: str, plan: Plan, packing: Packing) -> Mapping[str, Any]:
@@ -44,14 +44,13 @@ def upload(hdfs: WebHdfs, root: str, plan: Plan, packing: Packing) -> Mapping[st
 
     Args and errors are those of `build`.
     """
-    folder, max_age_s = _folder(root), _max_age_s(plan)
-    uri = packing_store.find(hdfs, folder, packing, max_age_s)
-    if uri is None:
-        path = _pack(plan, packing)
-        _log.info("environment: uploading %.0f MiB", path.stat().st_size / 1024**2)
-        uri = packing_store.put(hdfs, folder, packing, path, max_age_s)
-        limit_bytes = plan.spec.settings.environment_cache_limit
-        packing_store.clean(hdfs, folder, _UNUSED_S, limit_bytes)
+    settings = plan.spec.settings
+    uri = packing_build.provide(
+        hdfs, _folder(root), packing, plan.spec, packing_build.local_folder(), _log.info,
+        secrets=plan.secrets,
+        max_age_s=settings.environment_cache_max_age_s,
+        limit_bytes=settings.environment_cache_limit,
+    )  # fmt: skip
     return _with(plan.objects[0], uri)
 
 
@@ -79,14 +78,3 @@ def _with(application: Mapping[str, Any], uri: str) -> Mapping[str, Any]:
 
 def _folder(root: str) -> str:
     return f"{path_of(root)}/{ENVIRONMENTS_FOLDER}"
-
-
-def _max_age_s(plan: Plan) -> float:
-    return plan.spec.settings.environment_cache_max_age_s
-
-
-def _pack(plan: Plan, packing: Packing) -> Path:
-    return packing_build.pack(
-        packing, plan.spec, packing_build.local_folder(), _log.info,
-        secrets=plan.secrets, max_age_s=_max_age_s(plan),
-    )  # fmt: skip

@@ -112,9 +112,7 @@ class ApplicationLog:
         Raises:
             NotFoundError: The end of the log is not to be had.
         """
-        yield from self._rest(record)
-        if final := self._decoder.decode(b"", final=True):
-            yield final
+        yield from self._to_the_end(self._rest(record))
 
     def forgotten(self) -> Iterator[str]:
         """Yield the log of an application that YARN knows no more, from where it was gathered.
@@ -122,7 +120,12 @@ class ApplicationLog:
         Raises:
             NotFoundError: It is not there.
         """
-        yield from self._aggregated({"user": self._manager.login.effective_user})
+        own = {"user": self._manager.login.effective_user}
+        yield from self._to_the_end(self._aggregated(own))
+
+    def _to_the_end(self, rest: Iterator[str]) -> Iterator[str]:
+        """Yield the rest of the output, and what half a character there is at its end."""
+        yield from rest
         if final := self._decoder.decode(b"", final=True):
             yield final
 

@@ -26,12 +26,14 @@ from mlflow_exec.schedulers.yarn.packing import (
     project_folder,
     variables_of,
 )
-from mlflow_exec.schedulers.yarn.packing_store import Hdfs, find, put
+from mlflow_exec.schedulers.yarn.packing_store import Hdfs, clean, find, put
+from mlflow_exec.settings import GIB
 
 _POLL_S = 0.2
 _SAY_EVERY_S = 30.0
 _TERM_GRACE_S = 5.0
 _UNUSED_S = 7 * 86400.0
+_UNUSED_UPLOAD_S = 30 * 86400.0
 _ABANDONED_S = 86400.0
 _MIB = 1024**2
 _PARTIAL = ".part"
@@ -62,11 +64,13 @@ def provide(
     *,
     secrets: Mapping[str, Secret] | None = None,
     max_age_s: float = 86400,
+    limit_bytes: int = 20 * GIB,
     timeout_s: float = 3600,
 ) -> str:
     """Return the URI of an environment in HDFS; what is not there is packed and uploaded.
 
-    Args and errors are those of `pack` and `put`; ``folder`` is the one in HDFS.
+    An upload makes room, too: see `clean`. Other args and errors are those of `pack` and `put`;
+    ``folder`` is the one in HDFS.
     """
     found = find(hdfs, folder, packing, max_age_s)
     if found is not None:
@@ -75,7 +79,9 @@ def provide(
         packing, spec, local, say, secrets=secrets, max_age_s=max_age_s, timeout_s=timeout_s
     )
     say(f"environment: uploading it to {folder}, {path.stat().st_size / _MIB:.0f} MiB")
-    return put(hdfs, folder, packing, path, max_age_s)
+    uri = put(hdfs, folder, packing, path, max_age_s)
+    clean(hdfs, folder, _UNUSED_UPLOAD_S, limit_bytes)
+    return uri
 
 
 def pack(

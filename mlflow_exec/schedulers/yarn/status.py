@@ -29,11 +29,6 @@ def tags_of(record: Json) -> set[str]:
     return {tag for tag in str(record.get("applicationTags") or "").split(",") if tag}
 
 
-def is_ours(record: Json) -> bool:
-    """Whether mlflow-exec has submitted the application, as its tags say."""
-    return MANAGED_BY in tags_of(record)
-
-
 def name_of(record: Json, run_id: str | None = None) -> str | None:
     """Return the job name among an application's tags: of a run, if one is named.
 

@@ -7,12 +7,12 @@ moment may both submit: then the application that YARN took first counts, and th
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
-from typing import Any, TypeVar
+from functools import partial
+from typing import Any
 
-from mlflow_exec.clients.pauses import Pauses
+from mlflow_exec.clients.pauses import repeated
 from mlflow_exec.clients.skein import SkeinDriver
 from mlflow_exec.clients.yarn import ResourceManager
 from mlflow_exec.errors import (
@@ -28,24 +28,10 @@ from mlflow_exec.schedulers.yarn.recovery import refuse_young
 from mlflow_exec.schedulers.yarn.status import ENDED
 from mlflow_exec.schedulers.yarn.watch import is_job, place_in_time
 
-T = TypeVar("T")
 _log = logging.getLogger(__name__)
-_PATIENCE_S = 20.0
 _PRIORITY = "priority"
 
 Json = Mapping[str, Any]
-
-
-def repeated(action: Callable[[], T], patience_s: float = _PATIENCE_S) -> T:
-    """Do what is safe to repeat until an answer comes."""
-    pauses, end_s = Pauses(), time.monotonic() + patience_s
-    while True:
-        try:
-            return action()
-        except UnreachableError:
-            if time.monotonic() > end_s:
-                raise
-        time.sleep(pauses.next_s())
 
 
 def submitted(manager: ResourceManager, name: str, user: str) -> list[Json]:
@@ -109,10 +95,7 @@ def submit_once(
     """
     earlier = submitted(manager, name, user)
     if earlier:
-        chosen, later = _settled(manager, name, user, str(earlier[0]["id"]))
-        for application_id in later:
-            forget(application_id)
-        return chosen
+        return _settle(manager, name, user, str(earlier[0]["id"]), forget)
     specification = {key: value for key, value in application.items() if key != _PRIORITY}
     client = driver()
     try:
@@ -122,9 +105,7 @@ def submit_once(
         if not found:
             raise
         new = str(found[0]["id"])
-    chosen, later = _settled(manager, name, user, new)
-    for application_id in later:
-        forget(application_id)
+    chosen = _settle(manager, name, user, new, forget)
     if application.get(_PRIORITY) is not None:
         _prioritise(manager, chosen, int(application[_PRIORITY]))
     return chosen
@@ -146,18 +127,22 @@ def withdraw(manager: ResourceManager, name: str, user: str) -> None:
             manager.kill(str(record["id"]))
 
 
-def _settled(
-    manager: ResourceManager, name: str, user: str, new: str
-) -> tuple[str, list[str]]:
-    """Return which application counts, and the later ones, which are ended."""
+def _settle(
+    manager: ResourceManager, name: str, user: str, known: str, forget: Callable[[str], None]
+) -> str:
+    """End and forget all applications of a job but the one that counts; return that one's id.
+
+    Args are those of `submit_once`; ``known`` is one that is there.
+    """
     try:
-        ids = [str(r["id"]) for r in submitted(manager, name, user)]
+        first, *later = [str(r["id"]) for r in submitted(manager, name, user)] or [known]
     except ClusterError:
-        return new, []  # it was accepted; whoever submits it again finds it
-    for later in ids[1:]:
+        return known  # it was accepted; whoever submits it again finds it
+    for application_id in later:
         # One that has ended keeps its result.
-        repeated(lambda later=later: manager.kill(later))  # type: ignore[misc]
-    return (ids[0] if ids else new), ids[1:]
+        repeated(partial(manager.kill, application_id))
+        forget(application_id)
+    return first
 
 
 def _prioritise(manager: ResourceManager, application_id: str, priority: int) -> None:

@@ -16,6 +16,7 @@ from mlflow_exec.clients.hadoop_login import Login
 from mlflow_exec.clients.yarn import ResourceManager
 from mlflow_exec.errors import NotFoundError, RejectedError, UnreachableError
 from mlflow_exec.jobs import JobHandle, JobState, JobStatus
+from mlflow_exec.schedulers.polling import Tracked, pause_s
 from mlflow_exec.schedulers.yarn.diagnostics import needs_log
 from mlflow_exec.schedulers.yarn.logs import has_output, read_end
 from mlflow_exec.schedulers.yarn.plan import MANAGED_BY, RETRIES_TAG
@@ -23,9 +24,6 @@ from mlflow_exec.schedulers.yarn.recovery import record_of, valid_id
 from mlflow_exec.schedulers.yarn.status import job_status, tags_of
 
 _TICK_S = 0.5
-# A job that has run for a minute is not worth being asked for more often than this.
-_SLOW_TICK_S = 1.0
-_SLOW_AFTER_S = 60.0
 # An application that has been accepted for so long may have been running: its node knows.
 _ACCEPTED_S = 15.0
 _ASK_NODE_S = 5.0
@@ -121,10 +119,7 @@ def _joined(manager: ResourceManager, config: HadoopConfig) -> Iterator[_SharedL
 
 
 @dataclass
-class _Tracked:
-    handle: JobHandle
-    said: JobStatus | None = None
-    over: bool = False
+class _Tracked(Tracked):
     ran: bool = False
     asked_node_s: float = 0.0
     reading: Future[tuple[str, int]] | None = None
@@ -162,43 +157,42 @@ class ApplicationsWatch:
                 if all(item.over for item in self._jobs):
                     return
                 first, self._told_s = False, time.monotonic()
-                slow = self._told_s - begun_s > _SLOW_AFTER_S
-                stop.wait(_SLOW_TICK_S if slow else _TICK_S)
+                stop.wait(pause_s(self._told_s - begun_s, _TICK_S))
 
     def _round(
         self, jobs: Sequence[_Tracked], shared: _SharedList | None
     ) -> Iterator[tuple[JobHandle, JobStatus | None]]:
         try:
-            record_of = self._records(shared)
+            find_record = self._records(shared)
         except UnreachableError as error:
             for item in jobs:
-                yield from self._say(item, _unreachable(error))
+                yield from item.say(_unreachable(error))
             return
         for item in jobs:
             try:
-                record = record_of(item.handle)
+                record = find_record(item.handle)
             except UnreachableError as error:
-                yield from self._say(item, _unreachable(error))
+                yield from item.say(_unreachable(error))
                 continue
             if record is None:
-                yield from self._say(item, None)
+                yield from item.say(None)
                 continue
             status = self._status(item, record)
             if status is not None:
-                yield from self._say(item, status)
+                yield from item.say(status)
 
     def _records(self, shared: _SharedList | None) -> Callable[[JobHandle], Json | None]:
         """Return what finds a job's record, by one request for all of them or one for each."""
         listed = {} if shared is None else shared.jobs(self._manager, self._told_s)
 
-        def record_of(handle: JobHandle) -> Json | None:
+        def find_record(handle: JobHandle) -> Json | None:
             by_name = oldest(list(listed.values()), handle.name) if not handle.uid else None
             record = listed.get(handle.uid, by_name)
             if record is not None and is_job(record, handle.name):
                 return record
             return find(self._manager, handle)
 
-        return record_of
+        return find_record
 
     def _status(self, item: _Tracked, record: Json) -> JobStatus | None:
         """Return a job's status; None while its log is read for it."""
@@ -233,16 +227,6 @@ class ApplicationsWatch:
 
         threading.Thread(target=run, name="mlflow-exec-yarn-log", daemon=True).start()
         return result
-
-    @staticmethod
-    def _say(
-        item: _Tracked, status: JobStatus | None
-    ) -> Iterator[tuple[JobHandle, JobStatus | None]]:
-        if item.over or (status is not None and status == item.said):
-            return
-        item.said = status
-        item.over = status is None or status.state.is_final
-        yield item.handle, status
 
 
 def needs_end(record: Json) -> bool:
