@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 from mlflow import MlflowClient
 from mlflow.entities import Metric
@@ -23,6 +23,8 @@ from mlflow_exec.runs.artifacts import RunArtifacts
 from mlflow_exec.runs.logs import FOLDER
 from mlflow_exec.runtime.end import (
     FINAL_STATES,
+    GIVEN_UP,
+    TAG_CANCEL,
     TAG_FAILURE_CATEGORY,
     TAG_FAILURE_HINT,
     TAG_FAILURE_MESSAGE,
@@ -60,6 +62,23 @@ def written_end(tags: Mapping[str, str]) -> JobStatus | None:
     if state not in FINAL_STATES:
         return None
     return JobStatus(JobState(state), "", written_failure(tags))
+
+
+def as_decided(status: JobStatus, tags: Mapping[str, str]) -> JobStatus:
+    """Return how a job ended, where somebody took it away: as who did it had said before.
+
+    Args:
+        status: The cluster's word. That a job was cancelled may be the work of a clock that ran
+            out, on another machine too.
+        tags: The run's.
+    """
+    decided = tags.get(TAG_CANCEL)
+    if not decided or status.state is not JobState.CANCELLED:
+        return status
+    why = written_failure(tags)
+    if decided == GIVEN_UP and why is not None:
+        return replace(status, state=JobState.FAILED, message=why.message, failure=why)
+    return JobStatus(JobState.CANCELLED, "The job was cancelled.", native=status.native)
 
 
 def keep_diagnosis(

@@ -22,7 +22,13 @@ from mlflow_exec.runs.job import Job
 from mlflow_exec.runs.progress import Progress
 from mlflow_exec.runs.resubmission import successor
 from mlflow_exec.runs.supervise import Follower, after_cancel, finish, supervise
-from mlflow_exec.runtime.end import FINAL_STATES, TAG_CANCEL, TAG_KEPT, TAG_STATE
+from mlflow_exec.runtime.end import (
+    CANCEL_REQUESTED,
+    FINAL_STATES,
+    TAG_CANCEL,
+    TAG_KEPT,
+    TAG_STATE,
+)
 from mlflow_exec.settings import BackendSettings
 
 
@@ -146,7 +152,7 @@ class ExecSubmittedRun(SubmittedRun):  # type: ignore[misc]
             return
         keeper.capture(job.scheduler, self.handle)
         # Should it outlast us, or we die now: who finds the job gone knows why.
-        job.store.set_tags(self.run_id, {TAG_CANCEL: "requested"})
+        job.store.set_tags(self.run_id, {TAG_CANCEL: CANCEL_REQUESTED})
         job.scheduler.cancel(self.handle, timeout_s=job.settings.cancel_timeout_s)
         message = "The job was cancelled."
         cancelled = JobStatus(JobState.CANCELLED, message, native=before.native)

@@ -25,17 +25,19 @@ from mlflow_exec.errors import (
 )
 from mlflow_exec.jobs import Failure, FailureCategory, JobState, JobStatus
 from mlflow_exec.runs.clocks import Clocks
-from mlflow_exec.runs.ending import end_of, keep_diagnosis, keep_usage, written_end
+from mlflow_exec.runs.ending import as_decided, end_of, keep_diagnosis, keep_usage, written_end
 from mlflow_exec.runs.job import Job
 from mlflow_exec.runs.logs import LogKeeper
 from mlflow_exec.runs.progress import Progress
 from mlflow_exec.runs.resubmission import go_on, kept_objects, used_retries
 from mlflow_exec.runtime.end import (
     FINAL_STATES,
+    GIVEN_UP,
     TAG_ATTEMPT,
     TAG_CANCEL,
     TAG_KEPT,
     TAG_STATE,
+    failure_tags,
     write_end,
 )
 
@@ -231,7 +233,11 @@ def _statuses(job: Job) -> Generator[JobStatus | None, None, None]:
 def give_up(job: Job, why: Failure) -> JobStatus:
     """End a job whose clock ran out: the native job goes, the run says why."""
     message = why.message
+    # Whoever else follows the job sees it go, and is to know why; and so if we die now.
+    decided = {TAG_CANCEL: GIVEN_UP, **failure_tags(end_of(JobStatus(JobState.FAILED, "", why)))}
     try:
+        with suppress(MlflowException):
+            job.store.set_tags(job.run_id, decided)
         job.scheduler.cancel(job.handle, timeout_s=job.settings.cancel_timeout_s)
         ended = after_cancel(job)
         if ended is not None:
@@ -258,7 +264,7 @@ def lost(job: Job) -> JobStatus:
     if written is not None:
         return written
     if tags.get(TAG_CANCEL):  # it went later than the one who cancelled it could wait
-        return JobStatus(JobState.CANCELLED, "The job was cancelled.")
+        return as_decided(JobStatus(JobState.CANCELLED), tags)
     restarted = False
     with suppress(UnreachableError):  # asked a moment ago, for the same purpose
         restarted = job.scheduler.was_restarted(job.handle)
@@ -276,12 +282,14 @@ def finish(
 ) -> bool:
     """Keep a finished job's log and diagnosis, then write the end of its run.
 
-    Safe to repeat. What cannot be kept is told and stops nothing: the end matters more.
+    Safe to repeat. The end of a job that was taken away is the one that was decided before. What
+    cannot be kept is told and stops nothing: the end matters more.
 
     Returns:
         Whether all was kept; else what is left of the job is in the cluster only.
     """
     keeper = keeper or job.log_keeper()
+    status = as_decided(status, job.store.read(job.run_id).tags)
     say = progress.say if progress is not None else (lambda _: None)
     trouble = keeper.keep(job.scheduler, job.handle)
     if trouble:

@@ -32,6 +32,10 @@ TAG_FAILURE_HINT = "mlflow_exec.failure.hint"
 TAG_LOG_COMPLETE = "mlflow_exec.log.complete"
 TAG_KEPT = "mlflow_exec.kept"
 TAG_CANCEL = "mlflow_exec.cancel"
+CANCEL_REQUESTED = "requested"
+GIVEN_UP = "given up"
+"""The values of `TAG_CANCEL`: of somebody's cancellation, and of a clock's; that one leaves the
+failure on the run beside it."""
 TAG_SETTINGS = "mlflow_exec.settings"
 FAILURE_TAGS = (TAG_FAILURE_CATEGORY, TAG_FAILURE_MESSAGE, TAG_FAILURE_HINT)
 
@@ -244,7 +248,8 @@ def _refine(store: RunStore, run_id: str, end: End, by: str, record: RunRecord) 
     return True
 
 
-def _failure_tags(end: End) -> Dict[str, str]:
+def failure_tags(end: End) -> Dict[str, str]:
+    """Return the tags that say why a run failed, or was cancelled."""
     if end.state == "SUCCEEDED":
         return {}
     values = {
@@ -256,7 +261,7 @@ def _failure_tags(end: End) -> Dict[str, str]:
 
 
 def _write_failure(store: RunStore, run_id: str, end: End, record: RunRecord) -> None:
-    wanted = _failure_tags(end)
+    wanted = failure_tags(end)
     stale: List[str] = [key for key in FAILURE_TAGS if key in record.tags and key not in wanted]
     if any(record.tags.get(key) != value for key, value in wanted.items()):
         store.set_tags(run_id, wanted)
@@ -291,7 +296,7 @@ def _settle(store: RunStore, run_id: str, end: End, by: str) -> None:
             return
         mine = (state, record.tags.get(TAG_STATE_BY)) == (end.state, by)
         found = {key: record.tags[key] for key in FAILURE_TAGS if key in record.tags}
-        damaged = mine and found != _failure_tags(end)
+        damaged = mine and found != failure_tags(end)
         if record.status == STATUS_OF_STATE[state] and not damaged:
             return
         if damaged:

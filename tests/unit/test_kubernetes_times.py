@@ -59,6 +59,8 @@ def look(job: Json, *pods: Json, events: tuple[Json, ...] = ()) -> JobStatus:
 
 def test_a_job_waits_for_its_first_pod_and_node_since_it_was_started() -> None:
     assert look(submitted(100, 90)).waits_s == 90
+    unnoted = look(submitted(100), unschedulable(70))
+    assert (unnoted.state, unnoted.waits_s) == (JobState.QUEUED, 70), "it makes the pod first"
     status = look(submitted(100, 90), unschedulable(70))
     assert (status.state, status.waits_s) == (JobState.QUEUED, 90)
 

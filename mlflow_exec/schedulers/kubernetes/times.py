@@ -53,7 +53,10 @@ def waited_s(
         return age_s(pods[-1]["metadata"]["creationTimestamp"], now)
     # The controller sets it anew each time that a Job is resumed. The pod of an attempt stays
     # until that of the next one is there, so a Job without a pod has had none since then.
-    return _at_most((job.get("status") or {}).get("startTime"), job, now)
+    started = (job.get("status") or {}).get("startTime")
+    if not started and pods:  # it writes that down after it has made the pod
+        return age_s(pods[-1]["metadata"]["creationTimestamp"], now)
+    return _at_most(started, job, now)
 
 
 def _at_most(since: str | None, item: Json, now: datetime) -> float | None:
