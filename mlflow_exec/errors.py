@@ -10,6 +10,8 @@
     │   └── SourceTooLargeError   … it is over the limit
     ├── HandleError               a job handle is no handle, or names no cluster known here
     ├── JobNotFoundError          the cluster was asked and does not know the job
+    ├── DeploymentNotFoundError   the target was asked and has no such deployment
+    ├── RolloutError              a revision did not become ready; the message says why
     ├── ArtifactError             the run's artifact store refused, or could not be asked
     ├── CancelError               something of a job is still running after its cancellation
     └── ClusterError              the cluster refused or could not be asked
@@ -55,6 +57,14 @@ class HandleError(MlflowExecError):
 
 class JobNotFoundError(MlflowExecError):
     """The cluster was asked and does not know the job."""
+
+
+class DeploymentNotFoundError(MlflowExecError):
+    """The target was asked and has no deployment of ours of that name."""
+
+
+class RolloutError(MlflowExecError):
+    """A revision did not become ready; the message says why, and what serves instead."""
 
 
 class ArtifactError(MlflowExecError):

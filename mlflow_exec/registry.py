@@ -28,6 +28,25 @@ class Backend:
     extra: str
 
 
+@dataclass(frozen=True)
+class DeploymentTarget:
+    """One deployment target: where its classes are and what to install for it.
+
+    Attributes:
+        name: What users type, and the scheme of its URIs (``ray-serve``).
+        target: ``module:Class`` of the target.
+        settings: ``module:Class`` of its settings.
+        uris: The forms of its URI, for people.
+        extra: The extra of this package that installs its SDK; empty where it needs none.
+    """
+
+    name: str
+    target: str
+    settings: str
+    uris: tuple[str, ...]
+    extra: str
+
+
 BACKENDS: tuple[Backend, ...] = (
     Backend(
         "k8s",
@@ -53,6 +72,24 @@ BACKENDS: tuple[Backend, ...] = (
 )
 assert [b.name for b in BACKENDS] == sorted(b.name for b in BACKENDS), "keep BACKENDS sorted"
 
+TARGETS: tuple[DeploymentTarget, ...] = (
+    DeploymentTarget(
+        "k8s",
+        "mlflow_exec.targets.kubernetes:KubernetesTarget",
+        "mlflow_exec.settings:KubernetesTargetSettings",
+        ("k8s", "k8s://context", "k8s://context/namespace", "k8s:///namespace"),
+        "k8s",
+    ),
+    DeploymentTarget(
+        "ray-serve",
+        "mlflow_exec.targets.ray_serve:RayServeTarget",
+        "mlflow_exec.settings:RayServeSettings",
+        ("ray-serve", "ray-serve://host:8265", "ray-serve+https://host:8265"),
+        "",
+    ),
+)
+assert [t.name for t in TARGETS] == sorted(t.name for t in TARGETS), "keep TARGETS sorted"
+
 
 def backend(name: str) -> Backend:
     """Return the backend of that name.
@@ -65,6 +102,19 @@ def backend(name: str) -> Backend:
             return candidate
     known = ", ".join(b.name for b in BACKENDS)
     raise ConfigError(f"backend: unknown backend {name!r}. Known: {known}")
+
+
+def target(name: str) -> DeploymentTarget:
+    """Return the deployment target of that name.
+
+    Raises:
+        ConfigError: There is none.
+    """
+    for candidate in TARGETS:
+        if candidate.name == name:
+            return candidate
+    known = ", ".join(t.name for t in TARGETS)
+    raise ConfigError(f"target: unknown target {name!r}. Known: {known}")
 
 
 def backend_of_scheme(scheme: str) -> Backend:

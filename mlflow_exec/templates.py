@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from copy import deepcopy
 from functools import lru_cache
 from pathlib import Path
@@ -48,6 +48,7 @@ MERGE_KEYS = {
     "ports": "containerPort",
     "hostAliases": "ip",
     "topologySpreadConstraints": "topologyKey",
+    "deployments": "name",  # of an application of Ray Serve
 }
 
 
@@ -117,6 +118,30 @@ def render(template: str | Path, values: Mapping[str, Any]) -> list[dict[str, An
     if not all(isinstance(item, dict) for item in objects):
         raise TemplateError(f"template {str(template)!r}: every document must be a mapping")
     return objects
+
+
+def to_yaml(objects: Iterable[Mapping[str, Any]]) -> str:
+    """Return objects as YAML documents for people and for ``kubectl apply``."""
+    return yaml.dump_all(objects, Dumper=_Readable, sort_keys=False, allow_unicode=True, width=100)
+
+
+# libyaml's emitter, several times as fast, where PyYAML was built with it.
+_Dumper: Any = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
+
+
+class _Readable(_Dumper):  # type: ignore[misc]
+    """Writes texts of several lines as blocks, and repeated objects in full."""
+
+    def ignore_aliases(self, data: object) -> bool:
+        return True
+
+
+def _block(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
+    style = "|" if "\n" in text else None
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
+
+
+_Readable.add_representer(str, _block)
 
 
 def load_patch(patch: Mapping[str, Any] | str | None) -> dict[str, Any]:

@@ -15,12 +15,12 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-import yaml
-
 from mlflow_exec.credentials import Secret
 from mlflow_exec.errors import JobNotFoundError
 from mlflow_exec.jobs import JobHandle, JobSpec, JobState, JobStatus
+from mlflow_exec.reports import Finding, Report
 from mlflow_exec.settings import BackendSettings
+from mlflow_exec.templates import to_yaml
 
 
 @dataclass(frozen=True)
@@ -42,54 +42,6 @@ class Plan:
     def to_yaml(self) -> str:
         """Return the objects as YAML documents, secrets and data as references."""
         return to_yaml(self.objects)
-
-
-def to_yaml(objects: Iterable[Mapping[str, Any]]) -> str:
-    """Return objects as YAML documents for people and for ``kubectl apply``."""
-    return yaml.dump_all(objects, Dumper=_Readable, sort_keys=False, allow_unicode=True, width=100)
-
-
-# libyaml's emitter, several times as fast, where PyYAML was built with it.
-_Dumper: Any = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
-
-
-class _Readable(_Dumper):  # type: ignore[misc]
-    """Writes texts of several lines as blocks, and repeated objects in full."""
-
-    def ignore_aliases(self, data: object) -> bool:
-        return True
-
-
-def _block(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
-    style = "|" if "\n" in text else None
-    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
-
-
-_Readable.add_representer(str, _block)
-
-
-@dataclass(frozen=True)
-class Report:
-    """What the preflight found that does not stop the job: sentences for the user."""
-
-    warnings: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One thing that ``mlflow-exec doctor`` looked at.
-
-    Attributes:
-        ok: Whether it is as it should be.
-        subject: What was looked at.
-        detail: What was found.
-        way_on: What to do about it, where it is not.
-    """
-
-    ok: bool
-    subject: str
-    detail: str
-    way_on: str = ""
 
 
 @dataclass(frozen=True)

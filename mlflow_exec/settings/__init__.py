@@ -24,6 +24,7 @@ from mlflow_exec.settings.fields import (
     parse_quantity,
 )
 from mlflow_exec.settings.reading import (
+    cast_options,
     expand_file,
     json_schema,
     known_keys,
@@ -31,27 +32,40 @@ from mlflow_exec.settings.reading import (
     parse_settings,
 )
 from mlflow_exec.settings.secrets import ClientSecret, NodeSecret, SecretReference
+from mlflow_exec.settings.targets import (
+    Batch,
+    KubernetesModelCache,
+    KubernetesTargetSettings,
+    RayServeSettings,
+    TargetSettings,
+)
 from mlflow_exec.settings.yarn import YarnAcls, YarnEnvironmentCache, YarnSettings
 
 __all__ = [
     "GIB",
     "BackendSettings",
+    "Batch",
     "Bytes",
     "ClientSecret",
     "Cpu",
     "KubernetesEnvironmentCache",
+    "KubernetesModelCache",
     "KubernetesSettings",
+    "KubernetesTargetSettings",
     "NodeSecret",
     "RayEnvironmentCache",
     "RayResources",
+    "RayServeSettings",
     "RaySettings",
     "Resources",
     "Seconds",
     "SecretReference",
     "Settings",
+    "TargetSettings",
     "YarnAcls",
     "YarnEnvironmentCache",
     "YarnSettings",
+    "cast_options",
     "expand_file",
     "json_schema",
     "known_keys",

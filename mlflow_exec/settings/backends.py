@@ -6,9 +6,9 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from mlflow_exec.credentials import why_secret
 from mlflow_exec.settings.fields import GIB, Bytes, Cpu, Seconds, Settings
 from mlflow_exec.settings.secrets import NodeSecret, SecretReference
+from mlflow_exec.settings.shared import KubernetesPods, RayDashboard, Rendered
 
 
 class Resources(Settings):
@@ -63,27 +63,10 @@ class RayEnvironmentCache(Settings):
         return self
 
 
-class BackendSettings(Settings):
+class BackendSettings(Rendered):
     """Settings that every backend has."""
 
-    _way_of_secrets: ClassVar[str] = "give it by 'secrets'"
-
     resources: Resources = Field(default_factory=Resources, description="CPU, memory, GPUs.")
-    env: dict[str, str] = Field(
-        default_factory=dict,
-        description="Environment variables of the job. Names that look like secrets are refused, "
-        "and values with credentials in a URL: use `secrets`.",
-    )
-    not_secret: list[str] = Field(
-        default_factory=list,
-        description="Names of variables and parameters that look like secrets and are none: "
-        "`[\"pad_token\"]`.",
-    )
-    tracking_uri: str | None = Field(
-        None,
-        description="The tracking server as the job sees it, where that differs from the "
-        "submitting machine's.",
-    )
     environment_cache_limit: Bytes = Field(
         20 * GIB,
         description="What the environments in `environment_cache` may use together; those used "
@@ -124,12 +107,6 @@ class BackendSettings(Settings):
     on_interrupt: Literal["detach", "cancel"] = Field(
         "detach", description="What Ctrl-C does while following: leave the job, or cancel it."
     )
-    template: str | None = Field(
-        None, description="A template of your own in place of the built-in one (a path)."
-    )
-    patch: dict[str, Any] | str | None = Field(
-        None, description="Merged into the rendered job: a mapping, or the path of a YAML file."
-    )
 
     def kept_environments(self, path: str | None, manager: str | None) -> dict[str, Any] | None:
         """Return the ``environment_cache`` of a job order.
@@ -146,18 +123,8 @@ class BackendSettings(Settings):
             "max_age_s": self.environment_cache_max_age_s,
         }
 
-    @model_validator(mode="after")
-    def _no_literal_secrets(self) -> BackendSettings:
-        for name, value in self.env.items():
-            if why := why_secret(name, value, self.not_secret):
-                raise ValueError(
-                    f"env.{name}: {why}, and env is readable by everybody who can see the job; "
-                    f"{self._way_of_secrets}, or name it in 'not_secret' if it is none"
-                )
-        return self
 
-
-class KubernetesSettings(BackendSettings):
+class KubernetesSettings(KubernetesPods, BackendSettings):
     """Settings of `--backend k8s`."""
 
     context: str | None = Field(
@@ -165,21 +132,12 @@ class KubernetesSettings(BackendSettings):
         description="The kubeconfig context; the current one if null, and the pod's own cluster "
         "where there is no kubeconfig.",
     )
-    kubeconfig: str | None = Field(
-        None, description="A kubeconfig file; `KUBECONFIG` or `~/.kube/config` if null."
-    )
     cluster_name: str | None = Field(
         None, description="The cluster's identity in job handles, where it cannot be read."
     )
     namespace: str | None = Field(None, description="The context's namespace if null.")
     image: str | None = Field(
         None, description="Any image with Python; MLproject's docker_env if null."
-    )
-    image_pull_policy: Literal["Always", "IfNotPresent", "Never"] | None = Field(
-        None, description="Kubernetes' own default if null."
-    )
-    image_pull_secrets: list[str] = Field(
-        default_factory=list, description="Names of Secrets for private registries."
     )
     image_pull_grace_s: float = Field(
         180, ge=0, description="How long a failing image pull may go on before the job is ended."
@@ -189,31 +147,12 @@ class KubernetesSettings(BackendSettings):
         description="Secret environment variables: `{\"HF_TOKEN\": {\"secret\": \"hf\", \"key\": "
         "\"token\"}}`, `{\"env\": \"HF_TOKEN\"}` or `{\"file\": \"/vault/hf\"}`.",
     )
-    service_account: str | None = Field(None, description="The pod's service account.")
-    node_selector: dict[str, str] = Field(default_factory=dict, description="Labels of the node.")
-    tolerations: list[dict[str, Any]] = Field(
-        default_factory=list, description="Taints that the pod tolerates, as in a Pod."
-    )
-    affinity: dict[str, Any] | None = Field(None, description="Affinity, as in a Pod.")
-    priority_class: str | None = Field(None, description="The pod's priority class.")
-    volumes: list[dict[str, Any]] = Field(default_factory=list, description="As in a Pod.")
-    volume_mounts: list[dict[str, Any]] = Field(
-        default_factory=list, description="As in a container."
-    )
     environment_cache: KubernetesEnvironmentCache | None = Field(
         None, description="Where built environments are kept for later jobs; nowhere if null."
     )
     queue: str | None = Field(
         None, description="A Kueue local queue; the job is created suspended and Kueue starts it."
     )
-    labels: dict[str, str] = Field(
-        default_factory=dict, description="Further labels of the Job and its pods."
-    )
-    annotations: dict[str, str] = Field(
-        default_factory=dict, description="Further annotations of the Job and its pods."
-    )
-    gpu_resource: str = Field("nvidia.com/gpu", description="What a GPU is called on the nodes.")
-    python: str = Field("python3", description="The Python in the image.")
     source: Literal["auto", "configmap", "artifact", "git", "image"] = Field(
         "auto",
         description="How the project reaches the pod: see the delivery page. `auto` takes "
@@ -257,7 +196,7 @@ class KubernetesSettings(BackendSettings):
         return self
 
 
-class RaySettings(BackendSettings):
+class RaySettings(RayDashboard, BackendSettings):
     """Settings of `--backend ray`."""
 
     _way_of_secrets: ClassVar[str] = (
@@ -295,15 +234,6 @@ class RaySettings(BackendSettings):
         "auto",
         description="How the project reaches Ray: its package store (`package`), or the run's "
         "artifacts. `auto` takes `artifact` above the store's limit.",
-    )
-    ca_cert: str | None = Field(
-        None, description="A PEM file with the authority of the dashboard's certificate."
-    )
-    verify_tls: bool = Field(True, description="Whether the dashboard's certificate is checked.")
-    token_file: str | None = Field(
-        None,
-        description="A file with the cluster's token; `RAY_AUTH_TOKEN`, `RAY_AUTH_TOKEN_PATH` and "
-        "`~/.ray/auth_token` if null.",
     )
 
     @field_validator("environment_cache", mode="before")

@@ -51,6 +51,39 @@ def expand_file(config: Mapping[str, Any], where: str) -> dict[str, Any]:
     return load_config(path) | given
 
 
+def cast_options(options: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """Return the settings that texts of a command line mean, as a configuration file holds them.
+
+    Dots lead into a setting (``resources.cpu``); what begins as a JSON object or array, or is
+    ``null``, is read as JSON. Numbers and words stay texts, and are cast by their setting.
+
+    Raises:
+        ConfigError: A value is no JSON, or two keys contradict.
+    """
+    result: dict[str, Any] = {}
+    for key, value in options.items():
+        *outer, last = key.split(".")
+        place = result
+        for part in outer:
+            place = place.setdefault(part, {})
+            if not isinstance(place, dict):
+                raise ConfigError(f"{where}: {key}: {part!r} is given twice")
+        if last in place:
+            raise ConfigError(f"{where}: {key}: it is given twice")
+        place[last] = _from_json(key, value, where)
+    return result
+
+
+def _from_json(key: str, value: Any, where: str) -> Any:
+    if not isinstance(value, str) or not (value == "null" or value.lstrip()[:1] in ("{", "[")):
+        return value
+    try:
+        return json.loads(value)
+    except ValueError as error:
+        shown = "" if looks_secret(key) else f"; given {without_credentials(_shown(value))}"
+        raise ConfigError(f"{where}: {key}: not valid JSON: {error}{shown}") from error
+
+
 def parse_settings(cls: type[S], config: Mapping[str, Any], where: str) -> S:
     """Check and cast a configuration.
 

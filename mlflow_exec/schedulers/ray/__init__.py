@@ -40,7 +40,8 @@ from mlflow_exec.errors import (
     UnreachableError,
 )
 from mlflow_exec.jobs import JobHandle, JobSpec, JobStatus
-from mlflow_exec.schedulers.base import Delivery, Finding, Plan, Report, Scheduler
+from mlflow_exec.reports import Finding, Report
+from mlflow_exec.schedulers.base import Delivery, Plan, Scheduler
 from mlflow_exec.schedulers.ray.cancel import take_out_of_queue
 from mlflow_exec.schedulers.ray.doctor import findings
 from mlflow_exec.schedulers.ray.logs import DriverLog

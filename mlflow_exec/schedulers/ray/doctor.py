@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 
 from mlflow_exec.clients.ray import RayClient
 from mlflow_exec.errors import AccessDeniedError, ClusterError
-from mlflow_exec.schedulers.base import Finding
+from mlflow_exec.reports import Finding
 
 
 def findings(client: RayClient, where_from: str) -> Iterator[Finding]:

@@ -39,7 +39,8 @@ from mlflow_exec.errors import (
     UnreachableError,
 )
 from mlflow_exec.jobs import JobHandle, JobSpec, JobStatus
-from mlflow_exec.schedulers.base import Delivery, Finding, Plan, Report, Scheduler
+from mlflow_exec.reports import Finding, Report
+from mlflow_exec.schedulers.base import Delivery, Plan, Scheduler
 from mlflow_exec.schedulers.yarn import environments, packing, staging, submission
 from mlflow_exec.schedulers.yarn.cancel import end
 from mlflow_exec.schedulers.yarn.doctor import findings, local_findings

@@ -14,7 +14,7 @@ from mlflow_exec.clients.webhdfs import WebHdfs
 from mlflow_exec.clients.yarn import ResourceManager
 from mlflow_exec.clients.yarn_cli import yarn_command
 from mlflow_exec.errors import ClusterError, ConfigError, MissingExtraError
-from mlflow_exec.schedulers.base import Finding
+from mlflow_exec.reports import Finding
 from mlflow_exec.schedulers.yarn.preflight import check_logs
 from mlflow_exec.schedulers.yarn.queues import is_parent, may_submit, queues_in
 from mlflow_exec.schedulers.yarn.staging import check_root, path_of
