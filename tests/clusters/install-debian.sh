@@ -16,4 +16,4 @@ apt-get install -y -q --no-install-recommends \
     etcd-server containerd runc containernetworking-plugins debootstrap iptables iproute2 mount \
     openssl ca-certificates git openssh-client openssh-server faketime \
     openjdk-17-jdk-headless maven krb5-kdc krb5-admin-server krb5-user curl gcc libkrb5-dev \
-    chromium chromium-driver fonts-dejavu
+    chromium chromium-driver fonts-dejavu wrk

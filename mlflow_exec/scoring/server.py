@@ -1,0 +1,68 @@
+"""One server process: uvicorn around the application, and how it starts and stops."""
+
+from __future__ import annotations
+
+import math
+import os
+import signal
+import socket
+import sys
+
+from mlflow_exec.scoring.options import OptionsError, ScoringOptions
+
+_EXIT_STOPPED = 143
+"""As a shell tells that SIGTERM has ended a process."""
+
+
+def run(options: ScoringOptions, host: str, port: int) -> None:
+    """Load the model, then listen until SIGTERM or SIGINT.
+
+    The port is taken at once and opens when the model has predicted on its example. When told to
+    stop, it closes, and requests that are under way are answered, for `stop_s` at most; what is
+    not listening yet ends at once.
+
+    Args:
+        options: What to serve, and how.
+        host: The address to listen on.
+        port: The port; 0 takes a free one, which is printed.
+
+    Raises:
+        LoadError: The model cannot be loaded, or fails on its own example.
+        OptionsError: The tokens cannot be read, the port is taken, or uvicorn is missing.
+    """
+    # The first process of a container, as this one may be, is not ended by a signal that it does
+    # not handle: while it loads it would be waited for in vain.
+    signal.signal(signal.SIGTERM, lambda *_: os._exit(_EXIT_STOPPED))
+    try:
+        import uvicorn
+    except ImportError as error:
+        raise OptionsError(
+            "serving: uvicorn is missing in this environment; pip install uvicorn"
+        ) from error
+    from mlflow_exec.scoring.app import ScoringApp
+
+    with _bound(host, port) as taken:
+        app = ScoringApp.load(options)
+        address = f"http://{host}:{taken.getsockname()[1]}"
+        print(f"serving {options.model_uri} on {address}", file=sys.stderr, flush=True)
+        config = uvicorn.Config(
+            app, lifespan="on", access_log=False, proxy_headers=False, log_level="warning",
+            timeout_graceful_shutdown=math.ceil(options.stop_s),
+        )  # fmt: skip
+        server = uvicorn.Server(config)
+        signal.signal(signal.SIGTERM, server.handle_exit)
+        server.run(sockets=[taken])
+
+
+def _bound(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    made = socket.socket(family, socket.SOCK_STREAM)
+    made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        made.bind((host, port))
+    except OSError as error:
+        made.close()
+        raise OptionsError(
+            f"serving: port {port} of {host} cannot be used: {error.strerror}; name another port"
+        ) from error
+    return made
