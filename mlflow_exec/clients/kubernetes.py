@@ -223,36 +223,61 @@ class KubernetesClient:
     ) -> Any:
         """Send once, or twice where the credentials have to be read anew."""
         text = None if body is None else json.dumps(body).encode()
+        given = {} if text is None else {"Content-Type": content_type}
+        full = path + (f"?{urlencode(query)}" if query else "")
+        response = self.exchange(method, full, text, given, timeout_s, stream=stream)
+        if "Audit-Id" in response.headers:
+            # Only the API server's own answers tell its time; a proxy's clock may be any.
+            self._clock.hear(response.headers.get("Date"))
+        if response.status < 400:
+            return response
+        raise self.error(method, path, response)
+
+    def exchange(
+        self,
+        method: str,
+        path: str,
+        body: bytes | None,
+        headers: Mapping[str, str],
+        timeout_s: float,
+        *,
+        stream: bool = False,
+        proxied: bool = False,
+    ) -> Any:
+        """Send these very bytes and return urllib3's response, whatever its status.
+
+        Twice where the credentials have to be read anew; with ``proxied`` somebody behind the API
+        server answers, whose own refusal is no reason for that.
+
+        Raises:
+            AccessDeniedError: There are no credentials to send.
+            UnreachableError: No answer came.
+        """
         renewed = False
         while True:
             api = self._api
-            headers = self._credentials(api)
-            if text is not None:
-                headers["Content-Type"] = content_type
-            url = api.configuration.host + path + (f"?{urlencode(query)}" if query else "")
+            url = api.configuration.host + path
             try:
                 response = api.rest_client.pool_manager.request(
                     method,
                     url,
-                    body=text,
-                    headers=headers,
+                    body=body,
+                    headers={**headers, **self._credentials(api)},
                     timeout=urllib3.Timeout(connect=CONNECT_TIMEOUT_S, read=timeout_s),
                     preload_content=not stream,
                     retries=False,
                 )
-                data = b"" if response.status < 400 else response.data
+                if response.status >= 400:
+                    response.data  # noqa: B018 - read while the connection is there
             except (urllib3.exceptions.HTTPError, OSError) as error:
                 raise UnreachableError(
                     f"{self.name}: {api.configuration.host} gives no answer: {error}"
                 ) from error
-            # Only the API server's own answers tell its time; a proxy's clock may be any.
-            if "Audit-Id" in response.headers:
-                self._clock.hear(response.headers.get("Date"))
-            if response.status < 400:
+            if renewed or response.status not in (401, 403):
                 return response
-            failure = self._error(method, path, response, data)
-            if renewed or not _lacks_credentials(failure):
-                raise failure
+            failure = self.error(method, path, response)
+            if not _lacks_credentials(failure) or (proxied and not failure.reason):
+                return response
             self._renew(api, failure)
             renewed = True
 
@@ -284,8 +309,9 @@ class KubernetesClient:
         """Return the time by the API server's clock; None before its first answer."""
         return self._clock.now()
 
-    def _error(self, method: str, path: str, response: Any, data: bytes) -> ClusterError:
-        status: int = response.status
+    def error(self, method: str, path: str, response: Any) -> ClusterError:
+        """Return the error that an answer of the API server's is, by its status."""
+        status, data = int(response.status), response.data
         try:
             answer = json.loads(data)
             message, reason = str(answer["message"]), str(answer.get("reason", ""))

@@ -13,6 +13,7 @@ from pathlib import Path
 RUNTIME_FILES = (
     "entry.py",
     "job.py",
+    "model_server.py",
     "end.py",
     "job_order.py",
     "rest.py",
@@ -33,7 +34,7 @@ RUNTIME_FILES = (
     "file_lock.py",
     "command.py",
 )
-"""Every file of the job's first step, ``entry.py`` first; all of them are to be injected."""
+"""Every file of the first step, ``entry.py`` first; all of them are to be injected."""
 
 FINAL_EXIT_CODES = (81, 82, 83, 84, 86, 87)
 """Exit codes of ``entry.py`` after which the end was written (``end.py``): no retry follows."""

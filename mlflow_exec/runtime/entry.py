@@ -1,7 +1,8 @@
-"""The job's first step inside the cluster; starts ``job.py`` beside it.
+"""The first step inside the cluster; starts ``job.py`` or ``model_server.py`` beside it.
 
 ``python3 -I -S -u <folder>/entry.py <order>``, where the order is a path to a JSON file or
-``env:NAME``. See ``job.py`` for what it does and ``job_order.py`` for the order.
+``env:NAME``, runs a job: see ``job.py`` for what it does and ``job_order.py`` for the order.
+``entry.py prepare <order>`` and ``entry.py serve <order>`` are of a model: ``model_server.py``.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ _EXIT_STOPPED = 143  # as in end.py, which is not imported yet
 
 
 def main(argv: list[str]) -> int:
-    """Run the job and return the exit code of the container."""
+    """Run the job, or prepare or serve the model; return the exit code of the container."""
     import importlib
     import types
 
@@ -23,8 +24,9 @@ def main(argv: list[str]) -> int:
     package = types.ModuleType("mlflow_exec_job")
     package.__path__ = [os.path.dirname(os.path.abspath(__file__))]
     sys.modules[package.__name__] = package
-    job = importlib.import_module("mlflow_exec_job.job")
-    code: int = job.main(argv)
+    name = "model_server" if argv[:1] in (["prepare"], ["serve"]) else "job"
+    step = importlib.import_module(f"mlflow_exec_job.{name}")
+    code: int = step.main(argv)
     return code
 
 

@@ -11,7 +11,7 @@ from .environment import Environment, EnvironmentBuilder, environment_in
 from .environment_entries import Entry, EntryStore
 from .environment_key import EnvironmentKey, key_of
 from .file_lock import FileLock
-from .job_order import EnvironmentCacheSpec, JobOrder, SetupError
+from .job_order import EnvironmentCacheSpec, EnvironmentSpec, SetupError
 from .packed_environment import packed
 from .processes import Runner
 from .requirements import Uncacheable
@@ -28,18 +28,23 @@ class Environments:
     """Provides one job with its environment.
 
     Args:
-        order: Tells what is wanted and where it is kept for later jobs.
+        spec: What is wanted.
+        cache: Where it is kept for later jobs; None where it is not.
         scratch_dir: An existing private folder.
         runner: Runs the installers.
         env: The variables for the installers.
     """
 
     def __init__(
-        self, order: JobOrder, scratch_dir: str, runner: Runner, env: Dict[str, str]
+        self,
+        spec: EnvironmentSpec,
+        cache: Optional[EnvironmentCacheSpec],
+        scratch_dir: str,
+        runner: Runner,
+        env: Dict[str, str],
     ) -> None:
-        self._spec = order.environment
-        kept = self._spec.manager not in ("local", "packed")
-        self._cache = order.environment_cache if kept else None
+        self._spec = spec
+        self._cache = cache if spec.manager not in ("local", "packed") else None
         self._scratch_dir = scratch_dir
         self._runner = runner
         self._env = env
@@ -81,6 +86,12 @@ class Environments:
         if used is not None:
             used.touch()
             used.lock.release()
+
+    def hand_over(self) -> None:
+        """Leave it in use by the program that is going to take this process's place."""
+        if self._used is not None:
+            self._used.touch()
+            self._used.lock.outlive_exec()
 
     def _say(self, text: str) -> None:
         self._runner.log.say(f"environment: {text}")

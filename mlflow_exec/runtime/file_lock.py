@@ -35,6 +35,11 @@ class FileLock:
             fd, self._fd = self._fd, None
             os.close(fd)
 
+    def outlive_exec(self) -> None:
+        """Keep it, if it is held, in the program that takes this process's place."""
+        if self._fd is not None:
+            os.set_inheritable(self._fd, True)
+
     def remove(self) -> None:
         """Free it and remove its file."""
         try:

@@ -35,7 +35,7 @@ from .end import (
 from .environment import Environment
 from .environment_cache import Environments
 from .job_log import JobLog
-from .job_order import JobOrder, SetupError, invalid
+from .job_order import JobOrder, SetupError, invalid, order_text
 from .log_upload import LogUpload
 from .processes import DeadlineOver, Outcome, Runner, Stopped, StopSignal, oom_kills
 from .rest import ArtifactRoot
@@ -75,12 +75,12 @@ def main(argv: List[str]) -> int:
         log.line(f"{START_LINE_PREFIX}{moment} {socket.gethostname()} {os.urandom(4).hex()}")
         environ = dict(os.environ)
         try:
-            order = read_order(argv, environ)
+            order = JobOrder.from_json(order_text(argv, environ))
             if scratch_dir is None:
                 raise invalid("there is no writable folder for temporary files; set TMPDIR")
             job = Job(order, environ, log, scratch_dir, stop, started)
         except SetupError as error:
-            _announce(log, error.end)
+            announce(log, error.end)
             return error.end.exit_code or 1
         return job.run()
     except Stopped:
@@ -91,27 +91,6 @@ def main(argv: List[str]) -> int:
             job.close()
         if scratch_dir is not None:
             shutil.rmtree(scratch_dir, ignore_errors=True)
-
-
-def read_order(argv: List[str], environ: Dict[str, str]) -> JobOrder:
-    """Return the order; one that came in a variable is taken out of ``environ``.
-
-    Raises:
-        SetupError: invalid_config.
-    """
-    if len(argv) != 1:
-        raise invalid(f"one argument is expected, a path or env:NAME; {argv}")
-    kind, _, name = argv[0].partition(":")
-    if kind == "env":
-        text = environ.pop(name, None)
-        if text is None:
-            raise invalid(f"the environment variable {name} is not set")
-        return JobOrder.from_json(text)
-    try:
-        with open(argv[0], encoding="utf-8") as file:
-            return JobOrder.from_json(file.read())
-    except (OSError, UnicodeDecodeError) as error:
-        raise invalid(f"it cannot be read: {error}") from error
 
 
 class Job:
@@ -147,7 +126,8 @@ class Job:
         secrets, self._unresolved = resolve(order.secrets, environ)
         self._env = child_environment(order, environ, secrets)
         self._environ = {**environ, **order.env, **secrets}
-        log.hide(to_mask(order, self._environ))
+        names = [*order.secrets, *order.secret_names, order.source.url_env or ""]
+        log.hide(to_mask(names, self._environ))
         self._artifacts: Optional[ArtifactRoot] = None
         server: Optional[TrackingServer] = None
         if is_http(order.tracking_uri):
@@ -162,7 +142,9 @@ class Job:
         self._upload: Optional[LogUpload] = None
         self._log_gap = False
         self._environment: Optional[Environment] = None
-        self._environments = Environments(order, scratch_dir, self._runner, self._env)
+        self._environments = Environments(
+            order.environment, order.environment_cache, scratch_dir, self._runner, self._env
+        )
         self._fetcher = SourceFetcher(
             order.source, scratch_dir, self._environ, self._artifacts, self._runner, self._env
         )
@@ -303,7 +285,7 @@ class Job:
             self._log.say("a retry follows: this failure is not the end of the run")
             self._log.line(prefix + end.to_json())
         else:
-            _announce(self._log, end)
+            announce(self._log, end)
         if self._is_replaced(_MARK_PATIENCE_S):
             return EXIT_OVER
         troubles = [self._keep_log()]
@@ -381,7 +363,7 @@ def _signal_name(number: int) -> str:
         return f"signal {number}"
 
 
-def _announce(log: JobLog, end: End) -> None:
+def announce(log: JobLog, end: End) -> None:
     """Say the end where it can be read without MLflow: in the log and in the pod's status."""
     if end.message:
         log.say(f"{end.category}: {end.message} {end.hint}".rstrip())

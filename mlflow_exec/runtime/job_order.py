@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from dataclasses import dataclass, field
-from typing import Any, Dict, Mapping, Optional, Tuple, Type, TypeVar
+from typing import Any, Dict, List, Mapping, Optional, Tuple, Type, TypeVar
 
 from .end import RESERVED_EXIT_CODES, End
 
@@ -36,6 +36,27 @@ class SetupError(Exception):
 def invalid(message: str, hint: str = "") -> SetupError:
     """Return the error for an order that cannot be carried out."""
     return SetupError("invalid_config", f"job order: {message}", hint)
+
+
+def order_text(argv: List[str], environ: Dict[str, str]) -> str:
+    """Return the text of an order; one that came in a variable is taken out of ``environ``.
+
+    Raises:
+        SetupError: invalid_config.
+    """
+    if len(argv) != 1:
+        raise invalid(f"one argument is expected, a path or env:NAME; {argv}")
+    kind, _, name = argv[0].partition(":")
+    if kind == "env":
+        text = environ.pop(name, None)
+        if text is None:
+            raise invalid(f"the environment variable {name} is not set")
+        return text
+    try:
+        with open(argv[0], encoding="utf-8") as file:
+            return file.read()
+    except (OSError, UnicodeDecodeError) as error:
+        raise invalid(f"it cannot be read: {error}") from error
 
 
 @dataclass(frozen=True)
@@ -255,13 +276,13 @@ class JobOrder:
         parts = dict(data)
         for name, part in _PARTS.items():
             if name in parts and (parts[name] is not None or name not in _NULLABLE):
-                parts[name] = _build(part, name, parts[name])
+                parts[name] = build_part(part, name, parts[name])
         if isinstance(parts.get("secrets"), dict):
             parts["secrets"] = {
-                name: _build(SecretSource, f"secrets.{name}", source)
+                name: build_part(SecretSource, f"secrets.{name}", source)
                 for name, source in parts["secrets"].items()
             }
-        return _build(cls, "", parts)
+        return build_part(cls, "", parts)
 
 
 _PARTS: Dict[str, Type[Any]] = {
@@ -286,7 +307,7 @@ _CHECKS: Dict[str, Tuple[Type[Any], ...]] = {
 }
 
 
-def _build(kind: Type[_T], where: str, data: Mapping[str, Any]) -> _T:
+def build_part(kind: Type[_T], where: str, data: Mapping[str, Any]) -> _T:
     """Make the dataclass from a JSON object, checking names and types of its keys."""
     if not isinstance(data, dict):
         raise invalid(f"{where}: a JSON object is expected; {type(data).__name__}")

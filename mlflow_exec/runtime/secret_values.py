@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-from typing import Dict, List, Mapping, Optional, Tuple
+from typing import Dict, Iterable, List, Mapping, Optional, Tuple
 
-from .job_order import JobOrder, SecretSource, SetupError
+from .job_order import SecretSource, SetupError
 from .masking import passwords_in
 
 # A user's name is no secret by itself, and often a word that is everywhere in a log.
@@ -33,15 +33,14 @@ def resolve(
     return values, trouble
 
 
-def to_mask(order: JobOrder, environ: Mapping[str, str]) -> List[str]:
+def to_mask(secret_names: Iterable[str], environ: Mapping[str, str]) -> List[str]:
     """Return every value that must not be in the output.
 
     Args:
-        order: Names the variables that are secrets.
+        secret_names: The variables that are secrets.
         environ: With the values that were resolved.
     """
-    names = {*order.secrets, *order.secret_names, *_TRACKING, order.source.url_env or ""}
-    names -= set(_NOT_MASKED)
+    names = {*secret_names, *_TRACKING} - set(_NOT_MASKED)
     values = [environ[name] for name in sorted(names) if environ.get(name)]
     # Such as an index of packages with a user and a password.
     return values + [word for text in environ.values() for word in _of_url(text)]

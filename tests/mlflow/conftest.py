@@ -42,8 +42,10 @@ def k8s_tracking(
 
 
 @pytest.fixture(scope="session")
-def k8s_namespace(kubernetes_cluster: KubernetesCluster) -> Iterator[str]:
-    """A namespace for all end-to-end tests of a session."""
+def k8s_namespace(
+    kubernetes_cluster: KubernetesCluster, _namespaces: client.CoreV1Api
+) -> Iterator[str]:
+    """A namespace for all end-to-end tests of a session; deleted before others are waited for."""
     with kubernetes_cluster.api_client() as api:
         core = client.CoreV1Api(api)
         labels = {"mlflow-exec-test/session": str(os.getpid())}

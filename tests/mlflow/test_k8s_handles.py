@@ -21,6 +21,7 @@ from tests.clusters.kubernetes import configuration
 from tests.clusters.kubernetes.cluster import Cluster
 from tests.clusters.kubernetes.prerequisites import missing
 from tests.clusters.pytest_kubernetes import unavailable
+from tests.mlflow.k8s_deployments import K8sDeployments
 from tests.mlflow.k8s_runs import WAIT, K8sRuns
 from tests.servers import free_port
 
@@ -32,7 +33,9 @@ RIGHTS = [
 ]  # fmt: skip
 
 
-def colleague(k8s: K8sRuns, rules: Sequence[Mapping[str, Any]] = RIGHTS) -> tuple[str, str]:
+def colleague(
+    k8s: K8sRuns | K8sDeployments, rules: Sequence[Mapping[str, Any]] = RIGHTS
+) -> tuple[str, str]:
     """Make a service account that may look after jobs, or do what the rules say.
 
     Returns:

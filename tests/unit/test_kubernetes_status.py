@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 
+from mlflow_exec.clients.kubernetes_disruptions import DISRUPTIONS
+from mlflow_exec.clients.kubernetes_reasons import IMAGE_REASONS
 from mlflow_exec.jobs import FailureCategory, JobState, JobStatus
 from mlflow_exec.runtime.end import EXIT_DISRUPTED
-from mlflow_exec.schedulers.kubernetes.disruptions import DISRUPTIONS
-from mlflow_exec.schedulers.kubernetes.status import IMAGE_REASONS, job_status
+from mlflow_exec.schedulers.kubernetes.status import job_status
 
 Json = dict[str, Any]
 

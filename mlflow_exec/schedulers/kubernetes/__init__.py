@@ -17,6 +17,7 @@ from typing import Any
 
 from mlflow_exec.clients import kubernetes as api
 from mlflow_exec.clients import kubernetes_config as ways
+from mlflow_exec.clients.kubernetes_doctor import findings
 from mlflow_exec.clients.kubernetes_watch import list_pages
 from mlflow_exec.errors import (
     ConfigError,
@@ -27,9 +28,9 @@ from mlflow_exec.errors import (
     UnreachableError,
 )
 from mlflow_exec.jobs import JobHandle, JobSpec, JobStatus
-from mlflow_exec.schedulers.base import Delivery, Finding, Plan, Report, Scheduler
+from mlflow_exec.reports import Finding, Report
+from mlflow_exec.schedulers.base import Delivery, Plan, Scheduler
 from mlflow_exec.schedulers.kubernetes.cancel import cancel, delete_job, find_job, find_pods
-from mlflow_exec.schedulers.kubernetes.doctor import findings
 from mlflow_exec.schedulers.kubernetes.explain import job_events, warnings, why_held
 from mlflow_exec.schedulers.kubernetes.follow import follow as follow_jobs
 from mlflow_exec.schedulers.kubernetes.follow import known_status
@@ -52,6 +53,7 @@ from mlflow_exec.schedulers.kubernetes.plan import (
     make_plan,
 )
 from mlflow_exec.schedulers.kubernetes.preflight import check
+from mlflow_exec.schedulers.kubernetes.rights import RIGHTS
 from mlflow_exec.schedulers.kubernetes.status import job_status, needs_events
 from mlflow_exec.settings import BackendSettings, KubernetesSettings
 
@@ -144,7 +146,8 @@ class KubernetesScheduler(Scheduler):
         except ConfigError as error:
             yield Finding(False, "kubeconfig", str(error), "Point KUBECONFIG at a kubeconfig.")
             return
-        yield from findings(client, namespace, self._settings.cluster_name)
+        name = self._settings.cluster_name
+        yield from findings(client, namespace, name, RIGHTS, "docs/kubernetes.md")
 
     # -- acting -----------------------------------------------------------------------------
 

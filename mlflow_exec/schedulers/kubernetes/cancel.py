@@ -8,9 +8,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from mlflow_exec.clients import kubernetes as api
+from mlflow_exec.clients.kubernetes_disruptions import true_conditions
 from mlflow_exec.errors import CancelError, ConflictError, NotFoundError, UnreachableError
 from mlflow_exec.jobs import JobHandle
-from mlflow_exec.schedulers.kubernetes.disruptions import true_conditions
 from mlflow_exec.schedulers.kubernetes.objects import BATCH
 
 _POLL_S = (0.1, 0.2, 0.5, 1.0)

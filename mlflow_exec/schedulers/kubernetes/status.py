@@ -12,6 +12,20 @@ from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
+from mlflow_exec.clients.kubernetes_disruptions import (
+    DISRUPTED,
+    DISRUPTIONS,
+    node_lost,
+    true_conditions,
+)
+from mlflow_exec.clients.kubernetes_reasons import (
+    CONFIG_REASONS,
+    IMAGE_REASONS,
+    PULL_DENIED,
+    TRANSIENT_PULL,
+    last_words,
+    not_created,
+)
 from mlflow_exec.jobs import Failure, FailureCategory, JobState, JobStatus
 from mlflow_exec.runtime.end import (
     EXIT_DISRUPTED,
@@ -20,12 +34,6 @@ from mlflow_exec.runtime.end import (
     taken_too_often,
 )
 from mlflow_exec.schedulers.ending import parse_ending, user_error
-from mlflow_exec.schedulers.kubernetes.disruptions import (
-    DISRUPTED,
-    DISRUPTIONS,
-    node_lost,
-    true_conditions,
-)
 from mlflow_exec.schedulers.kubernetes.objects import record_of
 from mlflow_exec.schedulers.kubernetes.plan import (
     CONTAINER,
@@ -38,21 +46,6 @@ from mlflow_exec.schedulers.kubernetes.times import age_s, pull_failed_s, waited
 
 Json = Mapping[str, Any]
 
-# https://github.com/kubernetes/kubernetes/blob/v1.34.1/pkg/kubelet/images/types.go
-IMAGE_REASONS = {
-    "ErrImageNeverPull", "ErrImagePull", "ImageInspectError", "ImagePullBackOff",
-    "InvalidImageName", "RegistryUnavailable", "SignatureValidationFailed",
-}  # fmt: skip
-# https://github.com/kubernetes/kubernetes/blob/v1.34.1/pkg/kubelet/kuberuntime/kuberuntime_container.go
-CONFIG_REASONS = {
-    "CreateContainerConfigError", "CreateContainerError", "PreCreateHookError",
-    "PreStartHookError", "RunContainerError",
-}  # fmt: skip
-
-# A registry that limits its clients, and the kubelet's own limit, pass: the pull is tried again.
-_TRANSIENT_PULL = re.compile(r"\b429\b|too many requests|toomanyrequests|pull QPS exceeded", re.I)
-_PULL_DENIED = re.compile(r"\b40[13]\b|unauthorized|forbidden|denied|authorization failed", re.I)
-
 # Why a node does not start a pod, which only events tell:
 # https://github.com/kubernetes/kubernetes/blob/v1.34.1/pkg/kubelet/events/event.go
 _NODE_REASONS = {
@@ -60,11 +53,6 @@ _NODE_REASONS = {
     "NetworkNotReady", "NodeNotReady",
 }  # fmt: skip
 _MISSING_VOLUME = re.compile(r"not found|non-existent|references non", re.I)
-# What stands between the controller and a pod and passes, unlike what the pod itself lacks.
-_TRANSIENT_CREATE = re.compile(r"failed calling webhook|internal error|timed? ?out|too many", re.I)
-
-_LAST_WORDS_CHARS = 300  # a tag holds 500
-
 # A submission takes a second; a Job that is not complete after a minute has lost its client.
 _SUBMITTING_S = 60.0
 _ENDING = "has ended; the controller has not said how yet"
@@ -141,7 +129,7 @@ def job_status(
         return status
     waits_s = waited_s(state, job, pods, attempt, now)
     pulling = holding is not None and holding.category is FailureCategory.IMAGE_PULL
-    fails_s = pull_failed_s(pods[-1], events, _TRANSIENT_PULL, now) if pulling else None
+    fails_s = pull_failed_s(pods[-1], events, TRANSIENT_PULL, now) if pulling else None
     return replace(status, waits_s=waits_s, fails_s=fails_s)
 
 
@@ -205,19 +193,12 @@ def queue_of(job: Json) -> str:
 
 
 def _not_created(events: Iterable[Json]) -> Failure | None:
-    """Why the controller cannot create a pod; https://github.com/dagster-io/dagster/issues/24595."""
+    """Why the controller cannot create a pod."""
     event = _newest(event for event in events if event.get("reason") == "FailedCreate")
     if event is None:
         return None
     text = str(event.get("message"))
-    category = FailureCategory.INVALID_CONFIG
-    if "exceeded quota" in text:
-        category = FailureCategory.QUOTA
-    elif _TRANSIENT_CREATE.search(text):
-        category = FailureCategory.INFRASTRUCTURE
-    elif "forbidden" in text and "error looking up service account" not in text:
-        category = FailureCategory.PERMISSION
-    return failure(category, f"The pod cannot be created: {text}")
+    return failure(not_created(text), f"The pod cannot be created: {text}")
 
 
 def _not_started(pod: Json, events: Iterable[Json]) -> Failure | None:
@@ -282,7 +263,7 @@ def _waiting(container: Json, otherwise: str) -> tuple[JobState, str, Failure | 
 
 
 def _not_pulled(image: object, text: str) -> Failure:
-    if _TRANSIENT_PULL.search(text):
+    if TRANSIENT_PULL.search(text):
         return Failure(
             FailureCategory.INFRASTRUCTURE,
             f"The image {image!r} cannot be pulled yet, its registry or the node limits how often "
@@ -290,7 +271,7 @@ def _not_pulled(image: object, text: str) -> Failure:
             "Submit it again later; pull with credentials (image_pull_secrets) or from a mirror.",
         )
     message = f"The image {image!r} cannot be pulled: {text}"
-    if _PULL_DENIED.search(text):
+    if PULL_DENIED.search(text):
         hint = "Its registry asks for credentials: check image_pull_secrets, and the image's name."
         return Failure(FailureCategory.IMAGE_PULL, message, hint)
     return failure(FailureCategory.IMAGE_PULL, message)
@@ -298,7 +279,7 @@ def _not_pulled(image: object, text: str) -> Failure:
 
 def _passes(why: Failure) -> bool:
     limited = why.category is FailureCategory.INFRASTRUCTURE
-    return limited and _TRANSIENT_PULL.search(why.message) is not None
+    return limited and TRANSIENT_PULL.search(why.message) is not None
 
 
 def _why_failed(condition: Json, pods: Sequence[Json]) -> tuple[Failure, int | None]:
@@ -334,7 +315,7 @@ def pod_failure(pod: Json) -> tuple[Failure, int | None] | None:
         message = f"The container cannot be started: {terminated.get('message')}"
         return failure(FailureCategory.INVALID_CONFIG, message), exit_code
     if terminated.get("container") == SOURCE_CONTAINER:
-        said = _last_words(str(terminated.get("message") or ""))
+        said = last_words(str(terminated.get("message") or ""))
         message = f"Fetching the source failed: {said or f'exit code {exit_code}'}"
         return failure(FailureCategory.SOURCE_FETCH, message), exit_code
     if exit_code == EXIT_STOPPED or (exit_code and pod["metadata"].get("deletionTimestamp")):
@@ -348,17 +329,6 @@ def pod_failure(pod: Json) -> tuple[Failure, int | None] | None:
         text = f"The container {terminated['container']!r} exited with code {exit_code}."
         return Failure(FailureCategory.USER_ERROR, text, "Its own log says why."), exit_code
     return (user_error(exit_code), exit_code) if exit_code else None
-
-
-def _last_words(output: str) -> str:
-    """Return the last lines of an output, where programs say what went wrong, as one line."""
-    kept = ""
-    for line in reversed(output.splitlines()):
-        longer = f"{line.strip()} {kept}".strip()
-        if kept and len(longer) > _LAST_WORDS_CHARS:
-            break
-        kept = longer
-    return kept
 
 
 def _terminated(pod: Json) -> dict[str, Any]:

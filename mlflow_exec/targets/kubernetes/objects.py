@@ -1,0 +1,169 @@
+"""The objects of a deployment in the cluster: how they are found and read."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from copy import deepcopy
+from typing import Any
+
+from mlflow_exec.clients.kubernetes import KubernetesClient, object_path
+from mlflow_exec.clients.kubernetes_apply import collection_of
+from mlflow_exec.clients.kubernetes_watch import list_pages
+from mlflow_exec.errors import ConflictError, NotFoundError
+from mlflow_exec.releases import MANAGED_BY, Revision
+from mlflow_exec.targets.base import ReleasePlan
+from mlflow_exec.targets.kubernetes.plan import (
+    LABEL_DEPLOYMENT,
+    LABEL_MANAGED,
+    LABEL_REVISION,
+    revision_name,
+)
+from mlflow_exec.targets.kubernetes.pods import SCORING
+
+Json = Mapping[str, Any]
+
+APPS = "apps/v1"
+_RECORD = "revision.json"
+
+
+def is_ours(item: Json) -> bool:
+    """Whether an object is of a deployment of mlflow-exec."""
+    labels = item["metadata"].get("labels") or {}
+    return labels.get(LABEL_MANAGED) == MANAGED_BY and LABEL_DEPLOYMENT in labels
+
+
+def selector(name: str | None = None, *further: str) -> str:
+    """Return the label selector of a deployment's objects; of all deployments' if None."""
+    one = LABEL_DEPLOYMENT if name is None else f"{LABEL_DEPLOYMENT}={name}"
+    return ",".join([f"{LABEL_MANAGED}={MANAGED_BY}", one, *further])
+
+
+def find_deployment(client: KubernetesClient, namespace: str, name: str) -> dict[str, Any] | None:
+    """Return the Deployment of that name; None if there is none of ours.
+
+    Raises:
+        ClusterError: The cluster cannot be asked.
+    """
+    try:
+        found = client.request("GET", object_path("deployments", namespace, name, group=APPS))
+    except NotFoundError:
+        return None
+    return found if is_ours(found) else None
+
+
+def refuse_foreign(client: KubernetesClient, item: Json) -> None:
+    """Refuse to touch an object of that kind and name that is not of mlflow-exec.
+
+    Raises:
+        ConflictError: There is one.
+    """
+    kind, metadata = item["kind"], item["metadata"]
+    path = f"{collection_of(kind, metadata['namespace'])}/{metadata['name']}"
+    with suppress(NotFoundError):
+        if not is_ours(client.request("GET", path)):
+            raise ConflictError(
+                f"name: namespace {metadata['namespace']!r} has a {kind} {metadata['name']!r} "
+                f"that is not of mlflow-exec; choose another name"
+            )
+
+
+def largest_request_bytes(deployment: Json) -> int | None:
+    """Return how large the body of a request to a Deployment may be; None if it is not told."""
+    for container in deployment["spec"]["template"]["spec"]["containers"]:
+        for entry in container.get("env") or ():
+            if entry["name"] == SCORING:
+                with suppress(ValueError, KeyError, TypeError):
+                    return int(json.loads(entry["value"])["max_request_bytes"])
+    return None
+
+
+def number_of(item: Json) -> int:
+    """Return the number of the revision that an object is labelled with; 0 if there is none."""
+    text = str((item["metadata"].get("labels") or {}).get(LABEL_REVISION, ""))
+    return int(text) if text.isdigit() else 0
+
+
+def pods_number(revision: Revision) -> int:
+    """Return the number that the pods of a revision are labelled with.
+
+    It is that of an earlier one where it has left that one's pods as they were.
+    """
+    return number_of(revision.objects[0]["spec"]["template"])
+
+
+def ready_pods_numbers(replica_sets: Iterable[Json]) -> set[int]:
+    """Return the numbers by which pods that answer are labelled."""
+    return {
+        number
+        for item in replica_sets
+        if (item.get("status") or {}).get("readyReplicas") and (number := number_of(item))
+    }
+
+
+def listed(
+    client: KubernetesClient, resource: str, namespace: str, chosen: str, *, group: str = ""
+) -> list[dict[str, Any]]:
+    """Return all objects of a resource that a label selector finds."""
+    path = object_path(resource, namespace, group=group)
+    return [item for page in list_pages(client, path, chosen) for item in page["items"]]
+
+
+def records(
+    client: KubernetesClient, namespace: str, name: str | None = None
+) -> dict[tuple[str, int], Revision]:
+    """Return the recorded revisions by name and number, of one deployment or of all."""
+    found = {}
+    for item in listed(client, "configmaps", namespace, selector(name, LABEL_REVISION)):
+        if (revision := read_record(item)) is not None:
+            found[revision.name, revision.number] = revision
+    return found
+
+
+def revision_of(client: KubernetesClient, deployment: Json | None) -> Revision | None:
+    """Return the revision that a Deployment is now; None where its record is not there."""
+    if deployment is None:
+        return None
+    metadata = deployment["metadata"]
+    name = revision_name(metadata["name"], number_of(deployment))
+    try:
+        path = object_path("configmaps", metadata["namespace"], name)
+        return read_record(client.request("GET", path))
+    except NotFoundError:
+        return None
+
+
+def read_record(item: Json) -> Revision | None:
+    """Return the revision that a ConfigMap records; None where it cannot be read."""
+    try:
+        return Revision.from_json((item.get("data") or {})[_RECORD])
+    except (KeyError, ValueError):
+        return None
+
+
+def holds(secret: Json, plan: ReleasePlan) -> bool:
+    """Whether a Secret in the cluster has just the values that a plan brings."""
+    wanted = {
+        key: base64.b64encode(value.reveal().encode()).decode()
+        for key, value in plan.secrets.items()
+    }
+    return (secret.get("data") or {}) == wanted
+
+
+def with_contents(item: Json, plan: ReleasePlan, *, dry: bool = False) -> dict[str, Any]:
+    """Return an object with what the plan only refers to: secret values and binary data.
+
+    With ``dry`` no secret is read; its value is empty.
+    """
+    body = deepcopy(dict(item))
+    name = body["metadata"]["name"]
+    if body["kind"] == "Secret":
+        values = {key: ("" if dry else s.reveal()) for key, s in plan.secrets.items()}
+        body["stringData"] = values
+    if body["kind"] == "ConfigMap":
+        body["binaryData"] = {
+            key: base64.b64encode(plan.data[f"{name}/{key}"]).decode() for key in body["binaryData"]
+        }
+    return body

@@ -1,0 +1,235 @@
+"""A release as Kubernetes objects: a Deployment, what reaches it, and what its pods mount. Pure."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Mapping
+from copy import deepcopy
+from dataclasses import replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from mlflow_exec import runtime, shipping
+from mlflow_exec.credentials import holds_credentials, why_secret
+from mlflow_exec.errors import ConfigError, TemplateError
+from mlflow_exec.releases import MANAGED_BY, Release, Revision
+from mlflow_exec.settings import KubernetesTargetSettings
+from mlflow_exec.targets.base import ReleasePlan
+from mlflow_exec.targets.kubernetes.pods import (
+    CODE_ZIP,
+    MODEL_CONTAINER,
+    MODEL_ZIP,
+    PREPARE_CONTAINER,
+    own_secrets,
+    pod_values,
+)
+from mlflow_exec.templates import load_patch, merge, render, texts_in
+
+TEMPLATE = "kubernetes/deployment.yaml.j2"
+LABEL_MANAGED = "app.kubernetes.io/managed-by"
+LABEL_DEPLOYMENT = "mlflow-exec/deployment"
+LABEL_REVISION = "mlflow-exec/revision"
+
+# A ConfigMap holds 1 MiB: https://kubernetes.io/docs/concepts/configuration/configmap/#motivation
+CONFIGMAP_BYTES = 1024 * 1024
+PACKAGE_BYTES = CONFIGMAP_BYTES - 64 * 1024
+_KINDS = ("Deployment", "Service", "PodDisruptionBudget", "HorizontalPodAutoscaler", "Ingress")
+# What is made once and never changed; a revision that is repeated finds it there.
+KEPT_KINDS = ("ConfigMap", "Secret")
+
+Json = Mapping[str, Any]
+
+
+def make_plan(
+    release: Release, settings: KubernetesTargetSettings, namespace: str
+) -> ReleasePlan:
+    """Return the objects of a release, the Deployment first.
+
+    Raises:
+        ConfigError: A template, a patch or a combination of settings cannot be honoured.
+    """
+    if settings.max_replicas is not None and settings.resources.cpu is None:
+        raise ConfigError(
+            "max_replicas: the load is measured by what a replica asks for; set 'resources.cpu' too"
+        )
+    base = {"namespace": namespace, "labels": _labels(release.name)}
+    code = code_files()
+    files_name = f"{release.name}-code-{_digest(code)}"
+    data = {f"{files_name}/{name}": content for name, content in code.items()}
+    kept = _files(base, files_name, code)
+    package_name = None
+    if release.model.package is not None:
+        content = _packed(release)
+        package_name = f"{release.name}-model-{release.model.package.sha256[:12]}"
+        data[f"{package_name}/{MODEL_ZIP}"] = content
+        kept += _files(base, package_name, {MODEL_ZIP: content})
+    secret_name = f"{release.name}-secrets-{release.number}"
+    secrets = own_secrets(release, settings, os.environ)
+    if secrets:
+        shown = {name: f"<{secret.source}>" for name, secret in sorted(secrets.items())}
+        values = {**base, "name": secret_name, "data": shown}
+        kept += render("kubernetes/credentials.yaml.j2", values)
+    pods = pod_values(release, settings, secret_name, files_name, package_name)
+    objects = _rendered(release, settings, namespace, pods)
+    return ReleasePlan(Revision.of(release, [*objects, *kept]), data, secrets)
+
+
+def repeated(revision: Revision, number: int, applied_at: str) -> ReleasePlan:
+    """Return the objects of a revision as those of another number; data and secrets are there.
+
+    Its pods keep the number of the revision that they were made for: where they still run, as they
+    do after an update that has failed, the cluster takes them and starts none anew.
+    """
+    objects = deepcopy(list(revision.objects))
+    for item in objects:
+        if item["kind"] not in KEPT_KINDS:
+            item["metadata"]["labels"][LABEL_REVISION] = str(number)
+    again = replace(
+        revision, number=number, applied_at=applied_at, objects=tuple(objects),
+        rolled_back_to=revision.number,
+    )  # fmt: skip
+    return ReleasePlan(again)
+
+
+def revision_name(name: str, number: int) -> str:
+    """Return the name of the record of a revision."""
+    return f"{name}-revision-{number}"
+
+
+def revision_record(revision: Revision, namespace: str) -> dict[str, Any]:
+    """Return the ConfigMap that records a revision."""
+    values = {
+        "name": revision_name(revision.name, revision.number),
+        "namespace": namespace,
+        "labels": _labels(revision.name, revision.number),
+        "revision": revision.to_json(),
+    }
+    return render("kubernetes/deployment_revision.yaml.j2", values)[0]
+
+
+@lru_cache(maxsize=1)
+def code_files() -> Mapping[str, bytes]:
+    """Return what runs in the pods: the first step's files, and the scoring runtime as a zip."""
+    files = {name: runtime.read(name).encode() for name in runtime.RUNTIME_FILES}
+    return {**files, CODE_ZIP: shipping.zipped(shipping.code_files())[1]}
+
+
+def _digest(files: Mapping[str, bytes]) -> str:
+    found = hashlib.sha256()
+    for name, content in sorted(files.items()):
+        found.update(f"{name}\n{len(content)}\n".encode() + content)
+    return found.hexdigest()[:12]
+
+
+def _packed(release: Release) -> bytes:
+    package = release.model.package
+    assert package is not None
+    _, content = shipping.zipped(shipping.files_below(package.path))
+    if len(content) > PACKAGE_BYTES:
+        raise ConfigError(
+            f"model: {release.model.uri} has {package.size_bytes} bytes, {len(content)} when "
+            f"packed, and Kubernetes takes {PACKAGE_BYTES} along with a deployment; log it to a "
+            f"tracking server that the pods reach, and deploy it from there (models:/ or runs:/)"
+        )
+    return content
+
+
+def _labels(name: str, number: int | None = None) -> dict[str, str]:
+    labels = {LABEL_MANAGED: MANAGED_BY, LABEL_DEPLOYMENT: name}
+    return labels if number is None else {**labels, LABEL_REVISION: str(number)}
+
+
+def _files(base: Json, name: str, files: Mapping[str, bytes]) -> list[dict[str, Any]]:
+    shown = {
+        key: f"<{len(content)} bytes, sha256 {hashlib.sha256(content).hexdigest()}>"
+        for key, content in sorted(files.items())
+    }
+    return render("kubernetes/deployment_files.yaml.j2", {**base, "name": name, "files": shown})
+
+
+def _rendered(
+    release: Release, settings: KubernetesTargetSettings, namespace: str, pods: Json
+) -> list[dict[str, Any]]:
+    values = {
+        **pods,
+        "name": release.name,
+        "namespace": namespace,
+        "labels": {**settings.labels, **_labels(release.name, release.number)},
+        "selector": _labels(release.name),
+        "annotations": settings.annotations,
+        "num_replicas": settings.num_replicas,
+        "max_replicas": settings.max_replicas,
+        "target_cpu_percent": settings.target_cpu_percent,
+        "service_account": settings.service_account,
+        "priority_class": settings.priority_class,
+        "node_selector": settings.node_selector,
+        "tolerations": settings.tolerations,
+        "affinity": settings.affinity,
+        "ingress_host": settings.ingress_host,
+        "ingress_class": settings.ingress_class,
+    }
+    template: str | Path = Path(settings.template) if settings.template else TEMPLATE
+    objects = render(template, values)
+    patch = load_patch(settings.patch)
+    kind = patch.pop("kind", "Deployment")
+    patched = [item for item in objects if item.get("kind") == kind]
+    if patch and not patched:
+        raise TemplateError(f"patch: kind: there is no {kind} to patch; known: {_kinds(objects)}")
+    objects = [merge(item, patch) if item.get("kind") == kind else item for item in objects]
+    objects.sort(key=lambda item: item.get("kind") != "Deployment")
+    _protect(objects, values)
+    _refuse_literals(objects, settings.not_secret)
+    return objects
+
+
+def _kinds(objects: list[dict[str, Any]]) -> str:
+    return ", ".join(str(item.get("kind")) for item in objects)
+
+
+def _protect(objects: list[dict[str, Any]], values: Json) -> None:
+    """Refuse a template or patch that takes away what finds the deployment again."""
+    found = [item.get("kind") for item in objects]
+    if found.count("Deployment") != 1 or found.count("Service") != 1 or {*found} - {*_KINDS}:
+        raise TemplateError(
+            f"template: one Deployment and one Service are needed, and else only of "
+            f"{', '.join(_KINDS[2:])}; given {_kinds(objects)}"
+        )
+    wanted = {key: values[key] for key in ("name", "namespace")}
+    for item in objects:
+        metadata = item.get("metadata") or {}
+        if {key: metadata.get(key) for key in wanted} != wanted:
+            raise TemplateError(
+                f"patch: {item['kind']}: metadata.name and metadata.namespace must stay {wanted}"
+            )
+        _check_labels(item["kind"], metadata, values)
+    pod = objects[0]["spec"].get("template") or {}
+    _check_labels("template", pod.get("metadata") or {}, values)
+    spec = pod.get("spec") or {}
+    for key, name in (("containers", MODEL_CONTAINER), ("initContainers", PREPARE_CONTAINER)):
+        if not any(container.get("name") == name for container in spec.get(key) or ()):
+            raise TemplateError(f"patch: the container {name!r} in {key} must stay")
+
+
+def _check_labels(where: str, metadata: Json, values: Json) -> None:
+    for key in (LABEL_MANAGED, LABEL_DEPLOYMENT, LABEL_REVISION):
+        if (metadata.get("labels") or {}).get(key) != values["labels"][key]:
+            raise TemplateError(f"patch: {where}: the label {key!r} finds it and must stay")
+
+
+def _refuse_literals(objects: list[dict[str, Any]], known_as_none: list[str]) -> None:
+    """Refuse secrets that would stand where everybody who sees the Deployment can read them."""
+    pod = objects[0]["spec"]["template"]["spec"]
+    way = "and everybody who sees the Deployment can read it; give it by the setting 'secrets'"
+    for container in [*(pod.get("initContainers") or ()), *pod["containers"]]:
+        for entry in container.get("env") or ():
+            name, value = str(entry.get("name")), str(entry.get("value") or "")
+            why = why_secret(name, value, known_as_none) if "value" in entry else ""
+            if why:
+                raise TemplateError(f"patch: the variable {name}: {why}, {way}")
+    exempt = set(known_as_none)
+    for text in texts_in(objects):
+        if text not in exempt and holds_credentials(text):
+            raise TemplateError(f"a URL in the {TEMPLATE.rpartition('/')[2]} holds credentials, "
+                                f"{way}")

@@ -1,0 +1,126 @@
+"""Whether a cluster would take a release, asked before anything is changed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from mlflow_exec.clients.kubernetes import KubernetesClient
+from mlflow_exec.clients.kubernetes_apply import apply, collection_of, path_of
+from mlflow_exec.clients.kubernetes_preflight import (
+    check_nodes,
+    check_pod,
+    check_references,
+    dry_run,
+    find,
+)
+from mlflow_exec.clients.kubernetes_rights import Rights, missing_rights
+from mlflow_exec.errors import AccessDeniedError, ConfigError, ConflictError
+from mlflow_exec.reports import Report
+from mlflow_exec.targets.base import ReleasePlan
+from mlflow_exec.targets.kubernetes.changes import with_replicas
+from mlflow_exec.targets.kubernetes.objects import (
+    find_deployment,
+    refuse_foreign,
+    revision_of,
+    with_contents,
+)
+from mlflow_exec.targets.kubernetes.plan import KEPT_KINDS
+from mlflow_exec.targets.kubernetes.pods import MODEL_CONTAINER
+
+_CHANGED = ("create", "get", "list", "patch", "delete")
+_OPTIONAL = {
+    "HorizontalPodAutoscaler": ("autoscaling", "horizontalpodautoscalers", "", _CHANGED),
+    "Ingress": ("networking.k8s.io", "ingresses", "", _CHANGED),
+    "Secret": ("", "secrets", "", ("create", "get", "list", "delete")),
+}
+RIGHTS: Rights = (
+    ("apps", "deployments", "", _CHANGED),
+    ("apps", "replicasets", "", ("list",)),
+    ("", "pods", "", ("list",)),
+    ("", "services", "", _CHANGED),
+    ("policy", "poddisruptionbudgets", "", _CHANGED),
+    ("", "configmaps", "", _CHANGED),
+)
+"""Every verb that each deployment uses; the Role in the docs has these and the optional ones."""
+ROLE = "docs/serving-kubernetes.md"
+
+
+def check(client: KubernetesClient, plan: ReleasePlan) -> Report:
+    """Refuse a release that can never become ready, and return warnings; nothing is changed.
+
+    Raises:
+        AccessDeniedError: A right is missing, or something in the cluster forbids it.
+        ConfigError: Something that it refers to does not exist.
+        ConflictError: Something that is to be changed is somebody else's.
+        ClusterError: The cluster refuses it, or cannot be asked.
+    """
+    deployment, *others = plan.revision.objects
+    namespace = deployment["metadata"]["namespace"]
+    _check_rights(client, namespace, plan)
+    live = find_deployment(client, namespace, plan.revision.name)
+    if live is None:
+        for item in plan.revision.objects:
+            if item["kind"] in ("Deployment", "Service"):
+                refuse_foreign(client, item)
+    for item in others:
+        if item["kind"] in KEPT_KINDS:
+            _check_contents(client, namespace, item, plan)
+        else:
+            apply(client, item, dry=True)
+    _check_deployment(client, deployment, live)
+    template = deployment["spec"]["template"]
+    own = {item["metadata"]["name"] for item in others if item["kind"] in KEPT_KINDS}
+    who = "the deployment"
+    warnings = [*check_references(client, namespace, template["spec"], own)]
+    warnings += check_pod(client, deployment["metadata"], template, who)
+    warnings += check_nodes(client, template["spec"], MODEL_CONTAINER, who)
+    return Report(tuple(warnings))
+
+
+def _check_deployment(
+    client: KubernetesClient, deployment: Mapping[str, Any], live: Mapping[str, Any] | None
+) -> None:
+    item = dict(deployment)
+    if live is not None:
+        item, replicas = with_replicas(deployment, live, revision_of(client, live))
+        if replicas is not None:  # it is set before
+            del item["spec"]["replicas"]
+    apply(client, item, dry=True)
+
+
+def _check_contents(
+    client: KubernetesClient, namespace: str, item: Mapping[str, Any], plan: ReleasePlan
+) -> None:
+    """Let the cluster look at what pods mount; what an earlier revision has made must be there."""
+    revision = plan.revision
+    if revision.rolled_back_to is not None:
+        if find(client, path_of(item)) is None:
+            raise ConfigError(
+                f"revision {revision.rolled_back_to}: somebody has removed its {item['kind']} "
+                f"{item['metadata']['name']!r}; deploy {revision.model_uri} again instead"
+            )
+        return
+    path = collection_of(item["kind"], namespace)
+    try:
+        dry_run(client, path, with_contents(item, plan, dry=True))
+    except ConflictError:  # it is there already
+        refuse_foreign(client, item)
+
+
+def _check_rights(client: KubernetesClient, namespace: str, plan: ReleasePlan) -> None:
+    kinds = {item["kind"] for item in plan.revision.objects}
+    wanted = [*RIGHTS, *(right for kind, right in _OPTIONAL.items() if kind in kinds)]
+    missing = list(missing_rights(client, namespace, wanted))
+    if missing:
+        raise AccessDeniedError(
+            f"preflight: {client.name}: in namespace {namespace!r} these rights are missing: "
+            f"{', '.join(missing)}; ask for the Role in {ROLE}",
+            status=403,
+        )
+
+
+def optional_rights() -> Iterator[tuple[str, str, str, tuple[str, ...]]]:
+    """Yield what only some deployments need."""
+    yield from _OPTIONAL.values()
+    yield ("", "services", "proxy", ("get", "create"))

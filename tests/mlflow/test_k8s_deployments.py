@@ -1,0 +1,213 @@
+"""Models served on a real Kubernetes: created, updated, broken, rolled back, deleted."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from mlflow_exec.errors import ConflictError, DeploymentNotFoundError, RejectedError
+from mlflow_exec.jobs import FailureCategory
+from mlflow_exec.releases import Rollout, RolloutState
+from mlflow_exec.testing.collecting import until
+from tests.clusters.pytest_kubernetes import KubernetesCluster
+from tests.mlflow.k8s_deployments import K8sDeployments
+from tests.mlflow.served_models import BODY, JSON, steady_load
+
+BROKEN = {
+    "missing": "import a_package_that_is_not_there",
+    "raising": "raise ValueError('the weights are gone')",
+    "greedy": "self.weights = bytes(bytearray(800 * 1024 * 1024))",
+}
+MEMORY = {"memory": "600Mi"}
+
+
+@pytest.fixture(scope="module")
+def served(
+    kubernetes_cluster: KubernetesCluster,
+    k8s_namespace: str,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> K8sDeployments:
+    return K8sDeployments(kubernetes_cluster, k8s_namespace, tmp_path_factory.mktemp("served"))
+
+
+@pytest.fixture(scope="module")
+def rollouts(served: K8sDeployments) -> Iterator[dict[str, Rollout]]:
+    """Some deployments at once, each with a first revision that answers."""
+    names = ["steady", *BROKEN]
+    try:
+        with ThreadPoolExecutor(len(names)) as pool:
+            deployed = pool.map(
+                lambda name: served.deploy(name, served.model(2), resources=MEMORY), names
+            )
+            yield dict(zip(names, deployed, strict=True))
+    finally:
+        served.close()
+
+
+@pytest.fixture(scope="module")
+def broken(served: K8sDeployments, rollouts: dict[str, Rollout]) -> dict[str, Rollout]:
+    """What becomes of updates to models that cannot be served."""
+    def update(name: str) -> Rollout:
+        return served.deploy(name, served.model(3, loading=BROKEN[name]), 2, resources=MEMORY)
+
+    with ThreadPoolExecutor(len(BROKEN)) as pool:
+        return dict(zip(BROKEN, pool.map(update, BROKEN), strict=True))
+
+
+def test_a_deployment_answers_when_it_is_ready(
+    served: K8sDeployments, rollouts: dict[str, Rollout]
+) -> None:
+    rollout = rollouts["steady"]
+    assert (rollout.state, rollout.failure) == (RolloutState.READY, None)
+    assert (rollout.serving, rollout.replicas, rollout.ready) == (1, 1, 1)
+    assert served.answer("steady") == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "category", "words"),
+    [
+        ("missing", FailureCategory.USER_ERROR, "a_package_that_is_not_there"),
+        ("raising", FailureCategory.USER_ERROR, "the weights are gone"),
+        ("greedy", FailureCategory.OUT_OF_MEMORY, "more memory than its limit"),
+    ],
+)
+def test_a_broken_model_says_why_and_the_old_one_goes_on(
+    served: K8sDeployments,
+    broken: dict[str, Rollout],
+    name: str,
+    category: FailureCategory,
+    words: str,
+) -> None:
+    rollout = broken[name]
+    assert rollout.state is RolloutState.FAILED, rollout
+    assert rollout.failure is not None
+    assert rollout.failure.category is category
+    assert words in rollout.failure.message
+    assert rollout.serving == 1
+    assert served.answer(name) == 2
+
+
+def test_a_rollback_is_one_more_revision_with_what_an_earlier_one_had(
+    served: K8sDeployments, broken: dict[str, Rollout]
+) -> None:
+    target = served.target()
+    first, second = target.revisions("missing")
+    [answering] = served.ready_pods("missing")
+    plan = target.repeat(first, 3, "2026-01-01T00:00:00Z")
+    target.check(plan)
+    target.apply(plan)
+    rollout = target.wait("missing", 3, 60)
+    assert rollout.state is RolloutState.READY
+    assert (rollout.serving, rollout.revision) == (3, plan.revision)
+    assert [r.number for r in target.revisions("missing")] == [1, second.number, 3]
+    assert plan.revision.rolled_back_to == 1
+    assert served.ready_pods("missing") == {answering}
+    assert served.answer("missing") == 2
+
+
+def test_what_serves_stays_and_is_gone_back_to_however_few_revisions_are_kept(
+    served: K8sDeployments,
+) -> None:
+    """Its pods are of the first revision, which the second has left as they were."""
+    model, target = served.model(2), served.target(revision_limit=1)
+    served.deploy("few", model, 1, resources=MEMORY)
+    [first] = served.ready_pods("few")
+    second = served.deploy("few", model, 2, num_replicas=2, resources=MEMORY)
+    assert (second.state, second.serving) == (RolloutState.READY, 2)
+    answering = served.ready_pods("few")
+    raising = served.model(3, loading=BROKEN["raising"])
+    broken = served.deploy("few", raising, 3, resources=MEMORY, num_replicas=2, revision_limit=1)
+    assert (broken.state, broken.serving) == (RolloutState.FAILED, 2)
+    kept = target.revisions("few")
+    assert [revision.number for revision in kept] == [2, 3]
+    target.apply(target.repeat(kept[0], 4, "2026-01-01T00:00:00Z"))
+    again = target.wait("few", 4, 60)
+    assert (again.state, again.serving) == (RolloutState.READY, 4)
+    assert served.ready_pods("few") == answering
+    assert first in answering
+    target.delete("few")
+
+
+def test_an_update_and_a_scale_down_lose_no_request(
+    served: K8sDeployments, rollouts: dict[str, Rollout]
+) -> None:
+    with steady_load(served.ask_once("steady")) as load:
+        load.reaches(20)
+        model = served.model(3)
+        updated = served.deploy("steady", model, 2, num_replicas=2)
+        assert updated.state is RolloutState.READY
+        until(lambda: load.answers[-20:] == [3] * 20, "only the new revision answers")
+        there = served.pod_names("steady")
+        smaller = served.deploy("steady", model, 3, num_replicas=1)
+        assert (smaller.state, smaller.serving) == (RolloutState.READY, 3)
+        until(lambda: len(served.pod_names("steady")) == 1, "the others are gone")
+    assert set(load.answers) == {2, 3}
+    assert served.pod_names("steady") < there
+
+
+def test_a_killed_replica_loses_no_request_of_our_clients(
+    served: K8sDeployments, rollouts: dict[str, Rollout]
+) -> None:
+    assert served.deploy("steady", served.model(4), 4, num_replicas=2).state is RolloutState.READY
+    with steady_load(lambda: served.ask("steady")) as load:
+        load.reaches(20)
+        killed = served.kill_a_pod("steady")
+        load.reaches(50)
+        target = served.target()
+        until(lambda: target.get("steady").state is RolloutState.READY, "it is whole again")
+        until(lambda: killed not in str(served.everything("steady")), "it is gone")
+    assert set(load.answers) == {4}
+
+
+def test_of_two_clients_that_apply_the_same_number_one_is_told_so(
+    served: K8sDeployments, rollouts: dict[str, Rollout]
+) -> None:
+    number = max(r.number for r in served.target().revisions("steady")) + 1
+
+    def try_it(factor: int) -> str:
+        try:
+            served.apply("steady", served.model(factor), number)
+        except ConflictError as error:
+            return str(error)
+        return "applied"
+
+    with ThreadPoolExecutor(2) as pool:
+        told = sorted(pool.map(try_it, (5, 6)))
+    assert told[0] == "applied"
+    assert f"somebody else has applied revision {number}" in told[1]
+    assert served.target().wait("steady", number, 60).state is RolloutState.READY
+
+
+def test_a_request_that_is_too_large_is_told_so(
+    served: K8sDeployments, rollouts: dict[str, Rollout]
+) -> None:
+    target = served.target()
+    large = BODY + b" " * (90 * 1024 * 1024)
+    assert target.request("steady", "/invocations", large, JSON).status == 200
+    with pytest.raises(RejectedError, match="'max_request' is 104857600"):
+        target.request("steady", "/invocations", large + b" " * (20 * 1024 * 1024), JSON)
+
+
+def test_one_list_tells_how_all_are(
+    served: K8sDeployments, broken: dict[str, Rollout]
+) -> None:
+    found = {rollout.name: rollout for rollout in served.target().rollouts()}
+    assert found.keys() >= {"steady", *BROKEN}
+    assert found["raising"].state is RolloutState.FAILED
+    assert found["raising"].revision == broken["raising"].revision
+
+
+def test_deleting_leaves_nothing(served: K8sDeployments, rollouts: dict[str, Rollout]) -> None:
+    assert served.deploy("short", served.model(2), max_replicas=2, resources={"cpu": 0.1}).ready
+    kinds = {name.split("/")[0] for name in served.everything("short")}
+    assert kinds >= {"V1Deployment", "V1Service", "V1ConfigMap", "V2HorizontalPodAutoscaler"}
+    target = served.target()
+    target.delete("short")
+    assert served.everything("short") == []
+    target.delete("short")
+    with pytest.raises(DeploymentNotFoundError, match="no deployment 'short'"):
+        target.get("short")
+    with pytest.raises(DeploymentNotFoundError, match="no deployment 'short'"):
+        target.request("short", "/invocations", BODY, JSON)
