@@ -46,6 +46,17 @@ _NOT_INHERITED = (
     "MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_ID", "MLFLOW_EXPERIMENT_NAME",
 )  # fmt: skip
 
+# Of Serve on it, unless the environment says otherwise; read where its controller starts, by
+# python/ray/serve/_private/constants.py of Ray 2.60.
+_SERVE = {
+    # Proxies are HAProxy then, which passes on ten times as many requests.
+    "RAY_SERVE_ENABLE_HA_PROXY": "1",
+    "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
+    # How long a replica that goes is kept for load balancers to notice; 30 s if not set. The only
+    # one here is on this machine, is told at once, and asks another where one refuses.
+    "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "3",
+}
+
 
 @dataclass(frozen=True)
 class EmbeddedRay:
@@ -69,10 +80,13 @@ class EmbeddedRay:
     folder: str
     token_file: str
 
+    def token(self) -> str:
+        """Return its token."""
+        return read_token(Path(self.token_file), f"ray: {self.address}")
+
     def client(self) -> RayClient:
         """Return a client with its token."""
-        token = read_token(Path(self.token_file), f"ray: {self.address}")
-        return RayClient(self.address, token=token)
+        return RayClient(self.address, token=self.token())
 
     def processes(self) -> Family:
         """Return its processes and those of its jobs."""
@@ -204,7 +218,7 @@ def _start(progress: Callable[[str], None]) -> EmbeddedRay:
     token_file = folder / "token"
     _write_private(token_file, secrets.token_hex(32))
     (folder / "tmp").mkdir(mode=0o700)
-    port = _free_port()
+    port = free_port()
     log = home() / "ray.log"
     pid = _spawn([program, *_arguments(port, folder)], _environment(mark, folder, token_file), log)
     address = f"http://127.0.0.1:{port}"
@@ -244,7 +258,7 @@ def _arguments(port: int, folder: Path) -> list[str]:
         "start", "--head", "--block", "--disable-usage-stats", "--log-color=false",
         "--include-dashboard=true", "--dashboard-host=127.0.0.1", f"--dashboard-port={port}",
         # Free ports throughout, so that another Ray on this machine is not in the way.
-        "--port=0", f"--ray-client-server-port={_free_port()}", "--dashboard-agent-listen-port=0",
+        "--port=0", f"--ray-client-server-port={free_port()}", "--dashboard-agent-listen-port=0",
         "--min-worker-port=0", "--max-worker-port=0",
         f"--object-store-memory={OBJECT_STORE_BYTES}", f"--temp-dir={folder}",
     ]  # fmt: skip
@@ -255,7 +269,7 @@ def _environment(mark: str, folder: Path, token_file: Path) -> dict[str, str]:
     path = f"{Path(sys.executable).parent}{os.pathsep}{environment.get('PATH', os.defpath)}"
     # Ray is ended too suddenly to remove what its dashboard makes there.
     temporary = environment.get("TMPDIR") or str(folder / "tmp")
-    return environment | {
+    return _SERVE | environment | {
         "PATH": path,
         "TMPDIR": temporary,
         "RAY_AUTH_MODE": "token",
@@ -315,7 +329,8 @@ def _short_folder() -> Path:
     return Path(tempfile.mkdtemp(prefix="mlx-ray-", dir=top if os.access(top, os.W_OK) else None))
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """Return a port of this machine's loopback that nobody uses now."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])

@@ -1,0 +1,93 @@
+"""The REST interface of Ray Serve, on the same dashboard as the jobs'.
+
+There is one document for all applications of a cluster: a PUT replaces it, and deletes those that
+are not in it. https://docs.ray.io/en/latest/serve/api/index.html#serve-rest-api
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import requests
+
+from mlflow_exec.clients.ray import RayClient
+from mlflow_exec.errors import NotFoundError, UnreachableError
+
+_PATH = "/api/serve/applications/"
+# The controller is started by the first request, on a machine that may be busy.
+_PUT_TIMEOUT_S = 120.0
+_PYTHON = re.compile(r"/python(3\.\d+)/(?:site|dist)-packages/ray/")
+
+
+class ServeClient(RayClient):
+    """One dashboard, with what Serve adds to it."""
+
+    def applications(self) -> dict[str, Any]:
+        """Return the document of all applications, with their states; empty where none runs."""
+        return dict(self._json("GET", _PATH))
+
+    def put_applications(self, config: Mapping[str, Any]) -> None:
+        """Replace the document: applications that are not in it are deleted.
+
+        Raises:
+            RejectedError: Serve does not accept it; the message is its own.
+        """
+        self._request("PUT", _PATH, json=config, read_timeout_s=_PUT_TIMEOUT_S)
+
+    def python_version(self) -> str:
+        """Return the minor version of the cluster's Python (``3.11``); empty if it is not told.
+
+        It is read from the path of Ray's own files in the raylet's command line.
+        """
+        try:
+            summary = self._json("GET", "/nodes", params={"view": "summary"})["data"]["summary"]
+            texts = [" ".join((node.get("raylet") or {}).get("cmdline") or ()) for node in summary]
+        except (NotFoundError, KeyError, TypeError, AttributeError):
+            return ""
+        found = {match.group(1) for text in texts if (match := _PYTHON.search(text))}
+        return found.pop() if len(found) == 1 else ""
+
+
+def ask(
+    url: str,
+    body: bytes | None,
+    headers: Mapping[str, str],
+    *,
+    verify: bool | str,
+    timeout_s: float,
+) -> tuple[int, str, bytes]:
+    """Send one request to an application, by POST where there is a body.
+
+    Returns:
+        The status code, the content type and the body of the answer.
+
+    Raises:
+        UnreachableError: Nothing answers there, or not in time.
+    """
+    response = _answer(url, body, headers, verify, timeout_s)
+    return response.status_code, response.headers.get("Content-Type", ""), response.content
+
+
+def server_of(url: str) -> str:
+    """Return what a proxy calls itself; empty if it says nothing.
+
+    Raises:
+        UnreachableError: Nothing answers there, or not in time.
+    """
+    return _answer(url, None, {}, True, 10.0).headers.get("Server", "")
+
+
+def _answer(
+    url: str, body: bytes | None, headers: Mapping[str, str], verify: bool | str, timeout_s: float
+) -> requests.Response:
+    try:
+        with requests.Session() as session:
+            session.trust_env = False  # no ~/.netrc, and no proxy between clusters and us
+            return session.request(
+                "GET" if body is None else "POST", url, data=body, headers=dict(headers),
+                timeout=(10.0, timeout_s), allow_redirects=False, verify=verify,
+            )  # fmt: skip
+    except (requests.RequestException, OSError) as error:
+        raise UnreachableError(f"{url}: no answer: {error}") from error
