@@ -13,6 +13,8 @@ from typing import Any, TypeVar
 import click
 
 from mlflow_exec import __version__, registry
+from mlflow_exec.cli_deployments import deployments
+from mlflow_exec.cli_serve import serve
 from mlflow_exec.credentials import hide
 from mlflow_exec.errors import ConfigError, MlflowExecError
 from mlflow_exec.settings import json_schema, load_config
@@ -35,10 +37,14 @@ _backend = click.argument("backend", type=_BACKENDS)
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="mlflow-exec")
 def cli() -> None:
-    """Run MLflow projects on the clusters you already have.
+    """Run MLflow projects and serve models on the clusters you already have.
 
     Jobs are found by their run on the tracking server of MLFLOW_TRACKING_URI.
     """
+
+
+cli.add_command(deployments)
+cli.add_command(serve)
 
 
 def main() -> None:
@@ -312,7 +318,7 @@ def render(
 
 def _render_reconciler(config: str | None, output: str) -> None:
     from mlflow_exec.runs.rendering import rendered_reconciler
-    from mlflow_exec.schedulers.base import to_yaml
+    from mlflow_exec.templates import to_yaml
 
     objects = rendered_reconciler(parse_config(config))
     _emit({"objects": objects}, output, to_yaml(objects).rstrip())
@@ -329,16 +335,20 @@ def schema(backend: str, output: str) -> None:
 
 @cli.command()
 @click.argument("backend", required=False, type=_BACKENDS)
+@click.option("--target", "-t", metavar="URI", help="A deployment target instead of a backend.")
 @_config
 @_output
-def doctor(backend: str | None, config: str | None, output: str) -> None:
+def doctor(backend: str | None, target: str | None, config: str | None, output: str) -> None:
     """Say what is installed, which cluster is reached as whom, and what is missing.
 
     Exits with 1 if something is missing.
     """
-    from mlflow_exec.runs.diagnosis import diagnose
+    from mlflow_exec.runs.diagnosis import diagnose, diagnose_target
 
-    findings = list(diagnose(backend, parse_config(config)))
+    if target and backend:
+        raise click.UsageError("a backend or '--target' / '-t', not both.")
+    given = parse_config(config)
+    findings = list(diagnose_target(target, given) if target else diagnose(backend, given))
     lines = []
     for item in findings:
         lines.append(f"{'ok     ' if item.ok else 'MISSING'} {item.subject}: {item.detail}")

@@ -13,7 +13,8 @@ from mlflow.exceptions import MlflowException
 from mlflow_exec import registry
 from mlflow_exec.credentials import hide, without_credentials
 from mlflow_exec.errors import MissingExtraError, MlflowExecError
-from mlflow_exec.schedulers.base import Finding
+from mlflow_exec.reports import Finding
+from mlflow_exec.runs.deploy import place
 from mlflow_exec.settings import parse_settings
 
 _SDKS = {"k8s": "kubernetes", "ray": "ray", "yarn": "skein"}
@@ -31,6 +32,23 @@ def diagnose(backend: str | None, config: Mapping[str, Any]) -> Iterator[Finding
     for item in registry.BACKENDS:
         if backend in (None, item.name):
             yield from _backend(item, config if backend else {}, asked=backend is not None)
+
+
+def diagnose_target(target_uri: str, config: Mapping[str, Any]) -> Iterator[Finding]:
+    """Yield findings about this installation, the tracking server, and a deployment target.
+
+    Args:
+        target_uri: Such as ``ray-serve://host:8265``.
+        config: Settings of it.
+    """
+    yield Finding(True, "mlflow-exec", f"{version('mlflow-exec')} with MLflow {version('mlflow')}")
+    yield _tracking()
+    try:
+        for finding in place(target_uri, config).target.diagnose():
+            subject = f"{target_uri}: {finding.subject}"
+            yield Finding(finding.ok, subject, finding.detail, finding.way_on)
+    except MlflowExecError as error:
+        yield Finding(False, target_uri, str(error))
 
 
 def _tracking() -> Finding:

@@ -62,6 +62,32 @@ def job_tracking_uri(settings: BackendSettings, uri: str, *, same_machine: bool)
     return wanted
 
 
+def target_tracking_uri(given: str | None, uri: str, *, same_machine: bool) -> str | None:
+    """Return the tracking URI from which a deployment's machines download the model.
+
+    Args:
+        given: The setting; it wins.
+        uri: The deploying process's.
+        same_machine: Whether the model is served on this machine.
+
+    Returns:
+        None where they could not reach it.
+
+    Raises:
+        ConfigError: It holds credentials.
+    """
+    wanted = given or uri
+    if _holds_credentials(wanted):
+        raise ConfigError(
+            "tracking_uri: it holds a user name or a password, which everybody who sees the "
+            "deployment could read; give them by MLFLOW_TRACKING_USERNAME and "
+            "MLFLOW_TRACKING_PASSWORD"
+        )
+    if same_machine and not is_databricks_uri(wanted):
+        return _absolute(wanted)
+    return wanted if given or not _is_local(wanted) else None
+
+
 def check_reconciler_uri(uri: str) -> None:
     """Refuse what a reconciler in a cluster could not reach, or must not be told in the open.
 

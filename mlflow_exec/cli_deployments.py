@@ -1,0 +1,261 @@
+"""``mlflow-exec deployments``: the verbs of `mlflow deployments`, and those it lacks."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+import click
+
+from mlflow_exec.errors import ConfigError, MlflowExecError
+from mlflow_exec.releases import Revision, Rollout
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+_output = click.option(
+    "--output", "-o", type=click.Choice(["text", "json"]), default="text", show_default=True,
+    help="How to print the result.",
+)  # fmt: skip
+_target = click.option(
+    "--target", "-t", required=True, metavar="URI",
+    help="ray-serve, ray-serve://host:8265, k8s, k8s://context/namespace.",
+)  # fmt: skip
+_name = click.option("--name", "-n", required=True, help="The deployment.")
+_model = click.option("--model-uri", "-m", metavar="URI", help="The model.")
+_options = click.option(
+    "--config", "-C", "options", metavar="NAME=VALUE", multiple=True, help="A setting."
+)
+
+
+@click.group("deployments")
+def deployments() -> None:
+    """Serve models: revisions, differences, ways back; see also `mlflow deployments`."""
+
+
+def _parsed(options: tuple[str, ...]) -> dict[str, str]:
+    result: dict[str, str] = {}
+    for item in options:
+        name, equals, value = item.partition("=")
+        if not equals or name in result:
+            what = "NAME=VALUE is needed" if not equals else "it is given twice"
+            raise ConfigError(f"-C: {what}; given {name!r}")
+        result[name] = value
+    return result
+
+
+def _emit(data: Any, output: str, text: str) -> None:
+    if output == "json":
+        text = json.dumps(data, indent=2, default=str, ensure_ascii=False)
+    if text:
+        click.echo(text)
+
+
+def _shown(rollout: Rollout, output: str) -> None:
+    from mlflow_exec.plugins.deployments import shown
+
+    data = shown(rollout)
+    lines = [f"{key:<14}{value}" for key, value in data.items() if value not in (None, "")]
+    _emit(data, output, "\n".join(lines))
+
+
+@deployments.command("create")
+@_target
+@_name
+@click.option("--model-uri", "-m", metavar="URI", required=True, help="The model.")
+@_options
+@_output
+def create(
+    target: str, name: str, model_uri: str, options: tuple[str, ...], output: str
+) -> None:
+    """Serve a model under a new name, and return when it answers."""
+    from mlflow_exec.runs import deploy
+    from mlflow_exec.runs.progress import Progress
+
+    place = deploy.place(target, _parsed(options))
+    _shown(deploy.create(place, name, model_uri, Progress()), output)
+
+
+@deployments.command("update")
+@_target
+@_name
+@_model
+@_options
+@_output
+def update(
+    target: str, name: str, model_uri: str | None, options: tuple[str, ...], output: str
+) -> None:
+    """Serve another model or by other settings; what is not given stays."""
+    from mlflow_exec.runs import deploy
+    from mlflow_exec.runs.progress import Progress
+
+    place = deploy.place(target, _parsed(options))
+    _shown(deploy.update(target, place, name, model_uri, Progress()), output)
+
+
+@deployments.command("rollback")
+@_target
+@_name
+@click.option("--to", type=int, help="The revision; the one before the newest if not given.")
+@_options
+@_output
+def rollback(
+    target: str, name: str, to: int | None, options: tuple[str, ...], output: str
+) -> None:
+    """Go back to an earlier revision, by a new one that repeats it."""
+    from mlflow_exec.runs import deploy
+    from mlflow_exec.runs.progress import Progress
+
+    place = deploy.place(target, _parsed(options))
+    _shown(deploy.rollback(target, place, name, to, Progress()), output)
+
+
+@deployments.command("delete")
+@_target
+@_name
+@_options
+@_output
+def delete(target: str, name: str, options: tuple[str, ...], output: str) -> None:
+    """Remove a deployment and return when nothing of it is left; one that is gone is no error."""
+    from mlflow_exec.runs import deploy
+
+    deploy.place(target, _parsed(options)).target.delete(name)
+    _emit({"deleted": name}, output, f"{name} is deleted")
+
+
+@deployments.command("get")
+@_target
+@_name
+@_options
+@_output
+def get(target: str, name: str, options: tuple[str, ...], output: str) -> None:
+    """Show how a deployment is, and why it does not become ready."""
+    from mlflow_exec.runs import deploy
+
+    _shown(deploy.place(target, _parsed(options)).target.get(name), output)
+
+
+@deployments.command("list")
+@_target
+@_options
+@_output
+def list_(target: str, options: tuple[str, ...], output: str) -> None:
+    """Show all deployments of mlflow-exec there."""
+    from mlflow_exec.plugins.deployments import shown
+    from mlflow_exec.runs import deploy
+
+    place = deploy.place(target, _parsed(options))
+    rows = [shown(rollout) for rollout in place.target.rollouts()]
+    keys = ("name", "state", "replicas", "revision", "pinned_uri")
+    _emit(rows, output, _table(rows, keys))
+
+
+@deployments.command("revisions")
+@_target
+@_name
+@_options
+@_output
+def revisions(target: str, name: str, options: tuple[str, ...], output: str) -> None:
+    """Show the revisions that are kept of a deployment, the oldest first."""
+    from mlflow_exec.runs import deploy
+
+    found = deploy.place(target, _parsed(options)).target.revisions(name)
+    rows = [_row(revision) for revision in found]
+    keys = ("revision", "applied_at", "pinned_uri", "settings", "rolled_back_to")
+    _emit([revision.to_data() for revision in found], output, _table(rows, keys))
+
+
+def _row(revision: Revision) -> dict[str, Any]:
+    settings = json.dumps(dict(revision.settings), ensure_ascii=False)
+    return {**revision.to_data(), "revision": revision.number, "settings": settings}
+
+
+def _table(rows: list[dict[str, Any]], keys: tuple[str, ...]) -> str:
+    cells = [[str("" if row[key] is None else row[key]) for key in keys] for row in rows]
+    cells.insert(0, [key.upper().replace("_", " ") for key in keys])
+    widths = [max(len(line[column]) for line in cells) for column in range(len(keys))]
+    return "\n".join(
+        "  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip()
+        for line in cells
+    )
+
+
+@deployments.command("render")
+@_target
+@_name
+@_model
+@_options
+@_output
+def render(
+    target: str, name: str, model_uri: str | None, options: tuple[str, ...], output: str
+) -> None:
+    """Print what `create` or `update` would send; sends nothing."""
+    from mlflow_exec.runs import deployed
+
+    with deployed.rendered(target, name, model_uri, _parsed(options)) as plan:
+        data = {"objects": [dict(item) for item in plan.revision.objects]}
+        _emit(data, output, plan.to_yaml().rstrip())
+
+
+@deployments.command("diff")
+@_target
+@_name
+@click.option("--from", "from_", type=int, help="A revision; the one before if not given.")
+@click.option("--to", type=int, help="A revision; the newest if not given.")
+@_model
+@_options
+@_output
+def diff(
+    target: str,
+    name: str,
+    from_: int | None,
+    to: int | None,
+    model_uri: str | None,
+    options: tuple[str, ...],
+    output: str,
+) -> None:
+    """Show what is different between two revisions.
+
+    With a model or settings: between the newest and what `update` would send.
+    """
+    from mlflow_exec.runs import deployed
+
+    lines = deployed.difference(target, name, from_, to, model_uri, _parsed(options))
+    _emit({"diff": lines}, output, "\n".join(lines))
+
+
+@deployments.command("follow")
+@_target
+@_name
+@_options
+@click.option("--interval", "interval_s", default=30.0, show_default=True, help="Seconds.")
+@click.option("--once", is_flag=True, help="Look once, and return.")
+@_output
+def follow(
+    target: str, name: str, options: tuple[str, ...], interval_s: float, once: bool, output: str
+) -> None:
+    """Apply a deployment's model anew whenever its alias moves.
+
+    A version that did not become ready is not tried again until the alias moves on, or the settings
+    change. What cannot be asked now is asked again.
+    """
+    from mlflow.exceptions import MlflowException
+
+    from mlflow_exec.runs import deployed
+    from mlflow_exec.runs.progress import Progress
+
+    progress = Progress()
+    given = _parsed(options)
+    while True:
+        try:
+            moved = deployed.follow(target, name, given, progress)
+            data: Mapping[str, Any] = {"name": name, "pinned_uri": moved}
+            _emit(data, output, f"{name}: {moved}" if moved else "")
+        except (MlflowExecError, MlflowException) as error:
+            if once:
+                raise
+            progress.changed(str(error))
+        if once:
+            return
+        time.sleep(interval_s)
