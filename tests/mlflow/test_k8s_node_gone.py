@@ -154,7 +154,7 @@ def test_cancelling_returns_in_time_and_says_what_is_left(module_k8s: K8sRuns, n
     (pod,) = pods(module_k8s, job)
     with pytest.raises(CancelError, match=rf"{pod.metadata.name} on node n1.*kubectl"):
         job.cancel()
-    assert time.monotonic() - before_s < CANCEL_S + 10
+    assert time.monotonic() - before_s < CANCEL_S + 60, "it waits for no node"
     tags = module_k8s.server.tags(job.run_id)
     assert tags["mlflow_exec.state"] not in ENDS, "it may still run"
 
