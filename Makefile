@@ -1,5 +1,5 @@
 # Everything works from a fresh checkout: each target makes the virtual environment it needs.
-#   make demo      trains on an embedded Ray, shows the run, its log and its status
+#   make demo      trains on an embedded Ray, shows the run and its log, serves the model
 #   make test      runs the tests; Kubernetes by KUBECONFIG, else started here, else skipped
 PYTHON ?=
 VENV ?= .venv
@@ -10,7 +10,7 @@ INSTALL := PYTHON="$(PYTHON)" scripts/install.sh "$(VENV)"
 REQUIREMENTS := pyproject.toml constraints.txt scripts/install.sh
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-first-half test-second-half test-elsewhere test-yarn test-large check docs constraints cluster-up cluster-down clean
+.PHONY: help setup demo test test-first-half test-second-half test-elsewhere test-yarn test-serving test-large check docs constraints cluster-up cluster-down clean
 
 help: ## Show this list.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -23,24 +23,25 @@ $(VENV)/.for-demo: $(REQUIREMENTS)
 	@touch $@
 
 $(VENV)/.for-development: $(REQUIREMENTS)
-	@$(INSTALL) k8s,ray,yarn,yarn-venv,yarn-conda$(KERBEROS) dev
+	@$(INSTALL) k8s,ray,yarn,yarn-venv,yarn-conda,serve$(KERBEROS) dev
 	@touch $@ $(VENV)/.for-demo
 
 setup: $(VENV)/.for-development ## Make the virtual environment for development.
 
-demo: $(VENV)/.for-demo ## Train on an embedded Ray; show the run, its log and its status.
+demo: $(VENV)/.for-demo ## Train on an embedded Ray; show the run and its log; serve the model.
 	@scripts/demo.sh "$(VENV)" "$(DEMO)"
 
-# Four parts, each with systems of its own: `make -j4 test` runs them side by side.
+# Five parts, each with systems of its own: `make -j5 test` runs them side by side.
 PYTEST := $(BIN)/python -m pytest -m "not large" $(PYTEST_ARGS)
-RAY_TESTS := $(wildcard tests/conformance/test_ray*.py tests/mlflow/test_ray*.py)
+SERVING_TESTS := $(wildcard $(addprefix tests/mlflow/test_,ray_serve*.py k8s_deployments*.py serve*.py))
+RAY_TESTS := $(filter-out $(SERVING_TESTS),$(wildcard $(addsuffix /test_ray*.py,tests/conformance tests/mlflow)))
 YARN_TESTS := $(wildcard $(addsuffix /test_yarn*.py,tests/clusters tests/conformance tests/mlflow))
 
-test: test-first-half test-second-half test-elsewhere test-yarn ## Run the tests; with -j4 in a third of the time.
+test: test-first-half test-second-half test-elsewhere test-yarn test-serving ## Run the tests; with -j5 in a third of the time.
 
 test-first-half: setup
 	$(PYTEST) $(filter-out $(YARN_TESTS),$(wildcard tests/clusters/test_*.py)) \
-	    $(wildcard tests/conformance/test_kubernetes*.py tests/mlflow/test_k8s_[a-j]*.py)
+	    $(filter-out $(SERVING_TESTS),$(wildcard tests/conformance/test_kubernetes*.py tests/mlflow/test_k8s_[a-j]*.py))
 
 test-second-half: setup
 	$(PYTEST) $(wildcard tests/mlflow/test_k8s_[k-z]*.py)
@@ -51,6 +52,9 @@ test-elsewhere: setup
 test-yarn: setup
 	$(PYTEST) $(YARN_TESTS)
 
+test-serving: setup
+	$(PYTEST) $(SERVING_TESTS)
+
 test-large: setup ## Run the tests that need minutes or gigabytes each.
 	$(BIN)/python -m pytest -m large $(PYTEST_ARGS)
 
@@ -58,6 +62,7 @@ test-large: setup ## Run the tests that need minutes or gigabytes each.
 check: setup ## Check style, types, layers, sizes, and that generated docs are fresh.
 	$(BIN)/ruff check .
 	$(BIN)/ruff check --isolated --select E9,F,FA --target-version py38 mlflow_exec/runtime
+	$(BIN)/ruff check --isolated --select E9,F,FA --target-version py39 mlflow_exec/scoring
 	$(BIN)/python scripts/check_sizes.py
 	$(BIN)/python scripts/check_runtime.py
 	$(BIN)/python docs/generate.py --check

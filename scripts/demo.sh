@@ -1,6 +1,6 @@
 #!/bin/sh
-# demo.sh VENV FOLDER: the main job on an embedded Ray, then what is left of it. Needs no server:
-# runs are kept in FOLDER.
+# demo.sh VENV FOLDER: the main job on an embedded Ray, what is left of it, and its model served.
+# Needs no server: runs are kept in FOLDER.
 set -eu
 bin=$(cd "$1/bin" && pwd)
 PATH=$bin:$PATH
@@ -45,10 +45,25 @@ print("metrics   ", {name: round(value, 4) for name, value in sorted(run.data.me
 print("artifacts ", *[item.path for item in client.list_artifacts(run.info.run_id)])
 PYTHON
 
+if [ "$result" = 0 ]; then
+    title "Serve the model on the same Ray, and ask it."
+    show mlflow deployments delete -t ray-serve --name wine
+    show mlflow deployments create -t ray-serve --name wine -m "runs:/$run/model"
+    python - "$run" >input.json <<'PYTHON'
+import sys
+
+import mlflow
+
+print(mlflow.artifacts.load_text(f"runs:/{sys.argv[1]}/model/serving_input_example.json"))
+PYTHON
+    show mlflow deployments predict -t ray-serve --name wine -I input.json
+    show mlflow-exec deployments revisions -t ray-serve -n wine
+fi
+
 title "Next"
 cat <<TEXT
 See it in MLflow's UI:   cd $2 && $bin/mlflow ui --backend-store-uri $MLFLOW_TRACKING_URI
 Stop the Ray:            $bin/mlflow-exec ray stop
-On your Kubernetes:      docs/kubernetes.md
+On your Kubernetes:      docs/kubernetes.md, docs/serving.md
 TEXT
 exit "$result"
