@@ -76,7 +76,8 @@ def save_wine(folder: Path) -> tuple[Path, Path]:
         model, str(path), signature=infer_signature(table, model.predict(table)),
         input_example=table[:2], pip_requirements=[],
     )  # fmt: skip
-    body.write_text(json.dumps({"dataframe_split": table[:1].to_dict(orient="split")}))
+    row = {"columns": list(table.columns), "data": table[:1].values.tolist()}
+    body.write_text(json.dumps({"dataframe_split": row}))
     return path, body
 
 
