@@ -181,7 +181,10 @@ def request_body(inputs: Any) -> Mapping[str, Any]:
             column = inputs[key]
             plain = list(column.index) == list(range(len(column)))
             return {key: column.tolist() if plain else _plain(column.to_dict())}
-        return {"dataframe_split": inputs.to_dict(orient="split")}
+        split = inputs.to_dict(orient="split")
+        if split["index"] == list(range(len(inputs))):  # what it is without, too, and sooner
+            del split["index"]
+        return {"dataframe_split": split}
     if isinstance(inputs, Mapping) and any(key in inputs for key in (*_ENVELOPES, "messages")):
         return inputs
     if isinstance(inputs, np.ndarray):

@@ -55,7 +55,9 @@ def test_mlflows_command_line_reads_a_body_as_a_frame_and_it_is_unwrapped() -> N
 
 def test_a_frame_is_sent_as_one() -> None:
     sent = request_body(pd.DataFrame({"a": [1.5], "b": ["x"]}))
-    assert sent == {"dataframe_split": {"columns": ["a", "b"], "index": [0], "data": [[1.5, "x"]]}}
+    assert sent == {"dataframe_split": {"columns": ["a", "b"], "data": [[1.5, "x"]]}}
+    named = request_body(pd.DataFrame({"a": [1.5]}, index=["r"]))
+    assert named == {"dataframe_split": {"columns": ["a"], "index": ["r"], "data": [[1.5]]}}
     assert request_body([[1.0]]) == {"inputs": [[1.0]]}
     assert request_body({"inputs": [1]}) == {"inputs": [1]}
 
