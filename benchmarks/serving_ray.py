@@ -28,6 +28,7 @@ from pathlib import Path
 from benchmarks.figures import Figure, show_figures
 from benchmarks.serving import Load, ask, middle
 from mlflow_exec.clients import ray_embedded
+from mlflow_exec.clients.ray_packages import package_name
 from mlflow_exec.clients.ray_serve import ServeClient
 from mlflow_exec.shipping import zipped
 from mlflow_exec.targets.ray_serve.document import with_application
@@ -84,10 +85,10 @@ def save_wine(folder: Path) -> tuple[Path, Path]:
 def put_nothing(client: ServeClient, name: str) -> None:
     """Deploy the application that does nothing, and return when it answers."""
     sha256, content = zipped({f"{name}.py": _NOTHING.encode()})
-    client.put_package(f"_ray_pkg_{sha256}.zip", content)
+    client.put_package(package_name(sha256), content)
     config = {
         "name": name, "route_prefix": f"/{name}", "import_path": f"{name}:app",
-        "runtime_env": {"working_dir": f"gcs://_ray_pkg_{sha256}.zip"},
+        "runtime_env": {"working_dir": f"gcs://{package_name(sha256)}"},
         "deployments": [{"name": "Nothing", "ray_actor_options": {"num_cpus": 0.1}}],
     }  # fmt: skip
     client.put_applications(with_application(client.applications(), config, {}))

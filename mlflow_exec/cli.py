@@ -14,6 +14,7 @@ import click
 
 from mlflow_exec import __version__, registry
 from mlflow_exec.cli_deployments import deployments
+from mlflow_exec.cli_output import emit, output_option
 from mlflow_exec.cli_serve import serve
 from mlflow_exec.credentials import hide
 from mlflow_exec.errors import ConfigError, MlflowExecError
@@ -21,10 +22,6 @@ from mlflow_exec.settings import json_schema, load_config
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-_output = click.option(
-    "--output", "-o", type=click.Choice(["text", "json"]), default="text", show_default=True,
-    help="How to print the result.",
-)  # fmt: skip
 _config = click.option(
     "--backend-config", "-c", "config", metavar="FILE|JSON", default=None,
     help="Backend settings: a JSON or YAML file, or a JSON string.",
@@ -88,13 +85,6 @@ def parse_config(text: str | None) -> dict[str, Any]:
     return load_config(text)
 
 
-def _emit(data: Any, output: str, text: str) -> None:
-    if output == "json":
-        click.echo(json.dumps(data, indent=2, default=str, ensure_ascii=False))
-    else:
-        click.echo(text)
-
-
 def _attached(run_id: str, config: str | None) -> Any:
     from mlflow_exec.runs.attach import attach
 
@@ -127,18 +117,18 @@ def _status_text(data: dict[str, Any]) -> str:
 @cli.command()
 @_run_id
 @_config
-@_output
+@output_option
 def status(run_id: str, config: str | None, output: str) -> None:
     """Show where a run's job is, and why it failed."""
     data = _status_data(_attached(run_id, config))
-    _emit(data, output, _status_text(data))
+    emit(data, output, _status_text(data))
 
 
 @cli.command()
 @_run_id
 @click.option("--follow", "-f", is_flag=True, help="Go on until the job ends.")
 @_config
-@_output
+@output_option
 def logs(run_id: str, follow: bool, config: str | None, output: str) -> None:
     """Print a job's output: from the run where it is kept, else from the cluster.
 
@@ -154,7 +144,7 @@ def logs(run_id: str, follow: bool, config: str | None, output: str) -> None:
 @cli.command()
 @_run_id
 @_config
-@_output
+@output_option
 def attach(run_id: str, config: str | None, output: str) -> None:
     """Follow a job to its end, as `mlflow run` does; exit with 0 if it succeeded, else 1.
 
@@ -167,7 +157,7 @@ def attach(run_id: str, config: str | None, output: str) -> None:
     if output == "json":
         submitted.wait()
         data = _status_data(submitted)
-        _emit(data, output, "")
+        emit(data, output, "")
         sys.exit(0 if data["state"] == "SUCCEEDED" else 1)
     follow(submitted, Progress(), detach=True)
 
@@ -175,7 +165,7 @@ def attach(run_id: str, config: str | None, output: str) -> None:
 @cli.command()
 @_run_id
 @_config
-@_output
+@output_option
 def cancel(run_id: str, config: str | None, output: str) -> None:
     """Stop a job, leave nothing of it running, and end its run as KILLED.
 
@@ -184,7 +174,7 @@ def cancel(run_id: str, config: str | None, output: str) -> None:
     submitted = _attached(run_id, config)
     submitted.cancel()
     data = _status_data(submitted)
-    _emit(data, output, _status_text(data))
+    emit(data, output, _status_text(data))
 
 
 @cli.command("list")
@@ -192,7 +182,7 @@ def cancel(run_id: str, config: str | None, output: str) -> None:
 @click.option("--experiment-id", metavar="ID", help="Only this experiment's runs.")
 @click.option("--open", "only_open", is_flag=True, help="Only runs that have not ended.")
 @click.option("--limit", default=50, show_default=True, help="At most this many, newest first.")
-@_output
+@output_option
 def list_(
     experiment_name: str | None,
     experiment_id: str | None,
@@ -210,7 +200,7 @@ def list_(
         cells = (row["run_id"], row["backend"], row["state"])
         left = "  ".join(f"{cell:<{width}}" for cell, width in zip(cells, widths, strict=True))
         lines.append(f"{left}  {(row['failure'] or '')[:100]}".rstrip())
-    _emit(rows, output, "\n".join(lines))
+    emit(rows, output, "\n".join(lines))
 
 
 @cli.command()
@@ -220,7 +210,7 @@ def list_(
 @click.option("--watch", is_flag=True, help="Go on, pass after pass, until it is stopped.")
 @click.option("--interval-s", default=30.0, show_default=True, help="Between two passes.")
 @click.option("--dry-run", is_flag=True, help="Say what would be written; write nothing.")
-@_output
+@output_option
 def reconcile(
     backend: str | None,
     config: str | None,
@@ -273,7 +263,7 @@ def reconcile(
 @click.option(
     "--env-manager", type=click.Choice(["local", "virtualenv", "uv", "conda"]), default=None
 )
-@_output
+@output_option
 def render(
     uri: str,
     backend: str | None,
@@ -309,7 +299,7 @@ def render(
         for key, item in sorted(found.items())
     )
     shown = {key: asdict(item) for key, item in found.items()}
-    _emit(
+    emit(
         {"objects": list(plan.objects), "settings": shown},
         output,
         comments + plan.to_yaml().rstrip(),
@@ -321,12 +311,12 @@ def _render_reconciler(config: str | None, output: str) -> None:
     from mlflow_exec.templates import to_yaml
 
     objects = rendered_reconciler(parse_config(config))
-    _emit({"objects": objects}, output, to_yaml(objects).rstrip())
+    emit({"objects": objects}, output, to_yaml(objects).rstrip())
 
 
 @cli.command()
 @_backend
-@_output
+@output_option
 def schema(backend: str, output: str) -> None:
     """Print the JSON Schema of a backend's configuration; it is JSON with either output."""
     settings = registry.load(registry.backend(backend).settings)
@@ -337,7 +327,7 @@ def schema(backend: str, output: str) -> None:
 @click.argument("backend", required=False, type=_BACKENDS)
 @click.option("--target", "-t", metavar="URI", help="A deployment target instead of a backend.")
 @_config
-@_output
+@output_option
 def doctor(backend: str | None, target: str | None, config: str | None, output: str) -> None:
     """Say what is installed, which cluster is reached as whom, and what is missing.
 
@@ -353,7 +343,7 @@ def doctor(backend: str | None, target: str | None, config: str | None, output: 
     for item in findings:
         lines.append(f"{'ok     ' if item.ok else 'MISSING'} {item.subject}: {item.detail}")
         lines += [f"        {item.way_on}"] if item.way_on else []
-    _emit([asdict(item) for item in findings], output, "\n".join(lines))
+    emit([asdict(item) for item in findings], output, "\n".join(lines))
     sys.exit(0 if all(item.ok for item in findings) else 1)
 
 
@@ -363,21 +353,21 @@ def ray() -> None:
 
 
 @ray.command("stop")
-@_output
+@output_option
 def ray_stop(output: str) -> None:
     """Stop the Ray that `mlflow run --backend ray` started, and no other."""
     from mlflow_exec.clients import ray_embedded
 
     stopped = ray_embedded.stop()
-    _emit({"stopped": stopped}, output, "stopped" if stopped else "no Ray of ours is running")
+    emit({"stopped": stopped}, output, "stopped" if stopped else "no Ray of ours is running")
 
 
 @ray.command("status")
-@_output
+@output_option
 def ray_status(output: str) -> None:
     """Show the Ray that was started on this machine."""
     from mlflow_exec.clients import ray_embedded
 
     found = ray_embedded.status()
     data = asdict(found) if found else None
-    _emit(data, output, f"{found.address} (pid {found.pid})" if found else "none is running")
+    emit(data, output, f"{found.address} (pid {found.pid})" if found else "none is running")

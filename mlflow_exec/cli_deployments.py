@@ -9,15 +9,12 @@ from typing import Any, TypeVar
 
 import click
 
+from mlflow_exec.cli_output import emit, output_option
 from mlflow_exec.errors import ConfigError, MlflowExecError
 from mlflow_exec.releases import Revision, Rollout
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-_output = click.option(
-    "--output", "-o", type=click.Choice(["text", "json"]), default="text", show_default=True,
-    help="How to print the result.",
-)  # fmt: skip
 _target = click.option(
     "--target", "-t", required=True, metavar="URI",
     help="ray-serve, ray-serve://host:8265, k8s, k8s://context/namespace.",
@@ -45,19 +42,12 @@ def _parsed(options: tuple[str, ...]) -> dict[str, str]:
     return result
 
 
-def _emit(data: Any, output: str, text: str) -> None:
-    if output == "json":
-        text = json.dumps(data, indent=2, default=str, ensure_ascii=False)
-    if text:
-        click.echo(text)
-
-
 def _shown(rollout: Rollout, output: str) -> None:
     from mlflow_exec.plugins.deployments import shown
 
     data = shown(rollout)
     lines = [f"{key:<14}{value}" for key, value in data.items() if value not in (None, "")]
-    _emit(data, output, "\n".join(lines))
+    emit(data, output, "\n".join(lines))
 
 
 @deployments.command("create")
@@ -65,7 +55,7 @@ def _shown(rollout: Rollout, output: str) -> None:
 @_name
 @click.option("--model-uri", "-m", metavar="URI", required=True, help="The model.")
 @_options
-@_output
+@output_option
 def create(
     target: str, name: str, model_uri: str, options: tuple[str, ...], output: str
 ) -> None:
@@ -82,7 +72,7 @@ def create(
 @_name
 @_model
 @_options
-@_output
+@output_option
 def update(
     target: str, name: str, model_uri: str | None, options: tuple[str, ...], output: str
 ) -> None:
@@ -99,7 +89,7 @@ def update(
 @_name
 @click.option("--to", type=int, help="The revision; the one before the newest if not given.")
 @_options
-@_output
+@output_option
 def rollback(
     target: str, name: str, to: int | None, options: tuple[str, ...], output: str
 ) -> None:
@@ -115,20 +105,20 @@ def rollback(
 @_target
 @_name
 @_options
-@_output
+@output_option
 def delete(target: str, name: str, options: tuple[str, ...], output: str) -> None:
     """Remove a deployment and return when nothing of it is left; one that is gone is no error."""
     from mlflow_exec.runs import deploy
 
     deploy.place(target, _parsed(options)).target.delete(name)
-    _emit({"deleted": name}, output, f"{name} is deleted")
+    emit({"deleted": name}, output, f"{name} is deleted")
 
 
 @deployments.command("get")
 @_target
 @_name
 @_options
-@_output
+@output_option
 def get(target: str, name: str, options: tuple[str, ...], output: str) -> None:
     """Show how a deployment is, and why it does not become ready."""
     from mlflow_exec.runs import deploy
@@ -139,7 +129,7 @@ def get(target: str, name: str, options: tuple[str, ...], output: str) -> None:
 @deployments.command("list")
 @_target
 @_options
-@_output
+@output_option
 def list_(target: str, options: tuple[str, ...], output: str) -> None:
     """Show all deployments of mlflow-exec there."""
     from mlflow_exec.plugins.deployments import shown
@@ -148,14 +138,14 @@ def list_(target: str, options: tuple[str, ...], output: str) -> None:
     place = deploy.place(target, _parsed(options))
     rows = [shown(rollout) for rollout in place.target.rollouts()]
     keys = ("name", "state", "replicas", "revision", "pinned_uri")
-    _emit(rows, output, _table(rows, keys))
+    emit(rows, output, _table(rows, keys))
 
 
 @deployments.command("revisions")
 @_target
 @_name
 @_options
-@_output
+@output_option
 def revisions(target: str, name: str, options: tuple[str, ...], output: str) -> None:
     """Show the revisions that are kept of a deployment, the oldest first."""
     from mlflow_exec.runs import deploy
@@ -163,7 +153,7 @@ def revisions(target: str, name: str, options: tuple[str, ...], output: str) -> 
     found = deploy.place(target, _parsed(options)).target.revisions(name)
     rows = [_row(revision) for revision in found]
     keys = ("revision", "applied_at", "pinned_uri", "settings", "rolled_back_to")
-    _emit([revision.to_data() for revision in found], output, _table(rows, keys))
+    emit([revision.to_data() for revision in found], output, _table(rows, keys))
 
 
 def _row(revision: Revision) -> dict[str, Any]:
@@ -186,7 +176,7 @@ def _table(rows: list[dict[str, Any]], keys: tuple[str, ...]) -> str:
 @_name
 @_model
 @_options
-@_output
+@output_option
 def render(
     target: str, name: str, model_uri: str | None, options: tuple[str, ...], output: str
 ) -> None:
@@ -195,7 +185,7 @@ def render(
 
     with deployed.rendered(target, name, model_uri, _parsed(options)) as plan:
         data = {"objects": [dict(item) for item in plan.revision.objects]}
-        _emit(data, output, plan.to_yaml().rstrip())
+        emit(data, output, plan.to_yaml().rstrip())
 
 
 @deployments.command("diff")
@@ -205,7 +195,7 @@ def render(
 @click.option("--to", type=int, help="A revision; the newest if not given.")
 @_model
 @_options
-@_output
+@output_option
 def diff(
     target: str,
     name: str,
@@ -222,7 +212,8 @@ def diff(
     from mlflow_exec.runs import deployed
 
     lines = deployed.difference(target, name, from_, to, model_uri, _parsed(options))
-    _emit({"diff": lines}, output, "\n".join(lines))
+    if lines or output == "json":
+        emit({"diff": lines}, output, "\n".join(lines))
 
 
 @deployments.command("follow")
@@ -231,7 +222,7 @@ def diff(
 @_options
 @click.option("--interval", "interval_s", default=30.0, show_default=True, help="Seconds.")
 @click.option("--once", is_flag=True, help="Look once, and return.")
-@_output
+@output_option
 def follow(
     target: str, name: str, options: tuple[str, ...], interval_s: float, once: bool, output: str
 ) -> None:
@@ -251,7 +242,8 @@ def follow(
         try:
             moved = deployed.follow(target, name, given, progress)
             data: Mapping[str, Any] = {"name": name, "pinned_uri": moved}
-            _emit(data, output, f"{name}: {moved}" if moved else "")
+            if moved or output == "json":
+                emit(data, output, f"{name}: {moved}")
         except (MlflowExecError, MlflowException) as error:
             if once:
                 raise

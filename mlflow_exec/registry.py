@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from importlib import import_module
-from typing import Any
+from typing import Any, TypeVar
 
 from mlflow_exec.errors import ConfigError, MissingExtraError
 
@@ -90,6 +90,8 @@ TARGETS: tuple[DeploymentTarget, ...] = (
 )
 assert [t.name for t in TARGETS] == sorted(t.name for t in TARGETS), "keep TARGETS sorted"
 
+R = TypeVar("R", Backend, DeploymentTarget)
+
 
 def backend(name: str) -> Backend:
     """Return the backend of that name.
@@ -97,11 +99,7 @@ def backend(name: str) -> Backend:
     Raises:
         ConfigError: There is none.
     """
-    for candidate in BACKENDS:
-        if candidate.name == name:
-            return candidate
-    known = ", ".join(b.name for b in BACKENDS)
-    raise ConfigError(f"backend: unknown backend {name!r}. Known: {known}")
+    return _named("backend", BACKENDS, name)
 
 
 def target(name: str) -> DeploymentTarget:
@@ -110,11 +108,15 @@ def target(name: str) -> DeploymentTarget:
     Raises:
         ConfigError: There is none.
     """
-    for candidate in TARGETS:
+    return _named("target", TARGETS, name)
+
+
+def _named(kind: str, candidates: tuple[R, ...], name: str) -> R:
+    for candidate in candidates:
         if candidate.name == name:
             return candidate
-    known = ", ".join(t.name for t in TARGETS)
-    raise ConfigError(f"target: unknown target {name!r}. Known: {known}")
+    known = ", ".join(candidate.name for candidate in candidates)
+    raise ConfigError(f"{kind}: unknown {kind} {name!r}. Known: {known}")
 
 
 def backend_of_scheme(scheme: str) -> Backend:

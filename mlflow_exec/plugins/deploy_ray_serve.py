@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from functools import partial
 
 from mlflow.deployments import base
 
@@ -13,19 +12,6 @@ from mlflow_exec.plugins import deployments
 class RayServeDeployments(deployments.Deployments, base.BaseDeploymentClient):  # type: ignore[misc]
     """See `mlflow_exec.plugins.deployments`."""
 
-    target_name = "ray-serve"
 
-
-def run_local(
-    name: str,
-    model_uri: str,
-    flavor: str | None = None,
-    config: Mapping[str, Any] | None = None,
-) -> None:
-    """Serve the model on this machine."""
-    deployments.run_local("ray-serve", name, model_uri, flavor, config)
-
-
-def target_help() -> str:
-    """Return the text of ``mlflow deployments help -t ray-serve``."""
-    return deployments.target_help("ray-serve")
+run_local = partial(deployments.run_local, "ray-serve")
+target_help = partial(deployments.target_help, "ray-serve")

@@ -10,7 +10,7 @@ import io
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from typing import Any, ClassVar
+from typing import Any
 
 import click
 from mlflow.deployments import PredictionsResponse
@@ -51,8 +51,6 @@ def deployment_errors() -> Iterator[None]:
 
 class Deployments:
     """The verbs of ``mlflow.deployments`` on one target; a plugin's class adds MLflow's base."""
-
-    target_name: ClassVar[str]
 
     def __init__(self, target_uri: str) -> None:
         super().__init__(target_uri)  # type: ignore[call-arg]
@@ -258,8 +256,8 @@ def run_local(
     target_name: str,
     name: str,
     model_uri: str,
-    flavor: str | None,
-    config: Mapping[str, Any] | None,
+    flavor: str | None = None,
+    config: Mapping[str, Any] | None = None,
 ) -> None:
     """Serve a model on this machine until the process is stopped, as a replica there would.
 

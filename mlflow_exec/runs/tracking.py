@@ -42,12 +42,7 @@ def job_tracking_uri(settings: BackendSettings, uri: str, *, same_machine: bool)
     Raises:
         ConfigError: The job could not reach it.
     """
-    wanted = settings.tracking_uri or uri
-    if _holds_credentials(wanted):
-        raise ConfigError(
-            "tracking_uri: it holds a user name or a password, which everybody who sees the job "
-            "could read; give them by MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
-        )
+    wanted = _in_the_open(settings.tracking_uri or uri, "job")
     if is_databricks_uri(wanted):
         return wanted
     if same_machine:
@@ -76,13 +71,7 @@ def target_tracking_uri(given: str | None, uri: str, *, same_machine: bool) -> s
     Raises:
         ConfigError: It holds credentials.
     """
-    wanted = given or uri
-    if _holds_credentials(wanted):
-        raise ConfigError(
-            "tracking_uri: it holds a user name or a password, which everybody who sees the "
-            "deployment could read; give them by MLFLOW_TRACKING_USERNAME and "
-            "MLFLOW_TRACKING_PASSWORD"
-        )
+    wanted = _in_the_open(given or uri, "deployment")
     if same_machine and not is_databricks_uri(wanted):
         return _absolute(wanted)
     return wanted if given or not _is_local(wanted) else None
@@ -104,6 +93,17 @@ def check_reconciler_uri(uri: str) -> None:
             f"tracking_uri: the reconciler runs in a pod and cannot use {uri!r}; an http:// or "
             f"https:// address is needed, of a tracking server as pods reach it"
         )
+
+
+def _in_the_open(uri: str, seen_with: str) -> str:
+    """Return a URI that everybody may read; refuse one with credentials."""
+    if _holds_credentials(uri):
+        raise ConfigError(
+            f"tracking_uri: it holds a user name or a password, which everybody who sees the "
+            f"{seen_with} could read; give them by MLFLOW_TRACKING_USERNAME and "
+            f"MLFLOW_TRACKING_PASSWORD"
+        )
+    return uri
 
 
 def _holds_credentials(uri: str) -> bool:

@@ -23,6 +23,7 @@ from mlflow.deployments.cli import commands
 from mlflow.exceptions import MlflowException
 
 from mlflow_exec.clients.ray_embedded import recorded
+from mlflow_exec.clients.ray_packages import package_name
 from mlflow_exec.clients.ray_serve import ServeClient
 from mlflow_exec.shipping import zipped
 from mlflow_exec.targets.ray_serve.document import with_application, without_application
@@ -319,10 +320,10 @@ def neighbour(served_on: Callable[[], ServeClient], tmp_path: Path) -> Iterator[
     """An application that is not ours."""
     serve = served_on()
     sha256, content = zipped({"neighbour.py": NEIGHBOUR.encode()})
-    serve.put_package(f"_ray_pkg_{sha256}.zip", content)
+    serve.put_package(package_name(sha256), content)
     config = {
         "name": "theirs", "route_prefix": "/theirs", "import_path": "neighbour:app",
-        "runtime_env": {"working_dir": f"gcs://_ray_pkg_{sha256}.zip"},
+        "runtime_env": {"working_dir": f"gcs://{package_name(sha256)}"},
     }  # fmt: skip
 
     def state() -> dict[str, Any]:

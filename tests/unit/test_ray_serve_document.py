@@ -10,6 +10,7 @@ import pytest
 from mlflow_exec.errors import ClusterError, ConflictError
 from mlflow_exec.targets.ray_serve.document import (
     in_the_making,
+    is_running,
     with_application,
     without_application,
 )
@@ -62,6 +63,7 @@ def test_removing_ours_leaves_the_others() -> None:
 def test_a_serve_that_does_not_run_is_started_as_we_say() -> None:
     none = details(controller_info={"node_id": None}, http_options={"host": "0.0.0.0"})
     assert with_application(none, OURS, START) == {**START, "applications": [OURS]}
+    assert (is_running(none), is_running(details(NEIGHBOUR))) == (False, True)
 
 
 def test_what_python_has_deployed_is_left_to_it() -> None:

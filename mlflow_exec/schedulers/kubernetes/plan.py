@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from mlflow_exec import runtime
+from mlflow_exec.clients.kubernetes_resources import container_resources
 from mlflow_exec.credentials import Secret
 from mlflow_exec.errors import ConfigError, TemplateError
 from mlflow_exec.jobs import JobSpec
@@ -176,7 +177,7 @@ def _job(
             settings.python, "-I", "-S", "-u", f"{_MOUNT}/entry.py", f"{_MOUNT}/order.json",
         ],
         "env": _env(spec.name, settings, secrets),
-        "resources": _resources(settings),
+        "resources": container_resources(settings.resources, settings.gpu_resource),
         "volume_mounts": _mounts(settings, git, cache),
         "volumes": _volumes(spec.name, settings, git, cache),
         "git": git,
@@ -246,19 +247,6 @@ def _env(
         )
     ]
     return entries
-
-
-def _resources(settings: KubernetesSettings) -> dict[str, Any]:
-    asked = settings.resources
-    requests: dict[str, str] = {}
-    limits: dict[str, str] = {}
-    if asked.cpu is not None:
-        requests["cpu"] = f"{round(asked.cpu * 1000)}m"
-    if asked.memory is not None:
-        requests["memory"] = limits["memory"] = str(asked.memory)
-    if asked.gpu:
-        requests[settings.gpu_resource] = limits[settings.gpu_resource] = str(asked.gpu)
-    return {"requests": requests, "limits": limits}
 
 
 def _mounts(

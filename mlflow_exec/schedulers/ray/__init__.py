@@ -33,6 +33,7 @@ from mlflow_exec.clients.ray import (
     find_token,
     resolve_address,
 )
+from mlflow_exec.clients.ray_packages import put_package
 from mlflow_exec.errors import (
     CancelError,
     ConfigError,
@@ -65,7 +66,6 @@ from mlflow_exec.schedulers.ray.plan import (
 from mlflow_exec.schedulers.ray.preflight import check_here, unfit, unsent_secrets
 from mlflow_exec.schedulers.ray.status import job_status
 from mlflow_exec.schedulers.ray.submission import (
-    put_package,
     submit_again,
     submit_once,
 )

@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 
 from mlflow_exec import runtime
+from mlflow_exec.clients.ray_packages import package_name
 from mlflow_exec.credentials import holds_credentials, why_secret
 from mlflow_exec.errors import ConfigError, TemplateError
 from mlflow_exec.jobs import JobSpec
@@ -108,11 +109,6 @@ def _package(spec: JobSpec, files: Mapping[str, bytes]) -> tuple[str, bytes]:
         path = Path(folder) / "package.zip"
         sha256 = write_zip(path, spec.bundle, files)
         return package_name(sha256), path.read_bytes()
-
-
-def package_name(sha256: str) -> str:
-    """Return what a package of this content is called in Ray's store."""
-    return f"_ray_pkg_{sha256}.zip"
 
 
 def _values(

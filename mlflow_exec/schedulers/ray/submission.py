@@ -8,18 +8,13 @@ from typing import Any
 
 from mlflow_exec.clients.pauses import repeated
 from mlflow_exec.clients.ray import RayClient
+from mlflow_exec.clients.ray_packages import package_name
 from mlflow_exec.errors import ConflictError, RejectedError
 from mlflow_exec.jobs import JOB_NAME, job_name
 from mlflow_exec.runtime.end import INFRA_RETRIES_VARIABLE
-from mlflow_exec.schedulers.ray.plan import META_RUN, package_name
+from mlflow_exec.schedulers.ray.plan import META_RUN
 
 _PACKAGE_URI = "gcs://"
-
-
-def put_package(client: RayClient, name: str, content: bytes) -> None:
-    """Store a package unless Ray has it."""
-    if not repeated(lambda: client.has_package(name)):
-        repeated(lambda: client.put_package(name, content))
 
 
 def submit_once(client: RayClient, job: Mapping[str, Any]) -> None:

@@ -8,6 +8,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from mlflow_exec.clients.kubernetes_resources import container_resources
 from mlflow_exec.credentials import Secret
 from mlflow_exec.errors import ConfigError
 from mlflow_exec.releases import Release
@@ -77,7 +78,7 @@ def pod_values(
         "stop_command": [
             settings.python, "-I", "-S", "-c", f"import time; time.sleep({_NO_MORE_REQUESTS_S})",
         ],
-        "resources": _resources(settings),
+        "resources": container_resources(settings.resources, settings.gpu_resource),
         "volume_mounts": _mounts(settings, package),
         "volumes": _volumes(settings, secret_name, files, package),
     }  # fmt: skip
@@ -195,19 +196,6 @@ def _scoring(release: Release, settings: KubernetesTargetSettings) -> str:
     if settings.token is not None:
         options["token_file"] = settings.token.file or f"{_TOKEN}/token"
     return json.dumps(options, ensure_ascii=False)
-
-
-def _resources(settings: KubernetesTargetSettings) -> dict[str, Any]:
-    asked = settings.resources
-    requests: dict[str, str] = {}
-    limits: dict[str, str] = {}
-    if asked.cpu is not None:
-        requests["cpu"] = f"{round(asked.cpu * 1000)}m"
-    if asked.memory is not None:
-        requests["memory"] = limits["memory"] = str(asked.memory)
-    if asked.gpu:
-        requests[settings.gpu_resource] = limits[settings.gpu_resource] = str(asked.gpu)
-    return {"requests": requests, "limits": limits}
 
 
 def _mounts(settings: KubernetesTargetSettings, package: str | None) -> list[dict[str, Any]]:

@@ -22,8 +22,8 @@ from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
 from mlflow_exec.clients import ray_embedded
-from mlflow_exec.clients.pauses import repeated
 from mlflow_exec.clients.ray import PACKAGE_LIMIT_BYTES, find_token, resolve_address
+from mlflow_exec.clients.ray_packages import put_package
 from mlflow_exec.clients.ray_serve import ServeClient, ask
 from mlflow_exec.credentials import Secret
 from mlflow_exec.errors import (
@@ -44,7 +44,7 @@ from mlflow_exec.targets.ray_serve.document import (
     with_application,
     without_application,
 )
-from mlflow_exec.targets.ray_serve.plan import DEPLOYMENT, TEMPLATE, make_plan
+from mlflow_exec.targets.ray_serve.plan import TEMPLATE, make_plan
 from mlflow_exec.targets.ray_serve.status import is_ours, revisions_in, rollout_of, user_config
 
 _LOG = logging.getLogger(__name__)
@@ -163,8 +163,7 @@ class RayServeTarget(Target):
         """See :meth:`~.Target.apply`."""
         client = self._client(start=True)
         for name, content in plan.data.items():
-            if not repeated(lambda name=name: client.has_package(name)):  # type: ignore[misc]
-                repeated(lambda n=name, c=content: client.put_package(n, c))  # type: ignore[misc]
+            put_package(client, name, content)
         self._write(client, plan.revision)
         return plan.revision
 
@@ -391,5 +390,3 @@ def _turn(address: str) -> Iterator[None]:
     finally:
         os.close(descriptor)
 
-
-__all__ = ["DEPLOYMENT", "RayServeTarget"]

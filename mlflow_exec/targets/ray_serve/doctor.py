@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 from mlflow_exec.clients.ray_serve import ServeClient, server_of
 from mlflow_exec.errors import AccessDeniedError, ClusterError
 from mlflow_exec.reports import Finding
+from mlflow_exec.targets.ray_serve.document import is_running
 
 
 def findings(client: ServeClient) -> Iterator[Finding]:
@@ -23,7 +24,7 @@ def findings(client: ServeClient) -> Iterator[Finding]:
         yield Finding(False, "cluster", str(error), "Check the address and that Ray runs there.")
         return
     applications = details.get("applications") or {}
-    if not details.get("http_options"):
+    if not is_running(details):
         yield Finding(True, "serve", "does not run yet; the first deployment starts it")
         return
     options = details["http_options"]

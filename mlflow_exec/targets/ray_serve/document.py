@@ -19,6 +19,11 @@ Json = Mapping[str, Any]
 _CARRIED = ("proxy_location", "http_options", "grpc_options", "target_capacity")
 
 
+def is_running(details: Json) -> bool:
+    """Whether there is an instance of Serve: without one the document has its defaults in it."""
+    return bool((details.get("controller_info") or {}).get("node_id"))
+
+
 def declared(details: Json) -> dict[str, Json]:
     """Return the applications that the document holds, as they were submitted, by name."""
     found: dict[str, Json] = {}
@@ -86,7 +91,7 @@ def _document(details: Json, applications: Mapping[str, Json], start: Json) -> d
             "Serve hides the variables of its applications from this client, and writing them back "
             "hidden would destroy them; nothing was changed"
         )
-    # Without an instance the answer has the same keys, with the defaults of a PUT.
-    runs = bool((details.get("controller_info") or {}).get("node_id"))
-    options = {key: details[key] for key in _CARRIED if details.get(key) is not None}
-    return {**(options if runs else start), "applications": list(applications.values())}
+    options: Json = start
+    if is_running(details):
+        options = {key: details[key] for key in _CARRIED if details.get(key) is not None}
+    return {**options, "applications": list(applications.values())}

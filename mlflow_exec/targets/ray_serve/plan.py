@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mlflow_exec import shipping
+from mlflow_exec.clients.ray_packages import package_name
 from mlflow_exec.credentials import holds_credentials, why_secret
 from mlflow_exec.errors import ConfigError, TemplateError
 from mlflow_exec.releases import Release, Revision
@@ -51,7 +52,7 @@ def make_plan(release: Release, settings: RayServeSettings) -> ReleasePlan:
 
 def _package(files: Mapping[str, bytes]) -> tuple[str, bytes]:
     sha256, content = shipping.zipped(files)
-    return f"_ray_pkg_{sha256}.zip", content
+    return package_name(sha256), content
 
 
 def _rendered(
