@@ -8,36 +8,42 @@ It answers ``/invocations``, ``/ping``, ``/health`` and ``/version`` as MLflow's
 from __future__ import annotations
 
 import asyncio
-import json
-from collections.abc import Awaitable, Callable, Coroutine
 from time import monotonic
 from typing import Any
 
 from mlflow.version import VERSION
 
+from mlflow_exec.scoring.asgi import (
+    JSON,
+    NOT_FOUND,
+    TIMED_OUT,
+    WRONG_METHOD,
+    Answer,
+    Receive,
+    Scope,
+    Send,
+    in_time,
+    refusal,
+    route_in,
+    send_answer,
+    too_large,
+    whole_body,
+)
 from mlflow_exec.scoring.batching import Batches
 from mlflow_exec.scoring.bearer import BearerTokens
 from mlflow_exec.scoring.loading import LoadedModel, load, warm_up
 from mlflow_exec.scoring.metrics import Metrics
 from mlflow_exec.scoring.open_inference import OpenInference
 from mlflow_exec.scoring.options import ScoringOptions
-from mlflow_exec.scoring.scorer import Answer, Scorer
+from mlflow_exec.scoring.scorer import Scorer
 from mlflow_exec.scoring.streaming import EVENT_STREAM, Stream
 from mlflow_exec.scoring.workers import Workers
 
-Scope = dict[str, Any]
-Receive = Callable[[], Awaitable[dict[str, Any]]]
-Send = Callable[[dict[str, Any]], Awaitable[None]]
-
-_JSON = "application/json"
 _METHODS = {
     "/invocations": "POST", "/ping": "GET", "/health": "GET", "/version": "GET", "/metrics": "GET",
 }  # fmt: skip
 _OPEN = frozenset({"/ping", "/health", "/v2/health/live", "/v2/health/ready"})
-_TIMED_OUT = Answer(504, b"Request processing time exceeded limit", _JSON)
 _SENT = Answer(200, b"", EVENT_STREAM, "mlflow")  # piece by piece, already
-_NOT_FOUND = Answer(404, b'{"detail":"Not Found"}', _JSON)
-_WRONG_METHOD = Answer(405, b'{"detail":"Method Not Allowed"}', _JSON)
 
 
 class ScoringApp:
@@ -109,31 +115,31 @@ class ScoringApp:
                 return
 
     async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
-        path, method = _route(scope), scope["method"]
+        path, method = route_in(scope), scope["method"]
         headers = _Headers(scope["headers"])
         if path not in _OPEN and not self._tokens.accept(headers.authorization):
-            await _send(send, _UNAUTHENTICATED, (b"www-authenticate", b"Bearer"))
+            await send_answer(send, _UNAUTHENTICATED, (b"www-authenticate", b"Bearer"))
             self.metrics.count(401, "none", 0.0)
             return
         expected = _METHODS.get(path) or self._v2.method(path)
         if expected is None:
             await _elsewhere(scope, path, headers, send)
         elif method != expected:
-            await _send(send, _WRONG_METHOD, (b"allow", expected.encode()))
+            await send_answer(send, WRONG_METHOD, (b"allow", expected.encode()))
         elif expected == "POST":
             await self._prediction(path, headers, receive, send)
         else:
-            await _send(send, self._about(path))
+            await send_answer(send, self._about(path))
 
     def _about(self, path: str) -> Answer:
         if path == "/version":
-            return Answer(200, VERSION.encode(), _JSON)
+            return Answer(200, VERSION.encode(), JSON)
         if path == "/metrics":
             status, media_type, body = self.metrics.text()
             return Answer(status, body, media_type.decode())
         if path.startswith("/v2"):
             return self._v2.about(path, self.ready)
-        return Answer(200 if self.ready else 503, b"\n", _JSON)
+        return Answer(200 if self.ready else 503, b"\n", JSON)
 
     async def _prediction(
         self, path: str, headers: _Headers, receive: Receive, send: Send
@@ -144,7 +150,7 @@ class ScoringApp:
         try:
             answer = await self._answer(path, headers, receive, send, start_s)
             if answer is not None and answer is not _SENT:
-                await _send(send, answer)
+                await send_answer(send, answer)
         finally:
             metrics.in_flight -= 1
         if answer is not None:
@@ -156,15 +162,15 @@ class ScoringApp:
         """Return the answer; None where the client went away before its whole body was here."""
         limit = self.options.max_request_bytes
         if headers.content_length > limit:
-            return _too_large(limit)
+            return too_large(limit)
         timeout_s = self.options.timeout_s
         try:
-            body = await _in_time(_body(receive, limit), timeout_s)
+            body = await in_time(whole_body(receive, limit), timeout_s)
             if body is None:
                 return None
             timeout_s = max(0.0, timeout_s - (monotonic() - start_s))
             if len(body) > limit:
-                return _too_large(limit)
+                return too_large(limit)
             if path == "/invocations" and headers.wants_events:
                 stream = Stream(self.scorer, self._workers, timeout_s)
                 return await stream.run(body, headers.content_type, receive, send) or _SENT
@@ -172,7 +178,7 @@ class ScoringApp:
                 return await self._score(body, headers.content_type, timeout_s)
             return await self._infer(path, body, headers.header_bytes, timeout_s)
         except asyncio.TimeoutError:
-            return _TIMED_OUT
+            return TIMED_OUT
 
     async def _infer(
         self, path: str, body: bytes, header_bytes: int | None, timeout_s: float
@@ -193,22 +199,15 @@ class ScoringApp:
         return answer
 
 
-def _route(scope: Scope) -> str:
-    """Return the path below the one that the application is mounted at, as Starlette does."""
-    path: str = scope["path"]
-    root = scope.get("root_path", "")
-    return path[len(root) :] if root and path.startswith(root + "/") else path
-
-
 async def _elsewhere(scope: Scope, path: str, headers: _Headers, send: Send) -> None:
     if not (path.endswith("/") and path.rstrip("/") in _METHODS):
-        await _send(send, _NOT_FOUND)
+        await send_answer(send, NOT_FOUND)
         return
     # Starlette sends to the path without the slash.
     query = scope["query_string"].decode("latin-1")
     place = f"{scope['scheme']}://{headers.host.decode('latin-1')}{scope['path'].rstrip('/')}"
     place += f"?{query}" if query else ""
-    await _send(send, Answer(307, b"", ""), (b"location", place.encode("latin-1")))
+    await send_answer(send, Answer(307, b"", ""), (b"location", place.encode("latin-1")))
 
 
 class _Headers:
@@ -243,70 +242,7 @@ class _Headers:
                 self.host = value
 
 
-async def _in_time(body: Coroutine[Any, Any, bytes | None], timeout_s: float) -> bytes | None:
-    """Await it in this very task, as the body is nearly always there and another task costs more.
-
-    Raises:
-        asyncio.TimeoutError: It took longer.
-    """
-    task = asyncio.current_task()
-    assert task is not None
-    is_over = False
-
-    def end() -> None:
-        nonlocal is_over
-        is_over = True
-        task.cancel()
-
-    clock = asyncio.get_running_loop().call_later(timeout_s, end)
-    try:
-        return await body
-    except asyncio.CancelledError:
-        if not is_over:
-            raise
-        if hasattr(task, "uncancel"):  # from Python 3.11 on
-            task.uncancel()
-        raise asyncio.TimeoutError from None
-    finally:
-        clock.cancel()
-
-
-async def _body(receive: Receive, limit: int) -> bytes | None:
-    """Return the whole body, or a part that is over the limit; None if the client went away."""
-    parts: list[bytes] = []
-    size = 0
-    while True:
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            return None
-        parts.append(message.get("body", b""))
-        size += len(parts[-1])
-        if size > limit or not message.get("more_body"):
-            return parts[0] if len(parts) == 1 else b"".join(parts)
-
-
-async def _send(send: Send, answer: Answer, *headers: tuple[bytes, bytes]) -> None:
-    about = [(b"content-length", b"%d" % len(answer.body)), *answer.headers, *headers]
-    if answer.media_type:
-        about.insert(1, (b"content-type", answer.media_type.encode("latin-1")))
-    await send({"type": "http.response.start", "status": answer.status, "headers": about})
-    await send({"type": "http.response.body", "body": answer.body})
-
-
-def _refusal(status: int, code: str, message: str) -> Answer:
-    text = json.dumps({"error_code": code, "message": message})
-    return Answer(status, text.encode(), _JSON)
-
-
-def _too_large(limit: int) -> Answer:
-    return _refusal(
-        413, "REQUEST_LIMIT_EXCEEDED",
-        f"The request's body is larger than max_request_bytes, {limit}. "
-        "Send fewer rows at a time, or have the server started with a larger limit.",
-    )  # fmt: skip
-
-
-_UNAUTHENTICATED = _refusal(
+_UNAUTHENTICATED = refusal(
     401, "UNAUTHENTICATED",
     "This server asks for a token. Send the header: Authorization: Bearer <token>.",
 )  # fmt: skip

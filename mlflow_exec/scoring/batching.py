@@ -17,10 +17,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from mlflow_exec.scoring.asgi import Answer
 from mlflow_exec.scoring.fast_path import Request
 from mlflow_exec.scoring.metrics import Metrics
 from mlflow_exec.scoring.options import ScoringOptions
-from mlflow_exec.scoring.scorer import Answer, Scorer
+from mlflow_exec.scoring.scorer import Scorer
 from mlflow_exec.scoring.workers import Workers, deliver, expire
 
 _logger = logging.getLogger(__name__)

@@ -13,9 +13,10 @@ from mlflow.exceptions import MlflowException
 from mlflow.types import DataType
 from mlflow.version import VERSION
 
+from mlflow_exec.scoring.asgi import Answer
 from mlflow_exec.scoring.fast_path import Request
 from mlflow_exec.scoring.options import ScoringOptions
-from mlflow_exec.scoring.scorer import Answer, Scorer
+from mlflow_exec.scoring.scorer import Scorer
 from mlflow_exec.scoring.v2_tensors import TensorError, parse, write
 
 _logger = logging.getLogger(__name__)

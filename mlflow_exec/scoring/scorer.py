@@ -5,36 +5,17 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 from mlflow.exceptions import MlflowException
 from mlflow.pyfunc import scoring_server
 from mlflow.utils.proto_json_utils import _get_jsonable_obj
 
+from mlflow_exec.scoring.asgi import Answer
 from mlflow_exec.scoring.fast_path import FastPath, Request
 from mlflow_exec.scoring.json_text import dumps
 
 _logger = logging.getLogger(__name__)
-
-
-class Answer(NamedTuple):
-    """What is sent back.
-
-    Attributes:
-        status: The HTTP status code.
-        body: The whole body.
-        media_type: The content type's value, with a charset for text.
-        path: Who answered: ``fast``, ``mlflow``, or ``none`` where the model was not asked for.
-        rows: How many rows were predicted; 0 where only MLflow knows.
-        headers: What else is in the head.
-    """
-
-    status: int
-    body: bytes
-    media_type: str
-    path: str = "none"
-    rows: int = 0
-    headers: tuple[tuple[bytes, bytes], ...] = ()
 
 
 ARROW = "application/vnd.apache.arrow.stream"

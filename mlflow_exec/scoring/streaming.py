@@ -12,8 +12,9 @@ from typing import Any
 
 from mlflow.exceptions import MlflowException
 
+from mlflow_exec.scoring.asgi import Answer
 from mlflow_exec.scoring.json_text import dumps
-from mlflow_exec.scoring.scorer import Answer, Scorer
+from mlflow_exec.scoring.scorer import Scorer
 from mlflow_exec.scoring.workers import Workers
 
 _logger = logging.getLogger(__name__)

@@ -18,8 +18,9 @@ from mlflow.pyfunc import PyFuncModel, scoring_server
 from mlflow.types import ColSpec, DataType, Schema, TensorSpec
 
 from mlflow_exec.scoring import json_text
+from mlflow_exec.scoring.asgi import Answer
 from mlflow_exec.scoring.fast_path import is_same
-from mlflow_exec.scoring.scorer import Answer, Scorer
+from mlflow_exec.scoring.scorer import Scorer
 from tests.unit.scoring import models
 from tests.unit.scoring.asgi import Reply, ask
 
