@@ -176,7 +176,8 @@ def _shape(request: Request) -> Any:
         return None
     data = request.data
     if isinstance(data, pd.DataFrame):
-        return "frame"
+        # Together the rows are counted anew: labels of the client's own would be lost.
+        return "frame" if data.index.equals(pd.RangeIndex(len(data))) else None
     if isinstance(data, np.ndarray):
         return data.shape[1:]
     return tuple(array.shape[1:] for array in data.values())

@@ -46,7 +46,12 @@ KINDS = {
 }
 """Binary columns and dates need work for each value, which is MLflow's."""
 
+SPLIT_KEYS = frozenset({"columns", "data", "index"})
+"""What a ``dataframe_split`` may have."""
+
+_LABELS: tuple[set[type], ...] = ({int}, {str})
 _Rows = list[Sequence[Any]]
+_Index = Any  # a list of labels, or None
 
 
 class ColumnFrames:
@@ -86,16 +91,19 @@ class ColumnFrames:
         """The dtypes of the frames' columns; None stands for text."""
         return {kind.dtype for kind in self._kinds}
 
-    def samples(self) -> dict[str, Any]:
-        """Return a request's value for each format, with every accepted type in it."""
+    def samples(self) -> list[tuple[str, Any]]:
+        """Return values of requests in each format, with every accepted type in them."""
         rows = [[kind.samples[i] for kind in self._kinds] for i in (0, 1)]
         by_column = {n: list(column) for n, column in zip(self.names, zip(*rows))}
-        return {
-            "dataframe_split": {"columns": self.names[::-1], "data": [r[::-1] for r in rows]},
-            "dataframe_records": [dict(zip(self.names, row)) for row in rows],
-            "inputs": by_column,
-            "instances": by_column,
-        }
+        split = {"columns": self.names[::-1], "data": [r[::-1] for r in rows]}
+        return [
+            ("dataframe_split", split),
+            ("dataframe_split", {**split, "index": [7, 7]}),
+            ("dataframe_split", {**split, "index": ["é", ""]}),
+            ("dataframe_records", [dict(zip(self.names, row)) for row in rows]),
+            ("inputs", by_column),
+            ("instances", by_column),
+        ]
 
     def frame(self, request_format: str, value: Any) -> pd.DataFrame | None:
         """Return the frame that MLflow would hand to the model, or None where it may differ."""
@@ -103,7 +111,12 @@ class ColumnFrames:
         rows = read(self, value)
         if not rows:
             return None
-        return self._one_block(rows) if self._block else self._by_column(list(zip(*rows)))
+        index = value.get("index") if request_format == "dataframe_split" else None
+        if not is_plain_index(index, len(rows)):
+            return None
+        if self._block:
+            return self._one_block(rows, index)
+        return self._by_column(list(zip(*rows)), index)
 
     def of_table(self, name: str, array: Any) -> pd.DataFrame | None:
         """Return the frame of a table of all columns that has the dtype already, else None."""
@@ -114,9 +127,9 @@ class ColumnFrames:
         return pd.DataFrame(np.array(array.T, order="C").T, columns=self._columns, copy=False)
 
     def _split_rows(self, value: Any) -> _Rows | None:
-        if type(value) is not dict or value.keys() != {"columns", "data"}:
+        if type(value) is not dict or not value.keys() <= SPLIT_KEYS:
             return None
-        rows, columns = value["data"], value["columns"]
+        rows, columns = value.get("data"), value.get("columns")
         if type(rows) is not list or type(columns) is not list or not rows:
             return None
         if set(map(type, rows)) != {list} or set(map(len, rows)) != {len(self.names)}:
@@ -163,7 +176,7 @@ class ColumnFrames:
     def _is_all_names(self, columns: list[Any]) -> bool:
         return set(map(type, columns)) == {str} and self._name_set == frozenset(columns)
 
-    def _one_block(self, rows: _Rows) -> pd.DataFrame | None:
+    def _one_block(self, rows: _Rows, index: _Index) -> pd.DataFrame | None:
         kind = self._block
         assert kind is not None
         if not kind.accepts.issuperset(map(type, chain.from_iterable(rows))):
@@ -176,16 +189,23 @@ class ColumnFrames:
         block = np.array(table.T, dtype=kind.dtype, order="C")
         if _is_changed(table.T, block):
             return None
-        return pd.DataFrame(block.T, columns=self._columns, copy=False)
+        return pd.DataFrame(block.T, index=index, columns=self._columns, copy=False)
 
-    def _by_column(self, columns: list[tuple[Any, ...]]) -> pd.DataFrame | None:
+    def _by_column(self, columns: list[tuple[Any, ...]], index: _Index) -> pd.DataFrame | None:
         arrays: dict[str, Any] = {}
         for name, kind, values in zip(self.names, self._kinds, columns):
             array = _column(kind, values)
             if array is None:
                 return None
             arrays[name] = array
-        return pd.DataFrame(arrays)
+        return pd.DataFrame(arrays, index=index)
+
+
+def is_plain_index(index: Any, rows: int) -> bool:
+    """Whether it is none, or one that pandas makes the same of for MLflow and for us."""
+    if index is None:
+        return True
+    return type(index) is list and len(index) == rows and set(map(type, index)) in _LABELS
 
 
 def _column(kind: ColumnKind, values: tuple[Any, ...]) -> Any:

@@ -153,9 +153,10 @@ class _Echo:
 
 
 def proven_formats(model: PyFuncModel, frames: ColumnFrames | TensorArrays) -> frozenset[str]:
-    """Return the formats for whose samples MLflow's own path hands over the same."""
-    proven = set()
-    for request_format, value in frames.samples().items():
+    """Return the formats for all of whose samples MLflow's own path hands over the same."""
+    tried, failed = set(), set()
+    for request_format, value in frames.samples():
+        tried.add(request_format)
         echo = _Echo()
         try:
             scoring_server.invocations(
@@ -164,11 +165,12 @@ def proven_formats(model: PyFuncModel, frames: ColumnFrames | TensorArrays) -> f
                 PyFuncModel(model.metadata, echo),
                 model.metadata.get_input_schema(),
             )
-            if is_same(frames.frame(request_format, value), echo.got):
-                proven.add(request_format)
+            if not is_same(frames.frame(request_format, value), echo.got):
+                failed.add(request_format)
         except Exception as error:
             _logger.info("%s: MLflow refuses the sample: %s", request_format, error)
-    return frozenset(proven)
+            failed.add(request_format)
+    return frozenset(tried - failed)
 
 
 def is_same(ours: Any, theirs: Any) -> bool:

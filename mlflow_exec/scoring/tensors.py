@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from mlflow.types import Schema
 
+from mlflow_exec.scoring.columns import SPLIT_KEYS, is_plain_index
 from mlflow_exec.scoring.json_text import TOO_LARGE
 
 _Arrays = Any  # one array, or a dict of them by the names of the signature
@@ -39,17 +40,18 @@ class TensorArrays:
             return cls(None, specs) if len(specs) == 1 else None
         return cls(names, specs) if len(set(names)) == len(names) else None
 
-    def samples(self) -> dict[str, Any]:
-        """Return a request's value for each format."""
+    def samples(self) -> list[tuple[str, Any]]:
+        """Return values of requests in each format."""
         tensors = [
             np.ones([2 if size == -1 else size for size in shape], dtype).tolist()
             for dtype, shape in self._specs
         ]
         value = tensors[0] if self.names is None else dict(zip(self.names, tensors))
-        samples = {"inputs": value, "instances": value}
+        samples = [("inputs", value), ("instances", value)]
         if self._columns():
-            names = [str(i) for i in range(self._columns())]
-            samples["dataframe_split"] = {"columns": names, "data": tensors[0]}
+            split = {"columns": [str(i) for i in range(self._columns())], "data": tensors[0]}
+            samples.append(("dataframe_split", split))
+            samples.append(("dataframe_split", {**split, "index": ["é", ""]}))
         return samples
 
     def frame(self, request_format: str, value: Any) -> _Arrays | None:
@@ -88,7 +90,7 @@ class TensorArrays:
         columns = self._columns()
         if not columns or type(value) is not dict:
             return None
-        if not value.keys() <= {"columns", "data"} or type(value.get("data")) is not list:
+        if not value.keys() <= SPLIT_KEYS or type(value.get("data")) is not list:
             return None
         names = value.get("columns")
         if names is not None and (
@@ -99,8 +101,10 @@ class TensorArrays:
         ):
             return None
         table = _tensor(value["data"], *self._specs[0])
-        # A frame hands its values out by columns.
-        return None if table is None else np.array(table.T, order="C").T
+        if table is None or not is_plain_index(value.get("index"), len(table)):
+            return None
+        # A frame hands its values out by columns, and its index not at all.
+        return np.array(table.T, order="C").T
 
 
 def _tensor(value: Any, dtype: Any, shape: tuple[int, ...]) -> Any:

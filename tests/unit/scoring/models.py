@@ -138,7 +138,23 @@ def column_requests(
     names, rows = [names[i] for i in order], [[row[i] for i in order] for row in rows]
     if odd and draw(st.integers(0, 4)) == 0:
         names, rows = draw(misshapen(names, rows))
-    return draw(st.sampled_from(laid_out(names, rows, odd)))
+    request: dict[str, Any] = draw(st.sampled_from(laid_out(names, rows, odd)))
+    split = request.get("dataframe_split")
+    if isinstance(split, dict) and draw(st.booleans()):
+        split["index"] = draw(indexes(len(rows), odd))
+    return request
+
+
+@st.composite
+def indexes(draw: st.DrawFn, rows: int, odd: bool) -> Any:
+    def each(labels: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
+        return st.lists(labels, min_size=rows, max_size=rows)
+
+    integers = each(st.integers(0, 3) | st.integers(-(2**63), 2**64 - 1))
+    texts = each(st.text(max_size=2) | st.sampled_from(["1", "nan", "2026-01-02", "a\0"]))
+    right = st.one_of(st.just(list(range(rows))), st.none(), integers, texts)
+    wrong = st.one_of(st.lists(ODD, max_size=4), each(ODD), ODD)
+    return draw(st.one_of(right, right, wrong) if odd else right)
 
 
 @st.composite
@@ -167,7 +183,6 @@ def laid_out(names: list[Any], rows: list[list[Any]], odd: bool) -> list[dict[st
         {"instances": records},
     ]
     unusual: list[dict[str, Any]] = [
-        {"dataframe_split": {"columns": names, "data": rows, "index": list(range(len(rows)))}},
         {"dataframe_split": {"data": rows}},
         {"dataframe_split": {"columns": names}},
         {"dataframe_split": rows},
@@ -209,6 +224,8 @@ def tensor_requests(draw: st.DrawFn, schema: Schema) -> dict[str, Any]:
     else:
         bodies = [{"inputs": tensors[0]}, {"instances": tensors[0]}]
     frame = {"data": tensors[0], "columns": ["a", "b"]}
+    if draw(st.booleans()):
+        frame["index"] = draw(indexes(len(tensors[0]), True))
     return draw(st.sampled_from([*bodies * 3, {"dataframe_split": frame}, {"instances": [{}]}]))
 
 

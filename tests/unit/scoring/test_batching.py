@@ -94,6 +94,16 @@ def test_each_request_gets_its_own_rows(kind: str) -> None:
     assert rows == [1, 7]
 
 
+def test_a_request_with_row_labels_of_its_own_goes_alone() -> None:
+    named, counted = row(2, 3), row(4, 5)
+    named["dataframe_split"]["index"] = ["x", "y"]
+    counted["dataframe_split"]["index"] = [0, 1]
+    requests = [row(0), named, row(1), counted]
+    replies, rows = ask_all(lambda data: list(map(str, data.index)), requests)
+    assert json.loads(replies[1].body)["predictions"] == ["x", "y"]
+    assert sorted(rows) == [1, 2, 3]
+
+
 def test_a_bad_request_fails_alone() -> None:
     def answer(data: pd.DataFrame) -> Any:
         if (data["a"] < 0).any():

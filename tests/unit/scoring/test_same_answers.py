@@ -136,5 +136,5 @@ def test_an_integer_is_rounded_once_as_by_mlflow() -> None:
 def test_a_plain_tensor_takes_the_fast_path(form: str, dtype: str) -> None:
     schema = Schema([TensorSpec(np.dtype(dtype), (-1, 3))])
     rows = np.ones((2, 3), dtype).tolist()
-    value = {"data": rows} if form == "dataframe_split" else rows
+    value = {"data": rows, "index": ["x", "y"]} if form == "dataframe_split" else rows
     assert check_same(ModelSignature(schema), json.dumps({form: value}).encode()).path == "fast"
