@@ -37,6 +37,7 @@ from mlflow_exec.scoring.open_inference import OpenInference
 from mlflow_exec.scoring.options import ScoringOptions
 from mlflow_exec.scoring.scorer import Scorer
 from mlflow_exec.scoring.streaming import EVENT_STREAM, Stream
+from mlflow_exec.scoring.traces import Traces
 from mlflow_exec.scoring.workers import Workers
 
 _METHODS = {
@@ -63,6 +64,7 @@ class ScoringApp:
         self.ready = True
         self._v2 = OpenInference(self.scorer, options)
         self._tokens = BearerTokens(options)
+        self._traces = Traces.of(options)
         self._workers = Workers(options.max_concurrent)
         # Made in the event loop: old Pythons tie it to the one that is there.
         self._batches: Batches | None = None
@@ -95,6 +97,12 @@ class ScoringApp:
             await asyncio.sleep(0.02)
         return not self.metrics.in_flight
 
+    def flush(self) -> None:
+        """Send the last traces, after the last request; this blocks, for seconds at most."""
+        traces, self._traces = self._traces, None
+        if traces is not None:
+            traces.stop()
+
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one connection's event as ASGI asks for it."""
         if scope["type"] == "http":
@@ -110,6 +118,7 @@ class ScoringApp:
             if message["type"] == "lifespan.shutdown":
                 self.stop()
                 await self.drained()
+                self.flush()
             await send({"type": message["type"] + ".complete"})
             if message["type"] == "lifespan.shutdown":
                 return
@@ -127,7 +136,7 @@ class ScoringApp:
         elif method != expected:
             await send_answer(send, WRONG_METHOD, (b"allow", expected.encode()))
         elif expected == "POST":
-            await self._prediction(path, headers, receive, send)
+            await self._prediction(path, headers, scope, receive, send)
         else:
             await send_answer(send, self._about(path))
 
@@ -142,10 +151,12 @@ class ScoringApp:
         return Answer(200 if self.ready else 503, b"\n", JSON)
 
     async def _prediction(
-        self, path: str, headers: _Headers, receive: Receive, send: Send
+        self, path: str, headers: _Headers, scope: Scope, receive: Receive, send: Send
     ) -> None:
         start_s = monotonic()
-        metrics = self.metrics
+        metrics, traces = self.metrics, self._traces
+        span = traces.begin(scope, path) if traces else None
+        answer = None
         metrics.in_flight += 1
         try:
             answer = await self._answer(path, headers, receive, send, start_s)
@@ -153,6 +164,8 @@ class ScoringApp:
                 await send_answer(send, answer)
         finally:
             metrics.in_flight -= 1
+            if traces is not None and span is not None:
+                traces.end(span, answer)
         if answer is not None:
             metrics.count(answer.status, answer.path, monotonic() - start_s, answer.rows)
 

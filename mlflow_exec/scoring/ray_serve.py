@@ -46,6 +46,11 @@ class Model:
     def reconfigure(self, user_config: dict[str, Any]) -> None:
         """Take note of nothing: the configuration holds what people and clients want to know."""
 
+    def __del__(self) -> None:
+        """Send the last traces; Serve calls it when a replica is to go, after its last request."""
+        if app := getattr(self, "_app", None):  # it may not have loaded
+            app.flush()
+
     async def __call__(self, request: Request) -> Response:
         """Answer one request."""
         return self._answer

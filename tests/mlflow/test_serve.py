@@ -21,6 +21,7 @@ import pytest
 
 from mlflow_exec.testing.collecting import until
 from tests.unit.runtime.test_model_server import handles
+from tests.unit.scoring.collector import collecting
 
 COMMAND = [str(Path(sys.executable).with_name("mlflow-exec")), "serve"]
 JSON = {"content-type": "application/json"}
@@ -180,6 +181,23 @@ def test_sigterm_ends_what_is_still_loading(models: Path, tmp_path: Path) -> Non
         example.unlink()
         process.kill()
         process.wait()
+
+
+def test_traces_are_sent_before_it_ends(
+    models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with collecting() as collector:
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", collector.url)
+        monkeypatch.setenv("OTEL_BSP_SCHEDULE_DELAY", "600000")  # ms, so only the end sends them
+        with serving(models / "linear", tmp_path, "--name", "price") as served:
+            assert served.ask("POST", "/invocations", BODY)[0] == 200
+            assert served.ask("POST", "/invocations", "{")[0] == 400
+            assert collector.spans == []
+            served.process.send_signal(signal.SIGTERM)
+            served.process.wait(30)
+    statuses = [span.attributes["http.response.status_code"] for span in collector.spans]
+    assert statuses == [200, 400]
+    assert {span.resource["service.name"] for span in collector.spans} == {"price"}
 
 
 def test_slow_clients_take_nothing_from_others(models: Path, tmp_path: Path) -> None:
