@@ -45,8 +45,9 @@ def _options(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.option("--host", default="127.0.0.1", show_default=True)
 @click.option("--port", "-p", type=int, default=5000, show_default=True, help="0: a free one.")
 @click.option(
-    "--env-manager", type=click.Choice(["local"]), default="local", show_default=True,
-    help="Only this Python environment; it has to have what the model needs.",
+    "--env-manager", type=click.Choice(["local", "uv", "virtualenv", "conda"]), default="local",
+    show_default=True, help="local: this Python environment, which has to have what the model "
+    "needs; the others: one that is made for the model, or was before.",
 )  # fmt: skip
 @_options
 def serve(model_uri: str, host: str, port: int, env_manager: str, **options: Any) -> None:
@@ -54,9 +55,14 @@ def serve(model_uri: str, host: str, port: int, env_manager: str, **options: Any
 
     Same paths, same answers. The port opens when the model has predicted on its input example.
     """
-    from mlflow_exec.scoring.server import run
-
     try:
-        run(ScoringOptions(model_uri, **options), host, port)
+        chosen = ScoringOptions(model_uri, **options)
+        if env_manager != "local":
+            from mlflow_exec.runs.serving import serve_in_environment
+
+            serve_in_environment(env_manager, chosen, host, port)
+        from mlflow_exec.scoring.server import run
+
+        run(chosen, host, port)
     except (OptionsError, RuntimeError) as error:
         raise ConfigError(str(error)) from error

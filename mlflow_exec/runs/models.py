@@ -117,8 +117,8 @@ def prepared(model: Pinned, *, whole: bool, limit_bytes: int) -> Iterator[Model]
                     f"its URI there"
                 )
             package = ModelPackage(path, sha256, size_bytes)
-        lines = tuple(_lines(path / "requirements.txt"))
-        yield Model(*model, _python(path), lines, package)
+        lines = tuple(requirements_of(path))
+        yield Model(*model, python_of(path), lines, package)
 
 
 def _fetched(pinned_uri: str, folder: str, *, whole: bool) -> Path:
@@ -138,8 +138,15 @@ def _fetched(pinned_uri: str, folder: str, *, whole: bool) -> Path:
         raise ConfigError(f"model_uri: {pinned_uri}: it cannot be read: {error}") from error
 
 
-def _python(path: Path) -> str:
-    """Return the minor version of Python that the model was logged with; empty if not told."""
+def python_of(path: Path) -> str:
+    """Return the minor version of Python that the model was logged with; empty if not told.
+
+    Args:
+        path: The folder with the model's files.
+
+    Raises:
+        ConfigError: They are not those of a model with the flavor python_function.
+    """
     try:
         model = yaml.safe_load((path / "MLmodel").read_text(encoding="utf-8"))
         told = model["flavors"]["python_function"].get("python_version")
@@ -151,5 +158,7 @@ def _python(path: Path) -> str:
     return ".".join(str(told).split(".")[:2]) if told else ""
 
 
-def _lines(path: Path) -> list[str]:
-    return path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+def requirements_of(path: Path) -> list[str]:
+    """Return the lines of the model's ``requirements.txt``; not every model has one."""
+    file = path / "requirements.txt"
+    return file.read_text(encoding="utf-8").splitlines() if file.is_file() else []

@@ -13,7 +13,7 @@ from mlflow_exec.credentials import Secret
 from mlflow_exec.errors import ConfigError
 from mlflow_exec.releases import Release
 from mlflow_exec.settings import KubernetesTargetSettings
-from mlflow_exec.targets.requirements import merged_requirements
+from mlflow_exec.targets.requirements import SCORING_REQUIREMENTS, merged_requirements
 
 MODEL_CONTAINER = "model"
 PREPARE_CONTAINER = "prepare"
@@ -29,10 +29,6 @@ _PACKAGE = "/mlflow-exec-package"
 _TOKEN = "/mlflow-exec-token"
 _ORDER = "MLFLOW_EXEC_ORDER"
 _ENVIRONMENTS_BYTES = 20 * 1024**3
-# The runtime's own, where the model names none; mlflow is the model's.
-_OWN_REQUIREMENTS = (
-    "uvicorn>=0.30", "httptools>=0.6", "uvloop>=0.19", "orjson>=3.10", "prometheus-client>=0.20",
-)  # fmt: skip
 # So long everybody may take to hear that a pod gets no new requests.
 _NO_MORE_REQUESTS_S = 5
 _LIVENESS_PERIOD_S = 15
@@ -160,7 +156,7 @@ def _order(release: Release, settings: KubernetesTargetSettings) -> str:
     cache = None
     if settings.environment == "uv":
         environment["dependencies"] = merged_requirements(
-            _OWN_REQUIREMENTS, release.model.requirements, settings.requirements
+            SCORING_REQUIREMENTS, release.model.requirements, settings.requirements
         )
         cache = {"path": f"{_CACHE}/environments", "limit_bytes": _ENVIRONMENTS_BYTES}
     elif settings.requirements:
