@@ -31,29 +31,30 @@ setup: $(VENV)/.for-development ## Make the virtual environment for development.
 demo: $(VENV)/.for-demo ## Train on an embedded Ray; show the run and its log; serve the model.
 	@scripts/demo.sh "$(VENV)" "$(DEMO)"
 
-# Five parts, each with systems of its own: `make -j5 test` runs them side by side.
+# Four parts, each with systems of its own: `make -j4 test` runs them side by side. As long as each
+# other they are by what else stands with them.
 PYTEST := $(BIN)/python -m pytest -m "not large" $(PYTEST_ARGS)
 SERVING_TESTS := $(wildcard $(addprefix tests/mlflow/test_,ray_serve*.py k8s_deployments*.py serve*.py))
-RAY_TESTS := $(filter-out $(SERVING_TESTS),$(wildcard $(addsuffix /test_ray*.py,tests/conformance tests/mlflow)))
+RAY_TESTS := $(wildcard $(addsuffix /test_ray*.py,tests/conformance tests/mlflow))
 YARN_TESTS := $(wildcard $(addsuffix /test_yarn*.py,tests/clusters tests/conformance tests/mlflow))
 
-test: test-first-half test-second-half test-elsewhere test-yarn test-serving ## Run the tests; with -j5 in a third of the time.
+test: test-first-half test-second-half test-elsewhere test-yarn ## Run the tests; with -j4 in a third of the time.
 
 test-first-half: setup
 	$(PYTEST) $(filter-out $(YARN_TESTS),$(wildcard tests/clusters/test_*.py)) \
-	    $(filter-out $(SERVING_TESTS),$(wildcard tests/conformance/test_kubernetes*.py tests/mlflow/test_k8s_[a-j]*.py))
+	    $(wildcard tests/conformance/test_kubernetes*.py tests/mlflow/test_k8s_[a-j]*.py)
 
 test-second-half: setup
-	$(PYTEST) $(wildcard tests/mlflow/test_k8s_[k-z]*.py)
+	$(PYTEST) $(wildcard tests/mlflow/test_k8s_[k-z]*.py tests/mlflow/test_serve*.py) tests/unit/scoring
 
 test-elsewhere: setup
-	$(PYTEST) tests/unit tests/docs $(RAY_TESTS)
+	$(PYTEST) --ignore tests/unit/scoring tests/unit tests/docs $(RAY_TESTS)
 
 test-yarn: setup
 	$(PYTEST) $(YARN_TESTS)
 
-test-serving: setup
-	$(PYTEST) $(SERVING_TESTS)
+test-serving: setup ## Run those of the tests that are of serving.
+	$(PYTEST) $(SERVING_TESTS) tests/unit/scoring
 
 test-large: setup ## Run the tests that need minutes or gigabytes each.
 	$(BIN)/python -m pytest -m large $(PYTEST_ARGS)

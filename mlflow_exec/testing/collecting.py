@@ -73,7 +73,7 @@ class Collected(Generic[T]):
         return self.items
 
 
-def until(check: Callable[[], T], what: str, timeout_s: float = 60) -> T:
+def until(check: Callable[[], T], what: str, timeout_s: float = 180) -> T:
     """Ask until the answer is true, and return it.
 
     Raises:

@@ -16,6 +16,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+_AHEAD = -10
+
 
 @dataclass(frozen=True)
 class Process:
@@ -77,9 +79,17 @@ class Process:
 
 
 def start(
-    command: Sequence[str], *, log: Path, record: Path, environment: Mapping[str, str] | None = None
+    command: Sequence[str],
+    *,
+    log: Path,
+    record: Path,
+    environment: Mapping[str, str] | None = None,
+    ahead: bool = False,
 ) -> Process:
     """Start a process in a session of its own, its output appended to `log`.
+
+    With `ahead` it comes before others where the machine has too much to do, as if it had a machine
+    of its own, which the servers of a cluster usually have.
 
     Raises:
         FileNotFoundError: the program is not there.
@@ -99,6 +109,9 @@ def start(
     finally:
         os.close(output)
         os.close(nothing)
+    if ahead:
+        with contextlib.suppress(PermissionError, ProcessLookupError):
+            os.setpriority(os.PRIO_PROCESS, pid, _AHEAD)
     process = Process.of(pid)
     if process is None:
         raise RuntimeError(f"{command[0]}: ended at once; see {log}")

@@ -71,7 +71,7 @@ def test_many_who_follow_share_one_watch(
             assert last.state is JobState.SUCCEEDED
     asked = [request for request in noted.requests if request.method == "GET"]
     # The watch begins anew while the first ones join; alone, each would make four requests.
-    assert len(asked) <= 2 * len(handles), f"{len(asked)} requests for {len(seen)} who follow"
+    assert len(asked) <= 2 * len(seen), f"{len(asked)} requests for {len(seen)} who follow"
 
 
 def test_who_asks_again_and_again_costs_nothing(

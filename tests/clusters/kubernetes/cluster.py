@@ -196,6 +196,7 @@ class Cluster:
             log=self.log(component),
             record=self.slot.pid_file(component),
             environment=environment(),
+            ahead=component in ("etcd", "kube-apiserver"),
         )
 
     def _await(self, component: str) -> None:
