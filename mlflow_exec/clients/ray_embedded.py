@@ -58,6 +58,13 @@ _SERVE = {
 }
 
 
+_HAPROXY_FILES = {
+    "CONFIG_FILE_LOC": "haproxy.cfg", "SOCKET_PATH": "admin.sock", "SERVER_STATE_BASE": "",
+    "SERVER_STATE_FILE": "server-state", "METRICS_SOCKET_PATH": "metrics.sock",
+}  # fmt: skip
+_TOP = Path("/tmp")
+
+
 @dataclass(frozen=True)
 class EmbeddedRay:
     """A Ray that was started on this machine.
@@ -269,13 +276,22 @@ def _environment(mark: str, folder: Path, token_file: Path) -> dict[str, str]:
     path = f"{Path(sys.executable).parent}{os.pathsep}{environment.get('PATH', os.defpath)}"
     # Ray is ended too suddenly to remove what its dashboard makes there.
     temporary = environment.get("TMPDIR") or str(folder / "tmp")
-    return _SERVE | environment | {
+    return _SERVE | _of_haproxy(folder) | environment | {
         "PATH": path,
         "TMPDIR": temporary,
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN_PATH": str(token_file),
         MARK: mark,
     }
+
+
+def _of_haproxy(folder: Path) -> dict[str, str]:
+    """Return what keeps Serve's proxy out of the way of another Ray's on this machine."""
+    own = {f"RAY_SERVE_HAPROXY_{use}_PORT": str(free_port()) for use in ("METRICS", "STATS")}
+    if folder.parent == _TOP:  # else the names of the sockets might get too long
+        for use, name in _HAPROXY_FILES.items():
+            own[f"RAY_SERVE_HAPROXY_{use}"] = str(folder / name)
+    return own
 
 
 def _spawn(command: list[str], environment: dict[str, str], log: Path) -> int:
@@ -325,8 +341,8 @@ def _remember(session: str) -> None:
 
 def _short_folder() -> Path:
     # The names of Ray's sockets in it take 66 characters, and 107 is all that a socket may have.
-    top = Path("/tmp")
-    return Path(tempfile.mkdtemp(prefix="mlx-ray-", dir=top if os.access(top, os.W_OK) else None))
+    top = _TOP if os.access(_TOP, os.W_OK) else None
+    return Path(tempfile.mkdtemp(prefix="mlx-ray-", dir=top))
 
 
 def free_port() -> int:
