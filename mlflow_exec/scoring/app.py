@@ -44,6 +44,8 @@ _METHODS = {
     "/invocations": "POST", "/ping": "GET", "/health": "GET", "/version": "GET", "/metrics": "GET",
 }  # fmt: skip
 _OPEN = frozenset({"/ping", "/health", "/v2/health/live", "/v2/health/ready"})
+# A body of so many bytes at most is answered in the event loop by a model that is cheap.
+_AT_ONCE_BYTES = 64 * 1024
 _SENT = Answer(200, b"", EVENT_STREAM, "mlflow")  # piece by piece, already
 
 
@@ -206,6 +208,11 @@ class ScoringApp:
             if self._batches is None:
                 self._batches = Batches(self.scorer, self._workers, self.options, self.metrics)
             return await self._batches.answer(body, content_type, timeout_s)
+        fast_path = self.scorer.fast_path
+        if fast_path and fast_path.is_cheap and len(body) <= _AT_ONCE_BYTES:
+            request = fast_path.understand(body, content_type)
+            if request is not None:
+                return self.scorer.answer_to(request, body, content_type)
         answer: Answer = await self._workers.run(
             lambda: self.scorer.answer(body, content_type), timeout_s
         )

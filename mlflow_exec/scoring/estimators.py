@@ -16,6 +16,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from mlflow_exec.scoring.linear import product
+
 _logger = logging.getLogger(__name__)
 
 _FIRST = {
@@ -42,6 +44,9 @@ _LAST = {
 }  # fmt: skip
 """By public module: estimators that make one array of what they get, and do no more with it."""
 
+_CHEAP = {name: _LAST[name] for name in ("sklearn.linear_model", "sklearn.naive_bayes")}
+"""Those of them that take microseconds for a few rows, and never wait for anything."""
+
 _DTYPES = (np.float64, np.float32, np.int64, np.int32)
 
 
@@ -60,16 +65,26 @@ def quicker(predict: Callable[..., Any], names: list[str], dtypes: set[Any]) -> 
     nameless = _without_names(estimator, names)
     if nameless is None or not hasattr(nameless, method):
         return predict
-    by_array = _Quicker(predict, getattr(nameless, method))
-    return by_array if _is_proven(predict, by_array, names, dtypes.pop()) else predict
+    last = estimator.steps[-1][1] if type(estimator).__name__ == "Pipeline" else estimator
+    is_cheap, dtype = _is_listed(last, _CHEAP), dtypes.pop()
+    ways = [product(nameless) if method == "predict" else None, getattr(nameless, method)]
+    for way in ways:
+        if way is not None:
+            by_array = _Quicker(predict, way, is_cheap=is_cheap)
+            if _is_proven(predict, by_array, names, dtype):
+                return by_array
+    return predict
 
 
 class _Quicker:
     """Predicts on the array in a frame; whatever fails is asked again in the usual way."""
 
-    def __init__(self, usual: Callable[..., Any], by_array: Callable[[Any], Any]) -> None:
+    def __init__(
+        self, usual: Callable[..., Any], by_array: Callable[[Any], Any], *, is_cheap: bool
+    ) -> None:
         self._usual = usual
         self._by_array = by_array
+        self.is_cheap = is_cheap
         # MLflow looks at each request what the method takes, and finds it here at once.
         self.__signature__ = inspect.signature(usual)
 

@@ -53,6 +53,7 @@ class FastPath:
 
     Attributes:
         formats: The formats of requests that are understood, by a proof on samples.
+        is_cheap: Whether a prediction of a few rows costs less than to hand it to a thread.
     """
 
     def __init__(self, model: PyFuncModel, frames: ColumnFrames | TensorArrays) -> None:
@@ -64,6 +65,7 @@ class FastPath:
             self._unchecked._predict_fn = estimators.quicker(
                 model._predict_fn, frames.names, frames.dtypes
             )
+        self.is_cheap = getattr(self._unchecked._predict_fn, "is_cheap", False)
         self.formats = proven_formats(model, frames)
 
     @classmethod

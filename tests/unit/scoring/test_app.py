@@ -10,10 +10,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 from mlflow.models import Model, ModelSignature
 from mlflow.pyfunc import PyFuncModel, scoring_server
 from mlflow.types import ColSpec, Schema
+from sklearn.linear_model import LinearRegression
 
 from mlflow_exec.scoring.app import ScoringApp
 from mlflow_exec.scoring.options import OptionsError, ScoringOptions
@@ -109,6 +111,26 @@ def test_a_body_over_the_limit_is_refused_before_it_is_read_whole() -> None:
     reply = ask(app, "POST", "/invocations", read_counter(read), JSON)
     assert reply.status == 413
     assert len(read) == 3
+
+
+@pytest.mark.parametrize(("rows", "by_thread"), [(1, False), (20_000, True)])
+def test_a_few_rows_for_a_linear_model_take_no_thread(rows: int, by_thread: bool) -> None:
+    frame = pd.DataFrame({"a": [1.0, 2.0, 3.0]})
+    model = LinearRegression().fit(frame, [2.0, 4.0, 6.0])
+    served = PyFuncModel(Model(signature=SIGNATURE), model, predict_fn="predict")
+    app = ScoringApp(served, ScoringOptions("m"))
+    threads: list[str] = []
+    usual = app.scorer.answer_to
+
+    def noting(*asked: Any) -> Any:
+        threads.append(threading.current_thread().name)
+        return usual(*asked)
+
+    app.scorer.answer_to = noting  # type: ignore[method-assign,assignment]
+    body = json.dumps({"inputs": {"a": [1.5] * rows}}).encode()
+    reply = invoke(app, body=body)
+    assert json.loads(reply.body)["predictions"] == pytest.approx([3.0] * rows)
+    assert (threads == ["prediction"]) is by_thread
 
 
 def test_a_prediction_over_the_time_limit_is_answered_as_by_mlflow(waiting: Waiting) -> None:

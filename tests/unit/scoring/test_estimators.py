@@ -18,7 +18,7 @@ from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import FunctionTransformer, PolynomialFeatures, StandardScaler
 from sklearn.utils import all_estimators
 
-from mlflow_exec.scoring import estimators
+from mlflow_exec.scoring import estimators, linear
 
 NAMES = ["a", "b", "c", "d"]
 RANDOM = np.random.default_rng(3)
@@ -69,6 +69,30 @@ def test_every_listed_estimator_gives_the_same(name: str) -> None:
         table = TABLE[:rows].reset_index(drop=True)
         usual = estimator.predict(table)
         assert predict(table).tobytes() == usual.tobytes()
+
+
+@pytest.mark.parametrize("name", sorted(linear._REGRESSORS | linear._CLASSIFIERS))
+@pytest.mark.parametrize("classes", [2, 3])
+def test_a_linear_model_is_one_product(name: str, classes: int) -> None:
+    labels = pd.qcut(TABLE.sum(axis=1), classes, labels=False).to_numpy()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        estimator = LISTED[name]().fit(TABLE, labels)
+    predict: Any = quick(estimator)
+    assert predict._by_array.__module__ == linear.__name__
+    assert predict(TABLE).tobytes() == estimator.predict(TABLE).tobytes()
+    for wrong in (np.nan, np.inf):
+        odd = TABLE.copy()
+        odd.iloc[1, 1] = wrong
+        with pytest.raises(ValueError, match="Input X contains"):
+            predict(odd)
+
+
+def test_a_sparse_linear_model_is_asked_itself() -> None:
+    estimator = fitted(LISTED["SGDClassifier"]()).sparsify()
+    predict: Any = quick(estimator)
+    assert predict._by_array.__module__ != linear.__name__
+    assert predict(TABLE).tobytes() == estimator.predict(TABLE).tobytes()
 
 
 @pytest.mark.parametrize("name", sorted(SCALERS))
