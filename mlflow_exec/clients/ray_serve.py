@@ -12,12 +12,17 @@ from typing import Any
 
 import requests
 
+from mlflow_exec.clients.pauses import repeated
 from mlflow_exec.clients.ray import RayClient
 from mlflow_exec.errors import NotFoundError, UnreachableError
 
 _PATH = "/api/serve/applications/"
 # The controller is started by the first request, on a machine that may be busy.
 _PUT_TIMEOUT_S = 120.0
+# How long a replica is looked for that answers.
+_PATIENCE_S = 15.0
+# What Serve's own proxy says where a replica has died meanwhile, as others do of any other fault.
+_LOST = b"Internal Server Error"
 _PYTHON = re.compile(r"/python(3\.\d+)/(?:site|dist)-packages/ray/")
 
 
@@ -60,13 +65,22 @@ def ask(
 ) -> tuple[int, str, bytes]:
     """Send one request to an application, by POST where there is a body.
 
+    Where a replica is gone before it has answered, another one is asked for a while. So a request
+    may reach two of them.
+
     Returns:
         The status code, the content type and the body of the answer.
 
     Raises:
         UnreachableError: Nothing answers there, or not in time.
     """
-    response = _answer(url, body, headers, verify, timeout_s)
+
+    def attempt() -> requests.Response:
+        return _answer(url, body, headers, verify, timeout_s)
+
+    response = repeated(attempt, min(timeout_s, _PATIENCE_S))
+    if response.status_code == 500 and response.content == _LOST:
+        response = repeated(attempt, min(timeout_s, _PATIENCE_S))
     return response.status_code, response.headers.get("Content-Type", ""), response.content
 
 

@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import mlflow
 import pytest
 from kubernetes import client
+from mlflow.deployments import BaseDeploymentClient, get_deploy_client
 
+from mlflow_exec.clients.ray_embedded import recorded
+from mlflow_exec.clients.ray_serve import ServeClient
 from tests.clusters.processes import appears
 from tests.clusters.pytest_kubernetes import KubernetesCluster, unavailable
-from tests.clusters.pytest_ray import require_ray
+from tests.clusters.pytest_ray import RayCluster, require_ray
 from tests.clusters.pytest_yarn import running
 from tests.clusters.ray_head import RayHead, ray_head
 from tests.clusters.yarn.cluster import YarnCluster
 from tests.mlflow.interventions import offer
 from tests.mlflow.k8s_runs import K8sRuns
 from tests.mlflow.ray_runs import RayRuns
+from tests.mlflow.served_models import save_model
 from tests.mlflow.yarn_faults import FRAIL
 from tests.mlflow.yarn_runs import YarnRuns
 from tests.servers import MlflowServer, mlflow_server
@@ -190,3 +194,45 @@ def yarn_submissions(
     yield runs
     runs.close()
     mlflow.set_tracking_uri(None)
+
+
+# -- deployments on Ray Serve
+
+@pytest.fixture(scope="module")
+def served_on(
+    ray_cluster: RayCluster, ray_tracking: MlflowServer
+) -> Iterator[Callable[[], ServeClient]]:
+    """Deployments go to the Ray of the tests; nothing of them is left there."""
+    with pytest.MonkeyPatch.context() as patch:
+        if ray_cluster.home is not None:
+            patch.setenv("MLFLOW_EXEC_HOME", str(ray_cluster.home))
+        patch.setenv("MLFLOW_TRACKING_URI", ray_tracking.url)
+        mlflow.set_tracking_uri(ray_tracking.url)
+
+        def client() -> ServeClient:
+            own = recorded()
+            assert own is not None
+            return ServeClient(own.address, token=own.token())
+
+        yield client
+        deployments = get_deploy_client("ray-serve")
+        for found in deployments.list_endpoints():
+            deployments.delete_endpoint(found["name"])
+        for found in deployments.list_deployments():
+            deployments.delete_deployment(found["name"])
+        mlflow.set_tracking_uri(None)
+
+
+@pytest.fixture(scope="module")
+def deployments(served_on: object) -> BaseDeploymentClient:
+    return get_deploy_client("ray-serve")
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("models")
+
+
+@pytest.fixture(scope="module")
+def one(models: Path) -> str:
+    return str(save_model(models, 1))

@@ -3,74 +3,31 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import signal
 import subprocess
 import sys
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from types import NoneType
 from typing import Any
 
 import mlflow
 import pytest
-from click.testing import CliRunner
 from mlflow.deployments import BaseDeploymentClient, get_deploy_client
-from mlflow.deployments.cli import commands
 from mlflow.exceptions import MlflowException
 
-from mlflow_exec.clients.ray_embedded import recorded
 from mlflow_exec.clients.ray_packages import package_name
 from mlflow_exec.clients.ray_serve import ServeClient
+from mlflow_exec.runs.deploy import place
 from mlflow_exec.shipping import zipped
 from mlflow_exec.targets.ray_serve.document import with_application, without_application
 from mlflow_exec.testing.collecting import until
-from tests.clusters.pytest_ray import RayCluster
+from tests.mlflow.ray_deployments import SMALL, asks, mlflow_deployments, run
 from tests.mlflow.served_models import BODY, JSON, ROW, save_model, steady_load
 from tests.servers import MlflowServer
-
-SMALL = {"environment": "local", "resources.cpu": "0.1"}
-
-
-@pytest.fixture(scope="module")
-def served_on(
-    ray_cluster: RayCluster, ray_tracking: MlflowServer
-) -> Iterator[Callable[[], ServeClient]]:
-    """Deployments go to the Ray of the tests; nothing of them is left there."""
-    with pytest.MonkeyPatch.context() as patch:
-        if ray_cluster.home is not None:
-            patch.setenv("MLFLOW_EXEC_HOME", str(ray_cluster.home))
-        patch.setenv("MLFLOW_TRACKING_URI", ray_tracking.url)
-        mlflow.set_tracking_uri(ray_tracking.url)
-
-        def client() -> ServeClient:
-            own = recorded()
-            assert own is not None
-            return ServeClient(own.address, token=own.token())
-
-        yield client
-        deployments = get_deploy_client("ray-serve")
-        for found in deployments.list_deployments():
-            deployments.delete_deployment(found["name"])
-        mlflow.set_tracking_uri(None)
-
-
-@pytest.fixture(scope="module")
-def deployments(served_on: object) -> BaseDeploymentClient:
-    return get_deploy_client("ray-serve")
-
-
-@pytest.fixture(scope="module")
-def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("models")
-
-
-@pytest.fixture(scope="module")
-def one(models: Path) -> str:
-    return str(save_model(models, 1))
 
 
 @pytest.fixture(scope="module")
@@ -78,38 +35,6 @@ def iris(deployments: BaseDeploymentClient, one: str) -> Iterator[dict[str, Any]
     """A deployment that answers 1."""
     yield deployments.create_deployment("iris", one, config=SMALL)
     deployments.delete_deployment("iris")
-
-
-def asks(url: str) -> Callable[[], tuple[int, bytes]]:
-    """Return what asks a deployment once."""
-
-    def ask() -> tuple[int, bytes]:
-        request = urllib.request.Request(f"{url}/invocations", data=BODY, headers=JSON)
-        try:
-            with urllib.request.urlopen(request, timeout=60) as answer:
-                return answer.status, answer.read()
-        except urllib.error.HTTPError as error:
-            return error.code, error.read()
-
-    return ask
-
-
-def run(*command: str, fails: bool = False) -> str:
-    """Run a command of this environment; returns what it prints, or says where it fails."""
-    done = subprocess.run(
-        [str(Path(sys.executable).parent / command[0]), *command[1:]],
-        capture_output=True, text=True, timeout=300,
-    )  # fmt: skip
-    assert (done.returncode != 0) == fails, done.stdout + done.stderr
-    return done.stderr if fails else done.stdout
-
-
-def mlflow_deployments(*arguments: str, fails: bool = False) -> str:
-    """Run a verb of MLflow's command line in this process, which has imported it already."""
-    done = CliRunner().invoke(commands, arguments)
-    assert (done.exit_code != 0) == fails, f"{done.output}\n{done.exception!r}"
-    assert isinstance(done.exception, (NoneType, SystemExit)), "a traceback would be printed"
-    return done.output if fails else done.stdout
 
 
 def test_a_model_answers_and_is_listed(
@@ -158,6 +83,34 @@ def test_revisions_are_kept_and_compared(iris: dict[str, Any]) -> None:
         run("mlflow-exec", "deployments", "diff", *where, "--from", "1", "--to", "2")
     )["diff"]
     assert [line for line in lines if line.startswith("+") and "num_replicas: 2" in line]
+
+
+def test_a_killed_replica_loses_no_request_of_our_clients(
+    deployments: BaseDeploymentClient,
+    iris: dict[str, Any],
+    served_on: Callable[[], ServeClient],
+) -> None:
+    deployments.update_deployment("iris", config={"num_replicas": "2"})
+    serve = served_on()
+    target = place("ray-serve", {}).target
+
+    def running() -> list[int]:
+        application = serve.applications()["applications"]["iris"]
+        replicas = application["deployments"]["Model"]["replicas"]
+        return [r["pid"] for r in replicas if r["state"] == "RUNNING"]
+
+    def ask() -> tuple[int, bytes]:
+        answer = target.request("iris", "/invocations", BODY, JSON)
+        return answer.status, answer.body
+
+    with steady_load(ask) as load:
+        for _ in range(2):
+            load.reaches(20)
+            victim = running()[0]
+            os.kill(victim, signal.SIGKILL)
+            load.reaches(50)
+            until(lambda gone=victim: len(set(running()) - {gone}) == 2, "it is whole again", 120)  # type: ignore[misc]
+    deployments.update_deployment("iris", config={"num_replicas": "1"})
 
 
 BROKEN = {
