@@ -135,6 +135,17 @@ def compare(
         yield connections, middle(nothing), middle(ours)
 
 
+def through_router(client: ServeClient, body: Path, seconds: float) -> Iterator[tuple[int, Load]]:
+    """Yield the connections and the figures of an endpoint before our application."""
+    from mlflow.deployments import get_deploy_client
+
+    get_deploy_client("ray-serve").create_endpoint("routed", {"weights": {"wine": 1}})
+    url = answers(client, "routed", body.read_bytes())
+    for connections in AT_LEAST:
+        ask(url, body, connections, min(2.0, seconds))
+        yield connections, ask(url, body, connections, seconds)
+
+
 def creation(client: ServeClient, model: Path, body: bytes, rounds: int) -> tuple[float, float]:
     """Return the medians of the seconds until the first answer: doing nothing, and ours."""
     from mlflow.deployments import get_deploy_client
@@ -177,6 +188,9 @@ def main() -> int:
                     print(rows[-1], flush=True)
                     label = f"{proxy}, {connections} connections: times that of doing nothing"
                     figures[label] = Figure(times, at_least=AT_LEAST[connections])
+                for connections, routed in through_router(client, body, parsed.seconds):
+                    print(f"{proxy}, {connections} connections, by an endpoint: "
+                          f"{routed.per_s:.0f} req/s, {routed.p50_ms:.1f} ms")  # fmt: skip
                 if proxy == "HAProxy":
                     plain_s, ours_s = creation(client, model, body.read_bytes(), parsed.rounds)
                     print(f"create: {plain_s:.1f} s doing nothing, {ours_s:.1f} s ours")

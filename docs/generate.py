@@ -62,6 +62,9 @@ _OWN: dict[str, tuple[type[Settings], dict[str, str]]] = {
             "env": "of `env` and `secrets`, as in a container, and the server's options",
             "stop_command": "waits until nobody sends requests to the pod any more",
             "port": "of the server",
+            "gateway": "the Gateway, as a parentRef; null without the setting",
+            "hostnames": "of `gateway`",
+            "route_rules": "to the Service; of an endpoint: to its variants by weight",
             "resources": "requests and limits, from `resources` and `gpu_resource`",
             "volumes": "of the setting, and our own: code, cache, model, token",
             "volume_mounts": "of the setting, and those of our own volumes",
@@ -74,6 +77,15 @@ _OWN: dict[str, tuple[type[Settings], dict[str, str]]] = {
             "namespace": "of the target's URI, or of the context",
             "labels": "by which the deployment's objects are found",
             "files": "our own code, or a model that travels along, in brief",
+        },
+    ),
+    "endpoint_routes.yaml.j2": (
+        settings.KubernetesTargetSettings,
+        {
+            "name": "of the endpoint",
+            "namespace": "of the target's URI, or of the context",
+            "labels": "by which the endpoint's objects are found",
+            "files": "`routes.json`, which its routers read",
         },
     ),
     "deployment_revision.yaml.j2": (

@@ -14,6 +14,7 @@ import click
 
 from mlflow_exec import __version__, registry
 from mlflow_exec.cli_deployments import deployments
+from mlflow_exec.cli_endpoints import endpoints
 from mlflow_exec.cli_output import emit, output_option
 from mlflow_exec.cli_serve import serve
 from mlflow_exec.credentials import hide
@@ -41,6 +42,7 @@ def cli() -> None:
 
 
 cli.add_command(deployments)
+cli.add_command(endpoints)
 cli.add_command(serve)
 
 

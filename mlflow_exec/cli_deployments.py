@@ -9,37 +9,24 @@ from typing import Any, TypeVar
 
 import click
 
-from mlflow_exec.cli_output import emit, output_option
-from mlflow_exec.errors import ConfigError, MlflowExecError
+from mlflow_exec.cli_output import (
+    emit,
+    output_option,
+    parsed,
+    settings_option,
+    table,
+    target_option,
+)
+from mlflow_exec.errors import MlflowExecError
 from mlflow_exec.releases import Revision, Rollout
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-_target = click.option(
-    "--target", "-t", required=True, metavar="URI",
-    help="ray-serve, ray-serve://host:8265, k8s, k8s://context/namespace.",
-)  # fmt: skip
 _name = click.option("--name", "-n", required=True, help="The deployment.")
 _model = click.option("--model-uri", "-m", metavar="URI", help="The model.")
-_options = click.option(
-    "--config", "-C", "options", metavar="NAME=VALUE", multiple=True, help="A setting."
-)
-
-
 @click.group("deployments")
 def deployments() -> None:
     """Serve models: revisions, differences, ways back; see also `mlflow deployments`."""
-
-
-def _parsed(options: tuple[str, ...]) -> dict[str, str]:
-    result: dict[str, str] = {}
-    for item in options:
-        name, equals, value = item.partition("=")
-        if not equals or name in result:
-            what = "NAME=VALUE is needed" if not equals else "it is given twice"
-            raise ConfigError(f"-C: {what}; given {name!r}")
-        result[name] = value
-    return result
 
 
 def _shown(rollout: Rollout, output: str) -> None:
@@ -51,27 +38,41 @@ def _shown(rollout: Rollout, output: str) -> None:
 
 
 @deployments.command("create")
-@_target
+@target_option
 @_name
 @click.option("--model-uri", "-m", metavar="URI", required=True, help="The model.")
-@_options
+@click.option(
+    "--endpoint", metavar="NAME",
+    help="Make it a variant of this endpoint, without requests unless it is the only one.",
+)  # fmt: skip
+@settings_option
 @output_option
 def create(
-    target: str, name: str, model_uri: str, options: tuple[str, ...], output: str
+    target: str,
+    name: str,
+    model_uri: str,
+    endpoint: str | None,
+    options: tuple[str, ...],
+    output: str,
 ) -> None:
     """Serve a model under a new name, and return when it answers."""
-    from mlflow_exec.runs import deploy
+    from mlflow_exec.runs import deploy, endpoints
     from mlflow_exec.runs.progress import Progress
 
-    place = deploy.place(target, _parsed(options))
-    _shown(deploy.create(place, name, model_uri, Progress()), output)
+    place = deploy.place(target, parsed(options))
+    if endpoint:
+        endpoints.check_free(place.target, endpoint)
+    rollout = deploy.create(place, name, model_uri, Progress())
+    if endpoint:
+        endpoints.add_variant(target, place, endpoint, name)
+    _shown(rollout, output)
 
 
 @deployments.command("update")
-@_target
+@target_option
 @_name
 @_model
-@_options
+@settings_option
 @output_option
 def update(
     target: str, name: str, model_uri: str | None, options: tuple[str, ...], output: str
@@ -80,15 +81,15 @@ def update(
     from mlflow_exec.runs import deploy
     from mlflow_exec.runs.progress import Progress
 
-    place = deploy.place(target, _parsed(options))
+    place = deploy.place(target, parsed(options))
     _shown(deploy.update(target, place, name, model_uri, Progress()), output)
 
 
 @deployments.command("rollback")
-@_target
+@target_option
 @_name
 @click.option("--to", type=int, help="The revision; the one before the newest if not given.")
-@_options
+@settings_option
 @output_option
 def rollback(
     target: str, name: str, to: int | None, options: tuple[str, ...], output: str
@@ -97,63 +98,63 @@ def rollback(
     from mlflow_exec.runs import deploy
     from mlflow_exec.runs.progress import Progress
 
-    place = deploy.place(target, _parsed(options))
+    place = deploy.place(target, parsed(options))
     _shown(deploy.rollback(target, place, name, to, Progress()), output)
 
 
 @deployments.command("delete")
-@_target
+@target_option
 @_name
-@_options
+@settings_option
 @output_option
 def delete(target: str, name: str, options: tuple[str, ...], output: str) -> None:
     """Remove a deployment and return when nothing of it is left; one that is gone is no error."""
-    from mlflow_exec.runs import deploy
+    from mlflow_exec.runs import deploy, endpoints
 
-    deploy.place(target, _parsed(options)).target.delete(name)
+    endpoints.delete_deployment(deploy.place(target, parsed(options)), name)
     emit({"deleted": name}, output, f"{name} is deleted")
 
 
 @deployments.command("get")
-@_target
+@target_option
 @_name
-@_options
+@settings_option
 @output_option
 def get(target: str, name: str, options: tuple[str, ...], output: str) -> None:
     """Show how a deployment is, and why it does not become ready."""
     from mlflow_exec.runs import deploy
 
-    _shown(deploy.place(target, _parsed(options)).target.get(name), output)
+    _shown(deploy.deployment(deploy.place(target, parsed(options)).target, name), output)
 
 
 @deployments.command("list")
-@_target
-@_options
+@target_option
+@settings_option
 @output_option
 def list_(target: str, options: tuple[str, ...], output: str) -> None:
     """Show all deployments of mlflow-exec there."""
     from mlflow_exec.plugins.deployments import shown
     from mlflow_exec.runs import deploy
 
-    place = deploy.place(target, _parsed(options))
-    rows = [shown(rollout) for rollout in place.target.rollouts()]
+    place = deploy.place(target, parsed(options))
+    rows = [shown(rollout) for rollout in deploy.deployments(place.target)]
     keys = ("name", "state", "replicas", "revision", "pinned_uri")
-    emit(rows, output, _table(rows, keys))
+    emit(rows, output, table(rows, keys))
 
 
 @deployments.command("revisions")
-@_target
+@target_option
 @_name
-@_options
+@settings_option
 @output_option
 def revisions(target: str, name: str, options: tuple[str, ...], output: str) -> None:
     """Show the revisions that are kept of a deployment, the oldest first."""
     from mlflow_exec.runs import deploy
 
-    found = deploy.place(target, _parsed(options)).target.revisions(name)
+    found = deploy.place(target, parsed(options)).target.revisions(name)
     rows = [_row(revision) for revision in found]
     keys = ("revision", "applied_at", "pinned_uri", "settings", "rolled_back_to")
-    emit([revision.to_data() for revision in found], output, _table(rows, keys))
+    emit([revision.to_data() for revision in found], output, table(rows, keys))
 
 
 def _row(revision: Revision) -> dict[str, Any]:
@@ -161,21 +162,11 @@ def _row(revision: Revision) -> dict[str, Any]:
     return {**revision.to_data(), "revision": revision.number, "settings": settings}
 
 
-def _table(rows: list[dict[str, Any]], keys: tuple[str, ...]) -> str:
-    cells = [[str("" if row[key] is None else row[key]) for key in keys] for row in rows]
-    cells.insert(0, [key.upper().replace("_", " ") for key in keys])
-    widths = [max(len(line[column]) for line in cells) for column in range(len(keys))]
-    return "\n".join(
-        "  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip()
-        for line in cells
-    )
-
-
 @deployments.command("render")
-@_target
+@target_option
 @_name
 @_model
-@_options
+@settings_option
 @output_option
 def render(
     target: str, name: str, model_uri: str | None, options: tuple[str, ...], output: str
@@ -183,18 +174,18 @@ def render(
     """Print what `create` or `update` would send; sends nothing."""
     from mlflow_exec.runs import deployed
 
-    with deployed.rendered(target, name, model_uri, _parsed(options)) as plan:
+    with deployed.rendered(target, name, model_uri, parsed(options)) as plan:
         data = {"objects": [dict(item) for item in plan.revision.objects]}
         emit(data, output, plan.to_yaml().rstrip())
 
 
 @deployments.command("diff")
-@_target
+@target_option
 @_name
 @click.option("--from", "from_", type=int, help="A revision; the one before if not given.")
 @click.option("--to", type=int, help="A revision; the newest if not given.")
 @_model
-@_options
+@settings_option
 @output_option
 def diff(
     target: str,
@@ -211,15 +202,15 @@ def diff(
     """
     from mlflow_exec.runs import deployed
 
-    lines = deployed.difference(target, name, from_, to, model_uri, _parsed(options))
+    lines = deployed.difference(target, name, from_, to, model_uri, parsed(options))
     if lines or output == "json":
         emit({"diff": lines}, output, "\n".join(lines))
 
 
 @deployments.command("follow")
-@_target
+@target_option
 @_name
-@_options
+@settings_option
 @click.option("--interval", "interval_s", default=30.0, show_default=True, help="Seconds.")
 @click.option("--once", is_flag=True, help="Look once, and return.")
 @output_option
@@ -237,7 +228,7 @@ def follow(
     from mlflow_exec.runs.progress import Progress
 
     progress = Progress()
-    given = _parsed(options)
+    given = parsed(options)
     while True:
         try:
             moved = deployed.follow(target, name, given, progress)

@@ -18,7 +18,7 @@ from typing import Any
 from mlflow_exec.credentials import Secret
 from mlflow_exec.errors import ConfigError
 from mlflow_exec.jobs import Failure
-from mlflow_exec.settings import TargetSettings
+from mlflow_exec.settings import Routing, TargetSettings
 
 MANAGED_BY = "mlflow-exec"
 _NAME = re.compile(r"^[a-z0-9]([-a-z0-9]{0,38}[a-z0-9])?$")
@@ -105,19 +105,43 @@ class Release:
 
 
 @dataclass(frozen=True)
+class EndpointRelease:
+    """Routes that are to be followed under one address, and by what router.
+
+    To a target an endpoint is one more deployment: of our router, in place of a model.
+
+    Attributes:
+        name: The endpoint's name.
+        number: The number of the revision that this becomes, from 1.
+        routing: To which deployments of the same target its requests go.
+        settings: The target's settings, of which those of models have no effect.
+        given: What the user gave of them, kept with the revision.
+        applied_at: When, ISO 8601 in UTC.
+    """
+
+    name: str
+    number: int
+    routing: Routing
+    settings: TargetSettings
+    given: Mapping[str, Any]
+    applied_at: str
+
+
+@dataclass(frozen=True)
 class Revision:
     """What was applied once; kept by the target.
 
     Attributes:
-        name: The deployment's name.
+        name: The name of the deployment, or of the endpoint.
         number: Counts what was applied under this name, from 1; a rollback is one more.
-        model_uri: As the user gave it.
+        model_uri: As the user gave it; empty for an endpoint, as are the next two.
         pinned_uri: What that meant.
         model_version: See `Model`.
         settings: What the user gave of the settings; no secret.
         objects: The native objects as they were sent, secrets as references.
         applied_at: When, ISO 8601 in UTC, by the clock of the client.
         rolled_back_to: The revision that this repeats; None for one of its own.
+        routes: Of an endpoint: the fields of `Routing`; None for a model.
     """
 
     name: str
@@ -129,6 +153,17 @@ class Revision:
     objects: tuple[Mapping[str, Any], ...]
     applied_at: str
     rolled_back_to: int | None = None
+    routes: Mapping[str, Any] | None = None
+
+    @classmethod
+    def of_endpoint(
+        cls, release: EndpointRelease, objects: Sequence[Mapping[str, Any]]
+    ) -> Revision:
+        """Return the revision that an endpoint becomes by these objects."""
+        return cls(
+            release.name, release.number, "", "", "", dict(release.given), tuple(objects),
+            release.applied_at, routes=release.routing.model_dump(),
+        )  # fmt: skip
 
     @classmethod
     def of(cls, release: Release, objects: Sequence[Mapping[str, Any]]) -> Revision:

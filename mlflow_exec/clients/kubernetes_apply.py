@@ -23,6 +23,7 @@ RESOURCES = {
     "PodDisruptionBudget": ("poddisruptionbudgets", "policy/v1"),
     "HorizontalPodAutoscaler": ("horizontalpodautoscalers", "autoscaling/v2"),
     "Ingress": ("ingresses", "networking.k8s.io/v1"),
+    "HTTPRoute": ("httproutes", "gateway.networking.k8s.io/v1"),
     "ConfigMap": ("configmaps", ""),
     "Secret": ("secrets", ""),
 }

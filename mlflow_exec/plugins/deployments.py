@@ -22,7 +22,7 @@ from mlflow_exec import registry
 from mlflow_exec.credentials import hide
 from mlflow_exec.errors import ConfigError, DeploymentNotFoundError, MlflowExecError
 from mlflow_exec.releases import Rollout
-from mlflow_exec.runs import deploy, deployed
+from mlflow_exec.runs import deploy, deployed, endpoints
 from mlflow_exec.runs.progress import Progress
 from mlflow_exec.settings import json_schema
 
@@ -69,16 +69,24 @@ class Deployments:
     ) -> dict[str, Any]:
         """Serve a model under a new name, and return when it answers.
 
+        With ``endpoint`` it becomes a variant of that endpoint: the only one of a new endpoint, or
+        one without requests until it gets a weight.
+
         Raises:
             MlflowException: There is one of that name, the call was refused, or the model did not
                 become ready; the message says why.
         """
         with deployment_errors():
-            _check_call(flavor, endpoint)
+            _check_call(flavor)
             place = self._place(config)
             if place.settings.render == "only":
                 _print_plan(self._uri, name, model_uri, config)
-            return shown(deploy.create(place, name, model_uri, Progress()))
+            if endpoint:
+                endpoints.check_free(place.target, endpoint)
+            made = shown(deploy.create(place, name, model_uri, Progress()))
+            if endpoint:
+                endpoints.add_variant(self._uri, place, endpoint, name)
+            return made
 
     def update_deployment(
         self,
@@ -95,8 +103,9 @@ class Deployments:
                 not become ready: then the one before serves on.
         """
         with deployment_errors():
-            _check_call(flavor, endpoint)
+            _check_call(flavor)
             place = self._place(config)
+            self._check_variant(place, endpoint, name)
             if place.settings.render == "only":
                 _print_plan(self._uri, name, model_uri, config)
             return shown(deploy.update(self._uri, place, name, model_uri, Progress()))
@@ -107,16 +116,24 @@ class Deployments:
         config: Mapping[str, Any] | None = None,
         endpoint: str | None = None,
     ) -> None:
-        """Remove a deployment and return when nothing of it is left; idempotent."""
+        """Remove a deployment and return when nothing of it is left; idempotent.
+
+        One that gets requests of an endpoint is refused, unless that one is named.
+        """
         with deployment_errors():
-            _check_call(None, endpoint)
-            self._place(config).target.delete(name)
+            place = self._place(config)
+            if endpoint:
+                endpoints.remove_variant(self._uri, place, endpoint, name)
+            endpoints.delete_deployment(place, name)
 
     def list_deployments(self, endpoint: str | None = None) -> list[dict[str, Any]]:
-        """Return all deployments of mlflow-exec there."""
+        """Return all deployments of mlflow-exec there, or the variants of an endpoint."""
         with deployment_errors():
-            _check_call(None, endpoint)
-            return [shown(rollout) for rollout in self._place().target.rollouts()]
+            found = deploy.deployments(self._place().target)
+            if endpoint:
+                wanted = endpoints.variants(self._place().target, endpoint)
+                found = [rollout for rollout in found if rollout.name in wanted]
+            return [shown(rollout) for rollout in found]
 
     def get_deployment(self, name: str, endpoint: str | None = None) -> dict[str, Any]:
         """Return how a deployment is.
@@ -125,33 +142,89 @@ class Deployments:
             MlflowException: There is none of that name.
         """
         with deployment_errors():
-            _check_call(None, endpoint)
-            return shown(self._place().target.get(name))
+            place = self._place()
+            self._check_variant(place, endpoint, name)
+            return shown(deploy.deployment(place.target, name))
+
+    @staticmethod
+    def _check_variant(place: deploy.Place, endpoint: str | None, name: str) -> None:
+        if endpoint and name not in endpoints.variants(place.target, endpoint):
+            raise MlflowExecError(f"endpoint: {name!r} is no variant of {endpoint!r}")
+
+    def create_endpoint(
+        self, name: str, config: Mapping[str, Any] | None = None
+    ) -> dict[str, Any]:
+        """Make one address over several deployments, and return when it answers.
+
+        Args:
+            name: The endpoint's.
+            config: ``weights``, ``shadows``, ``sticky_header``, and the target's settings.
+
+        Raises:
+            MlflowException: The name is not free, or the call was refused; the message says why.
+        """
+        with deployment_errors():
+            return shown_endpoint(
+                endpoints.create(endpoints.place(self._uri, config), name, Progress())
+            )
+
+    def update_endpoint(
+        self, endpoint: str, config: Mapping[str, Any] | None = None
+    ) -> dict[str, Any]:
+        """Change routes or settings; what is not given stays, and ``None`` takes a variant away.
+
+        Raises:
+            MlflowException: There is none of that name, or the call was refused.
+        """
+        with deployment_errors():
+            place = endpoints.place(self._uri, config)
+            return shown_endpoint(endpoints.update(self._uri, place, endpoint, Progress()))
+
+    def delete_endpoint(self, endpoint: str) -> None:
+        """Remove an endpoint, and not the deployments behind it; idempotent."""
+        with deployment_errors():
+            endpoints.delete(self._place(), endpoint)
+
+    def list_endpoints(self) -> list[dict[str, Any]]:
+        """Return all endpoints of mlflow-exec there."""
+        with deployment_errors():
+            return [shown_endpoint(r) for r in endpoints.endpoints(self._place().target)]
+
+    def get_endpoint(self, endpoint: str) -> dict[str, Any]:
+        """Return how an endpoint is, and what one of its routers has counted.
+
+        Raises:
+            MlflowException: There is none of that name.
+        """
+        with deployment_errors():
+            target = self._place().target
+            found = shown_endpoint(endpoints.endpoint(target, endpoint))
+            return {**found, "counts": endpoints.counts(target, endpoint)}
 
     def predict(
         self, deployment_name: str | None = None, inputs: Any = None, endpoint: str | None = None
     ) -> PredictionsResponse:
-        """Return the predictions of a deployment.
+        """Return the predictions of a deployment or an endpoint.
 
         Args:
             deployment_name: The deployment.
             inputs: A DataFrame, an array, a list, or the body of a request as a mapping.
-            endpoint: Not served yet.
+            endpoint: An endpoint in place of a deployment.
 
         Raises:
             MlflowException: It answers with an error, or not at all.
         """
         with deployment_errors():
-            _check_call(None, endpoint)
-            if not deployment_name:
-                raise MlflowException("name: it is needed", INVALID_PARAMETER_VALUE)
+            asked = deployment_name or endpoint
+            if not asked or (deployment_name and endpoint):
+                raise MlflowExecError("name, endpoint: exactly one of them is needed")
             # MLflow's own encoder: dates as ISO 8601, numbers with all their digits.
             body = json.dumps(request_body(inputs), cls=NumpyEncoder).encode()
             headers = {"Content-Type": "application/json"}
             target = self._place().target
-            answer = target.request(deployment_name, "/invocations", body, headers)
+            answer = target.request(asked, "/invocations", body, headers)
         if answer.status != 200:
-            _refused(deployment_name, answer.status, answer.body)
+            _refused(asked, answer.status, answer.body)
         found = json.loads(answer.body)
         return PredictionsResponse(found if isinstance(found, dict) else {"predictions": found})
 
@@ -215,14 +288,26 @@ def shown(rollout: Rollout) -> dict[str, Any]:
     }
 
 
-def _check_call(flavor: str | None, endpoint: str | None) -> None:
+def shown_endpoint(rollout: Rollout) -> dict[str, Any]:
+    """Return what people and programs see of an endpoint."""
+    revision = rollout.revision
+    routes = dict(revision.routes or {}) if revision else {}
+    return {
+        "name": rollout.name,
+        "state": rollout.state.value,
+        "revision": revision.number if revision else None,
+        **{key: routes.get(key) for key in endpoints.ROUTES},
+        "replicas": f"{rollout.ready}/{rollout.replicas}",
+        "url": rollout.url,
+        "message": rollout.message,
+        "failure": str(rollout.failure) if rollout.failure else None,
+    }
+
+
+def _check_call(flavor: str | None) -> None:
     if flavor not in (None, FLAVOR):
         raise MlflowExecError(
             f"flavor: every model is served by its flavor {FLAVOR!r}; given {flavor!r}"
-        )
-    if endpoint:
-        raise MlflowExecError(
-            f"endpoint: endpoints are not served yet; given {endpoint!r}; use the deployment's name"
         )
 
 
@@ -275,7 +360,7 @@ def run_local(
     from mlflow_exec.scoring.server import run
 
     with deployment_errors():
-        _check_call(flavor, None)
+        _check_call(flavor)
         given = dict(config or {})
         port = str(given.pop("port", "5000"))
         without_effect = sorted({key.split(".")[0] for key in given} - _OF_SCORING)

@@ -112,7 +112,7 @@ def planned(
     limit_bytes = target.package_limit_bytes()
     with models.prepared(pin, whole=whole, limit_bytes=limit_bytes) as found:
         release = Release(
-            name, number, found, settings, kept_settings(place.given), _now(),
+            name, number, found, settings, kept_settings(place.given), now(),
             None if whole else tracking_uri,
             {} if whole else plain_environment(),
             {} if whole else credentials(),
@@ -125,7 +125,8 @@ def kept_settings(given: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in given.items() if key not in (*_OF_A_CALL, *CONNECTION)}
 
 
-def _now() -> str:
+def now() -> str:
+    """Return the time as revisions keep it."""
     return datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
@@ -150,7 +151,7 @@ def create(place: Place, name: str, model_uri: str, progress: Progress) -> Rollo
             f"name: there is a deployment {name!r}; 'update' gives it another model or settings"
         )
     with planned(place, name, model_uri, 1) as plan:
-        return _apply(place, plan, progress, None)
+        return apply(place, plan, progress, None)
 
 
 def update(
@@ -165,11 +166,11 @@ def update(
         ConfigError: A setting cannot be honoured.
         RolloutError: It did not become ready.
     """
-    here = place.target.get(name)
-    newest = _newest(here)
+    here = deployment(place.target, name)
+    newest = newest_of(here)
     place = with_earlier(target_uri, place, newest.settings)
     with planned(place, name, model_uri or same_model(newest), newest.number + 1) as plan:
-        return _apply(place, plan, progress, here.serving)
+        return apply(place, plan, progress, here.serving)
 
 
 def same_model(revision: Revision) -> models.Pinned:
@@ -192,7 +193,31 @@ def with_earlier(target_uri: str, place_: Place, earlier: Mapping[str, Any]) -> 
     return place(target_uri, {k: v for k, v in settings.items() if v is not None})
 
 
-def _newest(rollout: Rollout) -> Revision:
+def deployment(target: Target, name: str) -> Rollout:
+    """Return how a model's deployment is.
+
+    Raises:
+        DeploymentNotFoundError: There is none; an endpoint is not one.
+    """
+    found = target.get(name)
+    if found.revision is not None and found.revision.routes is not None:
+        raise DeploymentNotFoundError(
+            f"{name}: it is an endpoint, and no deployment of a model; see 'mlflow-exec endpoints'"
+        )
+    return found
+
+
+def deployments(target: Target) -> list[Rollout]:
+    """Return all deployments of models there."""
+    return [r for r in target.rollouts() if not (r.revision and r.revision.routes is not None)]
+
+
+def newest_of(rollout: Rollout) -> Revision:
+    """Return the newest revision.
+
+    Raises:
+        RolloutError: Its record cannot be read.
+    """
     if rollout.revision is None:
         raise RolloutError(
             f"{rollout.name}: its record cannot be read; delete it and create it anew"
@@ -225,8 +250,8 @@ def rollback(
         what = "an earlier revision" if to is None else f"revision {to}"
         raise ConfigError(f"rollback: {name}: {what} is not kept; kept: {numbers}")
     place = with_earlier(target_uri, place, newest.settings)
-    plan = place.target.repeat(earlier[-1], newest.number + 1, _now())
-    return _apply(place, plan, progress, None)
+    plan = place.target.repeat(earlier[-1], newest.number + 1, now())
+    return apply(place, plan, progress, None)
 
 
 def ways_back(kept: Sequence[Revision]) -> list[Revision]:
@@ -239,7 +264,7 @@ def ways_back(kept: Sequence[Revision]) -> list[Revision]:
     ]
 
 
-def _apply(
+def apply(
     place: Place, plan: ReleasePlan, progress: Progress, before: int | None
 ) -> Rollout:
     """Apply a plan and wait until it is ready.
@@ -289,7 +314,7 @@ def _failed(
     if not (place.settings.rollback and earlier):
         return f"{text}\nIt was left there; 'delete' removes it, 'update' gives it another model."
     progress.say(f"going back to revision {before}")
-    plan = place.target.repeat(earlier[-1], revision.number + 1, _now())
+    plan = place.target.repeat(earlier[-1], revision.number + 1, now())
     try:
         place.target.apply(plan)
         back = place.target.wait(revision.name, revision.number + 1, place.settings.timeout_s)
@@ -301,9 +326,16 @@ def _failed(
 
 def _applied(revision: Revision) -> str:
     what = revision.pinned_uri
-    if what != revision.model_uri:
+    if revision.routes is not None:
+        what = "requests go to " + shares(revision.routes["weights"])
+    elif what != revision.model_uri:
         what = f"{revision.model_uri}, which is {what}"
     return f"{revision.name}: revision {revision.number} is applied: {what}"
+
+
+def shares(weights: Mapping[str, float]) -> str:
+    """Return weights for people."""
+    return ", ".join(f"{name} {weight:g}" for name, weight in weights.items())
 
 
 def describe(rollout: Rollout) -> str:

@@ -63,7 +63,7 @@ class ServeOrder:
     """What the two containers are told.
 
     Attributes:
-        model: The model's files.
+        model: The model's files; none for a router.
         command: The arguments of the environment's Python that start the server.
         environment: The Python environment.
         environment_cache: Where it is kept.
@@ -72,7 +72,7 @@ class ServeOrder:
         format: The version of this format.
     """
 
-    model: ModelFiles
+    model: Optional[ModelFiles]
     command: Tuple[str, ...]
     environment: EnvironmentSpec = field(default_factory=EnvironmentSpec)
     environment_cache: Optional[EnvironmentCacheSpec] = None
@@ -94,7 +94,8 @@ class ServeOrder:
             raise invalid(f"no JSON object: {error}") from error
         if parts.get("format") != FORMAT:
             raise invalid(f"format {FORMAT} is expected; {parts.get('format')!r}")
-        parts["model"] = build_part(ModelFiles, "model", parts.get("model") or {})
+        if parts.get("model") is not None:
+            parts["model"] = build_part(ModelFiles, "model", parts["model"])
         parts["environment"] = build_part(
             EnvironmentSpec, "environment", parts.get("environment") or {}
         )
@@ -152,7 +153,8 @@ def _carry_out(verb: str, argv: List[str], stop: StopSignal, log: JobLog) -> int
         try:
             environment = environments.prepare(scratch_dir)
             env = environment.apply(environ)
-            _bring(order.model, runner, env)
+            if order.model is not None:
+                _bring(order.model, runner, env)
             if verb == "prepare":
                 return 0
             environments.hand_over()

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +17,18 @@ from ray import serve
 from starlette.requests import Request
 from starlette.responses import Response
 
+from mlflow_exec.scoring.relayed import Headers, pieces, whole
 
-class _Answered(Response):
-    """An answer that the scoring application gives; Serve sends a Response by calling it."""
+
+class Answered(Response):
+    """An answer that an ASGI application gives; Serve sends a Response by calling it."""
 
     def __init__(self, app: Callable[..., Awaitable[None]]) -> None:
         super().__init__()
         self._app = app
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        """Have the application answer."""
         await self._app(scope, receive, send)
 
 
@@ -41,7 +44,7 @@ class Model:
         from mlflow_exec.scoring.options import ScoringOptions
 
         self._app = ScoringApp.load(ScoringOptions(model_uri=uri, **args["scoring"]))
-        self._answer = _Answered(self._app)
+        self._answer = Answered(self._app)
 
     def reconfigure(self, user_config: dict[str, Any]) -> None:
         """Take note of nothing: the configuration holds what people and clients want to know."""
@@ -54,6 +57,19 @@ class Model:
     async def __call__(self, request: Request) -> Response:
         """Answer one request."""
         return self._answer
+
+    async def relayed(
+        self, method: str, path: str, headers: Headers, body: bytes
+    ) -> tuple[int, Headers, bytes]:
+        """Answer a request that a router passes on: the status, the headers, the body."""
+        return await whole(self._app, method, path, headers, body)
+
+    async def relayed_stream(
+        self, method: str, path: str, headers: Headers, body: bytes
+    ) -> AsyncGenerator[Any, None]:
+        """Answer it piece by piece: the status and the headers first."""
+        async for piece in pieces(self._app, method, path, headers, body):
+            yield piece
 
 
 def build(args: dict[str, Any]) -> Any:

@@ -7,6 +7,8 @@ import os
 import signal
 import socket
 import sys
+from collections.abc import Callable
+from typing import Any
 
 from mlflow_exec.scoring.options import OptionsError, ScoringOptions
 
@@ -15,11 +17,7 @@ _EXIT_STOPPED = 143
 
 
 def run(options: ScoringOptions, host: str, port: int) -> None:
-    """Load the model, then listen until SIGTERM or SIGINT.
-
-    The port is taken at once and opens when the model has predicted on its example. When told to
-    stop, it closes, and requests that are under way are answered, for `stop_s` at most; what is
-    not listening yet ends at once.
+    """Load the model, then listen until SIGTERM or SIGINT; see `listen`.
 
     Args:
         options: What to serve, and how.
@@ -30,6 +28,32 @@ def run(options: ScoringOptions, host: str, port: int) -> None:
         LoadError: The model cannot be loaded, or fails on its own example.
         OptionsError: The tokens cannot be read, the port is taken, or uvicorn is missing.
     """
+
+    def load() -> Any:
+        from mlflow_exec.scoring.app import ScoringApp
+
+        return ScoringApp.load(options)
+
+    listen(load, host, port, what=options.model_uri, stop_s=options.stop_s)
+
+
+def listen(load: Callable[[], Any], host: str, port: int, *, what: str, stop_s: float) -> None:
+    """Answer by an ASGI application until SIGTERM or SIGINT.
+
+    The port is taken at once and opens when the application is there. When told to stop, it
+    closes, and requests that are under way are answered, for ``stop_s`` at most; what is not
+    listening yet ends at once.
+
+    Args:
+        load: Makes the application.
+        host: The address to listen on.
+        port: The port; 0 takes a free one, which is printed.
+        what: What is served, to be printed.
+        stop_s: How long requests may go on after the order to stop.
+
+    Raises:
+        OptionsError: The port is taken, or uvicorn is missing.
+    """
     # The first process of a container, as this one may be, is not ended by a signal that it does
     # not handle: while it loads it would be waited for in vain.
     signal.signal(signal.SIGTERM, lambda *_: os._exit(_EXIT_STOPPED))
@@ -39,15 +63,13 @@ def run(options: ScoringOptions, host: str, port: int) -> None:
         raise OptionsError(
             "serving: uvicorn is missing in this environment; pip install uvicorn"
         ) from error
-    from mlflow_exec.scoring.app import ScoringApp
-
     with _bound(host, port) as taken:
-        app = ScoringApp.load(options)
+        app = load()
         address = f"http://{host}:{taken.getsockname()[1]}"
-        print(f"serving {options.model_uri} on {address}", file=sys.stderr, flush=True)
+        print(f"serving {what} on {address}", file=sys.stderr, flush=True)
         config = uvicorn.Config(
             app, lifespan="on", access_log=False, proxy_headers=False, log_level="warning",
-            timeout_graceful_shutdown=math.ceil(options.stop_s),
+            timeout_graceful_shutdown=math.ceil(stop_s),
         )  # fmt: skip
         server = uvicorn.Server(config)
         signal.signal(signal.SIGTERM, server.handle_exit)

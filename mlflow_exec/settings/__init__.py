@@ -31,9 +31,11 @@ from mlflow_exec.settings.reading import (
     load_config,
     parse_settings,
 )
+from mlflow_exec.settings.routing import Routing
 from mlflow_exec.settings.secrets import ClientSecret, NodeSecret, SecretReference
 from mlflow_exec.settings.targets import (
     Batch,
+    KubernetesGateway,
     KubernetesModelCache,
     KubernetesTargetSettings,
     RayServeSettings,
@@ -49,6 +51,7 @@ __all__ = [
     "ClientSecret",
     "Cpu",
     "KubernetesEnvironmentCache",
+    "KubernetesGateway",
     "KubernetesModelCache",
     "KubernetesSettings",
     "KubernetesTargetSettings",
@@ -58,6 +61,7 @@ __all__ = [
     "RayServeSettings",
     "RaySettings",
     "Resources",
+    "Routing",
     "Seconds",
     "SecretReference",
     "Settings",

@@ -31,6 +31,12 @@ class TargetSettings(Rendered):
 
     _shown_with: ClassVar[str] = "deployment"
 
+    only_of_models: ClassVar[frozenset[str]] = frozenset({
+        "any_python", "batch", "model_source", "requirements", "secrets", "template", "token",
+        "tracking_uri", "warmup",
+    })  # fmt: skip
+    """What has no effect on the router of an endpoint, and is refused there."""
+
     num_replicas: int = Field(1, ge=1, description="Replicas; the least, with `max_replicas`.")
     max_replicas: int | None = Field(
         None, ge=1, description="Scale up to so many under load; a fixed number if null."
@@ -104,6 +110,8 @@ class TargetSettings(Rendered):
 class RayServeSettings(RayDashboard, TargetSettings):
     """Settings of `-t ray-serve`."""
 
+    only_of_models: ClassVar[frozenset[str]] = TargetSettings.only_of_models | {"environment"}
+
     resources: RayResources = Field(default_factory=RayResources, description="Of one replica.")
     secrets: dict[str, NodeSecret] = Field(
         default_factory=dict,
@@ -147,6 +155,17 @@ class KubernetesModelCache(Settings):
         return self
 
 
+class KubernetesGateway(Settings):
+    """A Gateway of the Gateway API, and the hosts by which it is asked."""
+
+    name: str = Field(description="The Gateway.")
+    namespace: str | None = Field(None, description="Its namespace; the deployment's if null.")
+    listener: str | None = Field(None, description="One of its listeners; all if null.")
+    hostnames: list[str] = Field(
+        default_factory=list, description="The hosts of the requests; all that it takes if empty."
+    )
+
+
 class KubernetesTargetSettings(KubernetesPods, TargetSettings):
     """Settings of `-t k8s`."""
 
@@ -173,3 +192,6 @@ class KubernetesTargetSettings(KubernetesPods, TargetSettings):
         None, description="Make an Ingress for this host; none if null."
     )
     ingress_class: str | None = Field(None, description="The Ingress' class.")
+    gateway: KubernetesGateway | None = Field(
+        None, description="Make an HTTPRoute of this Gateway; none if null."
+    )

@@ -14,7 +14,7 @@ from typing import ClassVar
 
 from mlflow_exec.credentials import Secret
 from mlflow_exec.errors import DeploymentNotFoundError, UnreachableError
-from mlflow_exec.releases import Release, Revision, Rollout, RolloutState
+from mlflow_exec.releases import EndpointRelease, Release, Revision, Rollout, RolloutState
 from mlflow_exec.reports import Finding, Report
 from mlflow_exec.settings import TargetSettings
 from mlflow_exec.templates import to_yaml
@@ -73,6 +73,16 @@ class Target(ABC):
 
         Raises:
             ConfigError: A template, a patch or a setting cannot be honoured.
+        """
+
+    @abstractmethod
+    def plan_endpoint(self, release: EndpointRelease) -> ReleasePlan:
+        """Return what would be sent for an endpoint; pure, as `plan`.
+
+        A change of its routes alone restarts nothing.
+
+        Raises:
+            ConfigError: A patch or a setting cannot be honoured.
         """
 
     @abstractmethod

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
@@ -152,13 +152,16 @@ class K8sDeployments:
         answer = self.target().request(name, "/invocations", BODY, JSON)
         return answer.status, answer.body
 
-    def ask_once(self, name: str) -> Callable[[], tuple[int, bytes]]:
+    def ask_once(
+        self, name: str, headers: Mapping[str, str] | None = None
+    ) -> Callable[[], tuple[int, bytes]]:
         """Return what sends a request to a deployment, and never again, whatever comes of it."""
+        sent = {**JSON, **(headers or {})}
         path = f"/api/v1/namespaces/{self.namespace}/services/{name}:http/proxy/invocations"
         client = self.target()._client
 
         def ask() -> tuple[int, bytes]:
-            response = client.exchange("POST", path, BODY, JSON, 30)
+            response = client.exchange("POST", path, BODY, sent, 30)
             return response.status, response.data
 
         return ask

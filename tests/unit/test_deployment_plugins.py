@@ -104,8 +104,10 @@ def test_calls_that_cannot_be_honoured_are_refused() -> None:
     client = get_deploy_client("ray-serve://192.0.2.1:8265")
     with pytest.raises(MlflowException, match="python_function"):
         client.create_deployment("iris", "models:/x", flavor="sklearn")
-    with pytest.raises(MlflowException, match="endpoints are not served yet"):
-        client.create_deployment("iris", "models:/x", endpoint="e")
+    with pytest.raises(MlflowException, match="small letters"):
+        client.create_deployment("iris", "models:/x", endpoint="E")
+    with pytest.raises(MlflowException, match="exactly one of them is needed"):
+        client.predict("iris", [1], endpoint="e")
     with pytest.raises(MlflowException, match="small letters"):
         client.create_deployment("Iris_1", "models:/x")
     with pytest.raises(MlflowException, match="small letters"):

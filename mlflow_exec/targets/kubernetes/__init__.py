@@ -17,7 +17,7 @@ from mlflow_exec.clients import kubernetes_config as ways
 from mlflow_exec.clients.kubernetes_doctor import findings
 from mlflow_exec.clients.kubernetes_proxy import ask_service
 from mlflow_exec.errors import AccessDeniedError, ConfigError, NotFoundError, RejectedError
-from mlflow_exec.releases import Release, Revision, Rollout, check_name
+from mlflow_exec.releases import EndpointRelease, Release, Revision, Rollout, check_name
 from mlflow_exec.reports import Finding, Report
 from mlflow_exec.settings import KubernetesTargetSettings, TargetSettings
 from mlflow_exec.targets.base import Answer, ReleasePlan, Target, not_found
@@ -35,11 +35,13 @@ from mlflow_exec.targets.kubernetes.plan import (
     LABEL_DEPLOYMENT,
     PACKAGE_BYTES,
     TEMPLATE,
+    make_endpoint_plan,
     make_plan,
     repeated,
 )
 from mlflow_exec.targets.kubernetes.preflight import RIGHTS, ROLE, check, optional_rights
 from mlflow_exec.targets.kubernetes.removal import remove
+from mlflow_exec.targets.kubernetes.routers import tell_routers, with_routes
 from mlflow_exec.targets.kubernetes.status import rollout_of
 
 _SCHEME = "k8s"
@@ -93,6 +95,10 @@ class KubernetesTarget(Target):
         """See :meth:`~.Target.plan`."""
         return make_plan(release, self._settings, self._namespace)
 
+    def plan_endpoint(self, release: EndpointRelease) -> ReleasePlan:
+        """See :meth:`~.Target.plan_endpoint`."""
+        return make_endpoint_plan(release, self._settings, self._namespace)
+
     def repeat(self, revision: Revision, number: int, applied_at: str) -> ReleasePlan:
         """See :meth:`~.Target.repeat`: what its pods mount is there, or `check` says so."""
         return repeated(revision, number, applied_at)
@@ -106,6 +112,8 @@ class KubernetesTarget(Target):
     def apply(self, plan: ReleasePlan) -> Revision:
         """See :meth:`~.Target.apply`."""
         revision = Application(self._client, plan, self._settings.revision_limit).run()
+        if revision.routes is not None:
+            tell_routers(self._client, self._namespace, revision)
         self._tokens.pop(revision.name, None)
         self._limits.pop(revision.name, None)
         return revision
@@ -130,7 +138,8 @@ class KubernetesTarget(Target):
         known = records(client, namespace, name)
         revision = known.get((name, number_of(deployment)))
         url = self._url(deployment)
-        return rollout_of(deployment, sets, pods, revision, url, known.values())
+        rollout = rollout_of(deployment, sets, pods, revision, url, known.values())
+        return with_routes(client, namespace, rollout, pods)
 
     def rollouts(self) -> Iterator[Rollout]:
         """See :meth:`~.Target.rollouts`: one list for each kind of object."""

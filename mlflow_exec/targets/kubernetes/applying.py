@@ -36,6 +36,7 @@ from mlflow_exec.targets.kubernetes.objects import (
 from mlflow_exec.targets.kubernetes.plan import (
     KEPT_KINDS,
     LABEL_REVISION,
+    is_kept,
     revision_record,
 )
 
@@ -185,7 +186,7 @@ class Application:
             self._client.request("PATCH", path, body=body, content_type=_MERGE)
         # What pods mount first.
         for item in sorted(self._others, key=lambda other: other["kind"] not in KEPT_KINDS):
-            if item["kind"] in KEPT_KINDS:
+            if is_kept(item):
                 self._make(item, owner)
             else:
                 apply(self._client, _owned(item, owner))
@@ -255,7 +256,7 @@ class Application:
             there = previous.objects if previous else ()
             self._remove_others(self._others, there)
             for item in there:
-                if item["kind"] not in {*KEPT_KINDS, "Deployment"}:
+                if item["kind"] != "Deployment" and not is_kept(item):
                     apply(self._client, _owned(item, _owner(before)))
         for item in [*self._made, self._record]:
             self._remove(item)

@@ -21,7 +21,7 @@ from mlflow_exec.targets.kubernetes.plan import (
     LABEL_REVISION,
     revision_name,
 )
-from mlflow_exec.targets.kubernetes.pods import SCORING
+from mlflow_exec.targets.kubernetes.pods import ROUTER, SCORING
 
 Json = Mapping[str, Any]
 
@@ -74,9 +74,10 @@ def largest_request_bytes(deployment: Json) -> int | None:
     """Return how large the body of a request to a Deployment may be; None if it is not told."""
     for container in deployment["spec"]["template"]["spec"]["containers"]:
         for entry in container.get("env") or ():
-            if entry["name"] == SCORING:
+            if entry["name"] in (SCORING, ROUTER):
                 with suppress(ValueError, KeyError, TypeError):
-                    return int(json.loads(entry["value"])["max_request_bytes"])
+                    options = json.loads(entry["value"])
+                    return int(options.get("router", options)["max_request_bytes"])
     return None
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 from collections.abc import Mapping
 from copy import deepcopy
@@ -14,16 +15,20 @@ from typing import Any
 from mlflow_exec import runtime, shipping
 from mlflow_exec.credentials import holds_credentials, why_secret
 from mlflow_exec.errors import ConfigError, TemplateError
-from mlflow_exec.releases import MANAGED_BY, Release, Revision
+from mlflow_exec.releases import MANAGED_BY, EndpointRelease, Release, Revision
+from mlflow_exec.scoring.routes import Routes
 from mlflow_exec.settings import KubernetesTargetSettings
 from mlflow_exec.targets.base import ReleasePlan
+from mlflow_exec.targets.kubernetes.gateway import ROUTE, route_values
 from mlflow_exec.targets.kubernetes.pods import (
     CODE_ZIP,
     MODEL_CONTAINER,
     MODEL_ZIP,
     PREPARE_CONTAINER,
+    ROUTES_FILE,
     own_secrets,
     pod_values,
+    router_pod_values,
 )
 from mlflow_exec.templates import load_patch, merge, render, texts_in
 
@@ -35,8 +40,9 @@ LABEL_REVISION = "mlflow-exec/revision"
 # A ConfigMap holds 1 MiB: https://kubernetes.io/docs/concepts/configuration/configmap/#motivation
 CONFIGMAP_BYTES = 1024 * 1024
 PACKAGE_BYTES = CONFIGMAP_BYTES - 64 * 1024
-_KINDS = ("Deployment", "Service", "PodDisruptionBudget", "HorizontalPodAutoscaler", "Ingress")
-# What is made once and never changed; a revision that is repeated finds it there.
+_KINDS = (
+    "Deployment", "Service", "PodDisruptionBudget", "HorizontalPodAutoscaler", "Ingress", ROUTE,
+)  # fmt: skip
 KEPT_KINDS = ("ConfigMap", "Secret")
 
 Json = Mapping[str, Any]
@@ -50,15 +56,8 @@ def make_plan(
     Raises:
         ConfigError: A template, a patch or a combination of settings cannot be honoured.
     """
-    if settings.max_replicas is not None and settings.resources.cpu is None:
-        raise ConfigError(
-            "max_replicas: the load is measured by what a replica asks for; set 'resources.cpu' too"
-        )
     base = {"namespace": namespace, "labels": _labels(release.name)}
-    code = code_files()
-    files_name = f"{release.name}-code-{_digest(code)}"
-    data = {f"{files_name}/{name}": content for name, content in code.items()}
-    kept = _files(base, files_name, code)
+    files_name, kept, data = _code(base, release.name)
     package_name = None
     if release.model.package is not None:
         content = _packed(release)
@@ -76,6 +75,50 @@ def make_plan(
     return ReleasePlan(Revision.of(release, [*objects, *kept]), data, secrets)
 
 
+def make_endpoint_plan(
+    release: EndpointRelease, settings: KubernetesTargetSettings, namespace: str
+) -> ReleasePlan:
+    """Return the objects of an endpoint's router, the Deployment first.
+
+    Raises:
+        ConfigError: A patch or a combination of settings cannot be honoured.
+    """
+    base = {"namespace": namespace, "labels": _labels(release.name)}
+    files_name, kept, data = _code(base, release.name)
+    routing = release.routing
+    routes = Routes(release.number, routing.weights, routing.shadows, routing.sticky_header)
+    routes_name = f"{release.name}-routes"
+    values = {**base, "name": routes_name, "files": {ROUTES_FILE: routes.to_json()}}
+    kept += render("kubernetes/endpoint_routes.yaml.j2", values)
+    pods = router_pod_values(release, settings, files_name, routes_name)
+    objects = _rendered(release, settings, namespace, pods)
+    return ReleasePlan(Revision.of_endpoint(release, [*objects, *kept]), data)
+
+
+def routes_number(revision: Revision) -> int | None:
+    """Return the number of the routes of an endpoint's revision; None for a model's.
+
+    It is that of an earlier one where it repeats that one's.
+    """
+    for item in revision.objects:
+        if item["kind"] == "ConfigMap" and not is_kept(item):
+            return int(json.loads(item["data"][ROUTES_FILE])["number"])
+    return None
+
+
+def is_kept(item: Json) -> bool:
+    """Whether an object is made once and never changed; a revision that is repeated finds it."""
+    return item["kind"] in KEPT_KINDS and bool(item.get("immutable"))
+
+
+def _code(base: Json, name: str) -> tuple[str, list[dict[str, Any]], dict[str, bytes]]:
+    """Return the name of the ConfigMap with our code, that object, and its data."""
+    code = code_files()
+    files_name = f"{name}-code-{_digest(code)}"
+    data = {f"{files_name}/{key}": content for key, content in code.items()}
+    return files_name, _files(base, files_name, code), data
+
+
 def repeated(revision: Revision, number: int, applied_at: str) -> ReleasePlan:
     """Return the objects of a revision as those of another number; data and secrets are there.
 
@@ -84,7 +127,7 @@ def repeated(revision: Revision, number: int, applied_at: str) -> ReleasePlan:
     """
     objects = deepcopy(list(revision.objects))
     for item in objects:
-        if item["kind"] not in KEPT_KINDS:
+        if LABEL_REVISION in item["metadata"]["labels"]:
             item["metadata"]["labels"][LABEL_REVISION] = str(number)
     again = replace(
         revision, number=number, applied_at=applied_at, objects=tuple(objects),
@@ -150,8 +193,16 @@ def _files(base: Json, name: str, files: Mapping[str, bytes]) -> list[dict[str, 
 
 
 def _rendered(
-    release: Release, settings: KubernetesTargetSettings, namespace: str, pods: Json
+    release: Release | EndpointRelease,
+    settings: KubernetesTargetSettings,
+    namespace: str,
+    pods: Json,
 ) -> list[dict[str, Any]]:
+    if settings.max_replicas is not None and settings.resources.cpu is None:
+        raise ConfigError(
+            "max_replicas: the load is measured by what a replica asks for; set 'resources.cpu' too"
+        )
+    routing = release.routing if isinstance(release, EndpointRelease) else None
     values = {
         **pods,
         "name": release.name,
@@ -169,6 +220,7 @@ def _rendered(
         "affinity": settings.affinity,
         "ingress_host": settings.ingress_host,
         "ingress_class": settings.ingress_class,
+        **route_values(release.name, settings, routing),
     }
     template: str | Path = Path(settings.template) if settings.template else TEMPLATE
     objects = render(template, values)

@@ -5,13 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mlflow_exec.clients.kubernetes_resources import container_resources
 from mlflow_exec.credentials import Secret
 from mlflow_exec.errors import ConfigError
-from mlflow_exec.releases import Release
+from mlflow_exec.releases import EndpointRelease, Release
 from mlflow_exec.settings import KubernetesTargetSettings
 from mlflow_exec.targets.requirements import SCORING_REQUIREMENTS, merged_requirements
 
@@ -22,13 +22,20 @@ TOKEN_KEY = "mlflow-exec-token"
 CODE_ZIP = "scoring.zip"
 MODEL_ZIP = "model.zip"
 SCORING = "MLFLOW_EXEC_SCORING"
+ROUTER = "MLFLOW_EXEC_ROUTER"
+ROUTES_FILE = "routes.json"
 
 _FILES = "/mlflow-exec"
 _CACHE = "/mlflow-exec-cache"
 _PACKAGE = "/mlflow-exec-package"
 _TOKEN = "/mlflow-exec-token"
+_ROUTES = "/mlflow-exec-routes"
 _ORDER = "MLFLOW_EXEC_ORDER"
 _ENVIRONMENTS_BYTES = 20 * 1024**3
+_ROUTER_REQUIREMENTS = (
+    "uvicorn>=0.30", "httptools>=0.6", "uvloop>=0.19", "aiohttp>=3.10", "prometheus-client>=0.20",
+)  # fmt: skip
+_LISTENING = ("--host", "0.0.0.0", "--port", str(PORT))
 # So long everybody may take to hear that a pod gets no new requests.
 _NO_MORE_REQUESTS_S = 5
 _LIVENESS_PERIOD_S = 15
@@ -53,11 +60,65 @@ def pod_values(
     Raises:
         ConfigError: A setting cannot be honoured.
     """
+    download = _download_variables(release, settings, secret_name)
+    return {
+        **_containers(settings, secret_name, _order(release, settings), download, {
+            SCORING: _scoring(release, settings), "PYTHONPATH": f"{_FILES}/{CODE_ZIP}",
+        }),
+        "volume_mounts": _mounts(settings, package),
+        "volumes": _volumes(settings, secret_name, files, package),
+    }  # fmt: skip
+
+
+def router_pod_values(
+    release: EndpointRelease, settings: KubernetesTargetSettings, files: str, routes: str
+) -> dict[str, Any]:
+    """Return what the template gets for the pods of an endpoint's router.
+
+    Args:
+        release: What is served.
+        settings: The settings.
+        files: The ConfigMap with our own code.
+        routes: The ConfigMap with the routes, which changes while the pods run.
+    """
+    order = {
+        "format": 1,
+        "model": None,
+        "command": ["-m", "mlflow_exec.scoring.router_server", *_LISTENING],
+        **_environment(settings, None, _ROUTER_REQUIREMENTS),
+    }
+    router = {
+        "router": {
+            "name": release.name, "max_request_bytes": settings.max_request,
+            "timeout_s": settings.request_timeout_s, "drain_s": settings.drain_s,
+        },
+        "address": "http://{name}",  # the Services of the same namespace
+        "routes_file": f"{_ROUTES}/{ROUTES_FILE}",
+    }  # fmt: skip
+    mount = {"name": "mlflow-exec-routes", "mountPath": _ROUTES, "readOnly": True}
+    volume = {"name": "mlflow-exec-routes", "configMap": {"name": routes}}
+    return {
+        **_containers(settings, "", json.dumps(order, ensure_ascii=False), [], {
+            ROUTER: json.dumps(router, ensure_ascii=False),
+            "PYTHONPATH": f"{_FILES}/{CODE_ZIP}",
+        }),
+        "volume_mounts": [*_mounts(settings, None), mount],
+        "volumes": [*_volumes(settings, "", files, None), volume],
+    }  # fmt: skip
+
+
+def _containers(
+    settings: KubernetesTargetSettings,
+    secret_name: str,
+    order: str,
+    download: list[dict[str, Any]],
+    server: Mapping[str, str],
+) -> dict[str, Any]:
+    """Return what both containers are: the first step by its order, and the server after it."""
     common = _variables(settings, secret_name)
     first = [settings.python, "-I", "-S", "-u", f"{_FILES}/entry.py"]
-    order = {"name": _ORDER, "value": _escaped(_order(release, settings))}
-    scoring = {"name": SCORING, "value": _escaped(_scoring(release, settings))}
-    path = {"name": "PYTHONPATH", "value": f"{_FILES}/{CODE_ZIP}"}
+    order_entry = {"name": _ORDER, "value": _escaped(order)}
+    entries = [{"name": name, "value": _escaped(value)} for name, value in server.items()]
     drained_s = settings.request_timeout_s + settings.drain_s
     return {
         "grace_s": math.ceil(_NO_MORE_REQUESTS_S + drained_s) + 1,
@@ -68,15 +129,13 @@ def pod_values(
         "image_pull_policy": settings.image_pull_policy,
         "image_pull_secrets": [{"name": name} for name in settings.image_pull_secrets],
         "prepare_command": [*first, "prepare", f"env:{_ORDER}"],
-        "prepare_env": [*common, *_download_variables(release, settings, secret_name), order],
+        "prepare_env": [*common, *download, order_entry],
         "command": [*first, "serve", f"env:{_ORDER}"],
-        "env": [*common, path, scoring, order],
+        "env": [*common, *entries, order_entry],
         "stop_command": [
             settings.python, "-I", "-S", "-c", f"import time; time.sleep({_NO_MORE_REQUESTS_S})",
         ],
         "resources": container_resources(settings.resources, settings.gpu_resource),
-        "volume_mounts": _mounts(settings, package),
-        "volumes": _volumes(settings, secret_name, files, package),
     }  # fmt: skip
 
 
@@ -152,34 +211,39 @@ def _model_path(release: Release) -> str:
 
 def _order(release: Release, settings: KubernetesTargetSettings) -> str:
     python = None if settings.any_python else release.model.python or None
-    environment: dict[str, Any] = {"manager": settings.environment, "python": python}
-    cache = None
-    if settings.environment == "uv":
-        environment["dependencies"] = merged_requirements(
-            SCORING_REQUIREMENTS, release.model.requirements, settings.requirements
-        )
-        cache = {"path": f"{_CACHE}/environments", "limit_bytes": _ENVIRONMENTS_BYTES}
-    elif settings.requirements:
+    if settings.environment == "local" and settings.requirements:
         raise ConfigError(
             "requirements: nothing is installed with 'environment' local; set 'environment' to uv"
         )
+    requirements = merged_requirements(
+        SCORING_REQUIREMENTS, release.model.requirements, settings.requirements
+    )
     package = f"{_PACKAGE}/{MODEL_ZIP}" if release.model.package else None
     order = {
         "format": 1,
         "model": {
             "uri": release.model.pinned_uri, "path": _model_path(release), "package": package,
         },
-        "command": [
-            "-m", "mlflow_exec.scoring", "--host", "0.0.0.0", "--port", str(PORT),
-        ],
-        "environment": environment,
-        "environment_cache": cache,
+        "command": ["-m", "mlflow_exec.scoring", *_LISTENING],
+        **_environment(settings, python, requirements),
         "secrets": {n: {"file": r.file} for n, r in settings.secrets.items() if r.file},
         "secret_names": sorted(
             {n for n, r in settings.secrets.items() if not r.file} | set(release.secrets)
         ),
     }  # fmt: skip
     return json.dumps(order, ensure_ascii=False)
+
+
+def _environment(
+    settings: KubernetesTargetSettings, python: str | None, requirements: Sequence[str]
+) -> dict[str, Any]:
+    """Return what the order says of the environment."""
+    environment: dict[str, Any] = {"manager": settings.environment, "python": python}
+    cache = None
+    if settings.environment == "uv":
+        environment["dependencies"] = list(requirements)
+        cache = {"path": f"{_CACHE}/environments", "limit_bytes": _ENVIRONMENTS_BYTES}
+    return {"environment": environment, "environment_cache": cache}
 
 
 def _scoring(release: Release, settings: KubernetesTargetSettings) -> str:

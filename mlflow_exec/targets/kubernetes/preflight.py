@@ -15,23 +15,25 @@ from mlflow_exec.clients.kubernetes_preflight import (
     find,
 )
 from mlflow_exec.clients.kubernetes_rights import Rights, missing_rights
-from mlflow_exec.errors import AccessDeniedError, ConfigError, ConflictError
+from mlflow_exec.errors import AccessDeniedError, ConfigError, ConflictError, NotFoundError
 from mlflow_exec.reports import Report
 from mlflow_exec.targets.base import ReleasePlan
 from mlflow_exec.targets.kubernetes.changes import with_replicas
+from mlflow_exec.targets.kubernetes.gateway import ROUTE
 from mlflow_exec.targets.kubernetes.objects import (
     find_deployment,
     refuse_foreign,
     revision_of,
     with_contents,
 )
-from mlflow_exec.targets.kubernetes.plan import KEPT_KINDS
+from mlflow_exec.targets.kubernetes.plan import KEPT_KINDS, is_kept
 from mlflow_exec.targets.kubernetes.pods import MODEL_CONTAINER
 
 _CHANGED = ("create", "get", "list", "patch", "delete")
 _OPTIONAL = {
     "HorizontalPodAutoscaler": ("autoscaling", "horizontalpodautoscalers", "", _CHANGED),
     "Ingress": ("networking.k8s.io", "ingresses", "", _CHANGED),
+    ROUTE: ("gateway.networking.k8s.io", "httproutes", "", _CHANGED),
     "Secret": ("", "secrets", "", ("create", "get", "list", "delete")),
 }
 RIGHTS: Rights = (
@@ -64,18 +66,30 @@ def check(client: KubernetesClient, plan: ReleasePlan) -> Report:
             if item["kind"] in ("Deployment", "Service"):
                 refuse_foreign(client, item)
     for item in others:
-        if item["kind"] in KEPT_KINDS:
+        if is_kept(item):
             _check_contents(client, namespace, item, plan)
         else:
-            apply(client, item, dry=True)
+            _check_other(client, item)
     _check_deployment(client, deployment, live)
     template = deployment["spec"]["template"]
-    own = {item["metadata"]["name"] for item in others if item["kind"] in KEPT_KINDS}
+    own = {i["metadata"]["name"] for i in others if i["kind"] in KEPT_KINDS}
     who = "the deployment"
     warnings = [*check_references(client, namespace, template["spec"], own)]
     warnings += check_pod(client, deployment["metadata"], template, who)
     warnings += check_nodes(client, template["spec"], MODEL_CONTAINER, who)
     return Report(tuple(warnings))
+
+
+def _check_other(client: KubernetesClient, item: Mapping[str, Any]) -> None:
+    try:
+        apply(client, item, dry=True)
+    except NotFoundError as error:
+        if item["kind"] != ROUTE:
+            raise
+        raise ConfigError(
+            f"gateway: {client.name} has no HTTPRoutes ({item['apiVersion']}); have the Gateway "
+            f"API installed there, or leave 'gateway' out"
+        ) from error
 
 
 def _check_deployment(
@@ -98,7 +112,7 @@ def _check_contents(
         if find(client, path_of(item)) is None:
             raise ConfigError(
                 f"revision {revision.rolled_back_to}: somebody has removed its {item['kind']} "
-                f"{item['metadata']['name']!r}; deploy {revision.model_uri} again instead"
+                f"{item['metadata']['name']!r}; deploy it again instead"
             )
         return
     path = collection_of(item["kind"], namespace)
@@ -124,3 +138,5 @@ def optional_rights() -> Iterator[tuple[str, str, str, tuple[str, ...]]]:
     """Yield what only some deployments need."""
     yield from _OPTIONAL.values()
     yield ("", "services", "proxy", ("get", "create"))
+    yield ("", "pods", "", ("patch",))
+    yield ("", "pods", "proxy", ("get",))

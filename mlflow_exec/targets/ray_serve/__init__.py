@@ -9,14 +9,11 @@ The revisions of a deployment are kept in its ``user_config``: a change of that 
 
 from __future__ import annotations
 
-import fcntl
-import hashlib
 import logging
 import os
 import random
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
@@ -33,7 +30,14 @@ from mlflow_exec.errors import (
     DeploymentNotFoundError,
     UnreachableError,
 )
-from mlflow_exec.releases import Release, Revision, Rollout, RolloutState, check_name
+from mlflow_exec.releases import (
+    EndpointRelease,
+    Release,
+    Revision,
+    Rollout,
+    RolloutState,
+    check_name,
+)
 from mlflow_exec.reports import Finding, Report
 from mlflow_exec.settings import RayServeSettings, TargetSettings
 from mlflow_exec.targets.base import Answer, ReleasePlan, Target, not_found
@@ -44,8 +48,9 @@ from mlflow_exec.targets.ray_serve.document import (
     with_application,
     without_application,
 )
-from mlflow_exec.targets.ray_serve.plan import TEMPLATE, make_plan
+from mlflow_exec.targets.ray_serve.plan import TEMPLATE, make_endpoint_plan, make_plan
 from mlflow_exec.targets.ray_serve.status import is_ours, revisions_in, rollout_of, user_config
+from mlflow_exec.targets.ray_serve.turns import turn
 
 _LOG = logging.getLogger(__name__)
 
@@ -125,6 +130,10 @@ class RayServeTarget(Target):
     def plan(self, release: Release) -> ReleasePlan:
         """See :meth:`~.Target.plan`."""
         return make_plan(release, self._settings)
+
+    def plan_endpoint(self, release: EndpointRelease) -> ReleasePlan:
+        """See :meth:`~.Target.plan_endpoint`."""
+        return make_endpoint_plan(release, self._settings)
 
     def repeat(self, revision: Revision, number: int, applied_at: str) -> ReleasePlan:
         """See :meth:`~.Target.repeat`: its packages are there, or `check` says so."""
@@ -212,7 +221,7 @@ class RayServeTarget(Target):
     ) -> None:
         """Write a changed document until what is wanted stands there, which ``change`` tells."""
         for attempt in range(_TRIES):
-            with _turn(client.address):
+            with turn(client.address):
                 details = client.applications()
                 if change(details) is None:
                     return
@@ -302,7 +311,11 @@ class RayServeTarget(Target):
         headers: Mapping[str, str],
         timeout_s: float = 60,
     ) -> Answer:
-        """See :meth:`~.Target.request`: to the proxy on the machine of the dashboard."""
+        """See :meth:`~.Target.request`: to the proxy on the machine of the dashboard.
+
+        Where a replica is gone before it has answered, another one is asked. So a request may reach
+        two of them.
+        """
         rollout = self.get(name)
         if rollout.url is None or rollout.state is RolloutState.DELETING:
             raise DeploymentNotFoundError(f"{name}: Serve tells no address for it")
@@ -375,18 +388,3 @@ def _address_in(uri: str) -> str | None:
             f"'ray-serve+https://host:8265' is needed"
         )
     return urlunsplit((_SCHEMES[parts.scheme], parts.netloc, parts.path.rstrip("/"), "", ""))
-
-
-@contextmanager
-def _turn(address: str) -> Iterator[None]:
-    """Take turns with the other processes of this user that write to the same Serve."""
-    folder = ray_embedded.home()
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    name = f"serve-{hashlib.sha256(address.encode()).hexdigest()[:16]}.lock"
-    descriptor = os.open(folder / name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)
-

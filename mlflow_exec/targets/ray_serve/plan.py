@@ -11,7 +11,7 @@ from mlflow_exec import shipping
 from mlflow_exec.clients.ray_packages import package_name
 from mlflow_exec.credentials import holds_credentials, why_secret
 from mlflow_exec.errors import ConfigError, TemplateError
-from mlflow_exec.releases import Release, Revision
+from mlflow_exec.releases import EndpointRelease, Release, Revision
 from mlflow_exec.settings import RayServeSettings
 from mlflow_exec.targets.base import ReleasePlan
 from mlflow_exec.targets.requirements import merged_requirements
@@ -19,12 +19,16 @@ from mlflow_exec.templates import load_patch, merge, render, texts_in
 
 TEMPLATE = "ray_serve/application.yaml.j2"
 IMPORT_PATH = "mlflow_exec.scoring.ray_serve:build"
-DEPLOYMENT = "Model"
+ROUTER_IMPORT_PATH = "mlflow_exec.scoring.ray_router:build"
+DEPLOYMENTS = {IMPORT_PATH: "Model", ROUTER_IMPORT_PATH: "Router"}
+"""The one deployment of each of our applications, by what builds it."""
+
 
 # The runtime's own, where the model names none; the rest comes with Ray.
 _OWN_REQUIREMENTS = ("orjson>=3.10,<4",)
 # More than Ray's 5, because what is not being computed is being read or written meanwhile.
 _ONGOING_REQUESTS = 64
+_ROUTED_REQUESTS = 1024
 _RAY = re.compile(r"^ray(\[|[^\w.-]|$)", re.IGNORECASE)
 
 
@@ -55,26 +59,69 @@ def _package(files: Mapping[str, bytes]) -> tuple[str, bytes]:
     return package_name(sha256), content
 
 
+def make_endpoint_plan(release: EndpointRelease, settings: RayServeSettings) -> ReleasePlan:
+    """Return the application of an endpoint's router, and its package as data.
+
+    Raises:
+        ConfigError: A patch or a setting cannot be honoured.
+    """
+    code, content = _package(shipping.code_files())
+    router = {
+        "name": release.name,
+        "max_request_bytes": settings.max_request,
+        "timeout_s": settings.request_timeout_s,
+        "drain_s": settings.drain_s,
+    }
+    application = _application(
+        release.name, settings,
+        import_path=ROUTER_IMPORT_PATH,
+        runtime_env=_environment({}, settings, [code]),
+        args={"python": "", "router": router},
+        cpu=0,  # it waits more than it computes, and must not take a model's place
+        ongoing_requests=_ROUTED_REQUESTS,
+    )  # fmt: skip
+    return ReleasePlan(Revision.of_endpoint(release, [application]), {code: content})
+
+
 def _rendered(
     release: Release, settings: RayServeSettings, packages: Sequence[str], model: Mapping[str, Any]
 ) -> dict[str, Any]:
+    return _application(
+        release.name, settings,
+        import_path=IMPORT_PATH,
+        runtime_env=_runtime_env(release, settings, packages),
+        args=_args(release, settings, model),
+        cpu=1,
+        ongoing_requests=max(_ONGOING_REQUESTS, 4 * settings.batch.max_rows),
+    )  # fmt: skip
+
+
+def _application(
+    name: str,
+    settings: RayServeSettings,
+    *,
+    import_path: str,
+    runtime_env: Mapping[str, Any],
+    args: Mapping[str, Any],
+    cpu: float,
+    ongoing_requests: int,
+) -> dict[str, Any]:
     template: str | Path = Path(settings.template) if settings.template else TEMPLATE
     asked = settings.resources
-    options: dict[str, Any] = {"num_cpus": 1 if asked.cpu is None else asked.cpu}
+    options: dict[str, Any] = {"num_cpus": cpu if asked.cpu is None else asked.cpu}
     options |= {"num_gpus": asked.gpu} if asked.gpu else {}
     options |= {"memory": asked.memory} if asked.memory else {}
     options |= {"resources": asked.custom} if asked.custom else {}
     values = {
-        "name": release.name,
-        "route_prefix": settings.route_prefix or f"/{release.name}",
-        "import_path": IMPORT_PATH,
-        "deployment": DEPLOYMENT,
-        "runtime_env": _runtime_env(release, settings, packages),
-        "args": _args(release, settings, model),
+        "name": name,
+        "route_prefix": settings.route_prefix or f"/{name}",
+        "import_path": import_path,
+        "deployment": DEPLOYMENTS[import_path],
+        "runtime_env": runtime_env,
+        "args": args,
         "num_replicas": settings.num_replicas,
         "max_replicas": settings.max_replicas,
-        "max_ongoing_requests": settings.max_ongoing_requests
-        or max(_ONGOING_REQUESTS, 4 * settings.batch.max_rows),
+        "max_ongoing_requests": settings.max_ongoing_requests or ongoing_requests,
         "max_queued_requests": settings.max_queued_requests,
         "grace_s": settings.request_timeout_s + settings.drain_s,
         "ray_actor_options": options,
@@ -83,7 +130,7 @@ def _rendered(
     if len(objects) != 1:
         raise TemplateError(f"template {str(template)!r}: exactly one object is needed")
     application = merge(objects[0], load_patch(settings.patch))
-    _protect(application, release)
+    _protect(application, name, import_path)
     _refuse_literals(application, settings.not_secret)
     return application
 
@@ -111,13 +158,10 @@ def _args(
 def _runtime_env(
     release: Release, settings: RayServeSettings, packages: Sequence[str]
 ) -> dict[str, Any]:
-    variables = {**release.env, **settings.env}
+    variables = dict(release.env)
     if release.tracking_uri:
         variables["MLFLOW_TRACKING_URI"] = release.tracking_uri
-    for name, value in variables.items():
-        if "$" in value:
-            raise ConfigError(f"env.{name}: Ray replaces what follows a '$'; given {value!r}")
-    result: dict[str, Any] = {"py_modules": [f"gcs://{name}" for name in packages]}
+    result = _environment(variables, settings, packages)
     if settings.environment == "uv":
         found, options = requirements(release.model.requirements, settings.requirements)
         result["uv"] = {"packages": found}
@@ -127,7 +171,18 @@ def _runtime_env(
         raise ConfigError(
             "requirements: nothing is installed with 'environment' local; set 'environment' to uv"
         )
-    return {**result, "env_vars": variables} if variables else result
+    return result
+
+
+def _environment(
+    variables: Mapping[str, str], settings: RayServeSettings, packages: Sequence[str]
+) -> dict[str, Any]:
+    both = {**variables, **settings.env}
+    for name, value in both.items():
+        if "$" in value:
+            raise ConfigError(f"env.{name}: Ray replaces what follows a '$'; given {value!r}")
+    result: dict[str, Any] = {"py_modules": [f"gcs://{name}" for name in packages]}
+    return {**result, "env_vars": both} if both else result
 
 
 def requirements(model: Sequence[str], further: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -144,16 +199,18 @@ def requirements(model: Sequence[str], further: Sequence[str]) -> tuple[list[str
     return packages, [part for option in options for part in option.split(None, 1)]
 
 
-def _protect(application: Mapping[str, Any], release: Release) -> None:
+def _protect(application: Mapping[str, Any], name: str, import_path: str) -> None:
     """Refuse a template or patch that takes away what finds or starts the application."""
-    for key, wanted in (("name", release.name), ("import_path", IMPORT_PATH)):
+    for key, wanted in (("name", name), ("import_path", import_path)):
         if application.get(key) != wanted:
             given = application.get(key)
             raise TemplateError(f"patch: {key} must stay {wanted!r}; given {given!r}")
     deployments = application.get("deployments")
     names = [d.get("name") for d in deployments or () if isinstance(d, Mapping)]
-    if names != [DEPLOYMENT]:
-        raise TemplateError(f"patch: deployments: one, {DEPLOYMENT!r}, is needed; given {names}")
+    if names != [DEPLOYMENTS[import_path]]:
+        raise TemplateError(
+            f"patch: deployments: one, {DEPLOYMENTS[import_path]!r}, is needed; given {names}"
+        )
     assert isinstance(deployments, list)
     if "user_config" in deployments[0]:
         raise TemplateError("patch: user_config holds the revision and is ours")

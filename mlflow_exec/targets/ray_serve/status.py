@@ -8,7 +8,7 @@ from typing import Any
 
 from mlflow_exec.jobs import Failure, FailureCategory
 from mlflow_exec.releases import Revision, Rollout, RolloutState
-from mlflow_exec.targets.ray_serve.plan import DEPLOYMENT, IMPORT_PATH
+from mlflow_exec.targets.ray_serve.plan import DEPLOYMENTS
 
 Json = Mapping[str, Any]
 
@@ -57,13 +57,14 @@ _LIMIT_CHARS = 4000
 def is_ours(application: Json) -> bool:
     """Whether an application was deployed by mlflow-exec."""
     config = application.get("deployed_app_config") or {}
-    return bool(config.get("import_path") == IMPORT_PATH)
+    return config.get("import_path") in DEPLOYMENTS
 
 
 def user_config(config: Json) -> Json:
     """Return the part of an application's configuration in which its revisions are."""
+    wanted = DEPLOYMENTS.get(str(config.get("import_path")))
     for deployment in config.get("deployments") or ():
-        if deployment.get("name") == DEPLOYMENT:
+        if deployment.get("name") == wanted:
             return dict(deployment.get("user_config") or {})
     return {}
 
@@ -89,7 +90,8 @@ def rollout_of(name: str, application: Json, url: str | None) -> Rollout:
     except ValueError:
         revisions = []
     newest = revisions[-1] if revisions else None
-    deployment = (application.get("deployments") or {}).get(DEPLOYMENT) or {}
+    of_ours = DEPLOYMENTS.get(str(config.get("import_path")), "")
+    deployment = (application.get("deployments") or {}).get(of_ours) or {}
     replicas = [r.get("state") for r in deployment.get("replicas") or ()]
     ready = replicas.count("RUNNING")
     state = _STATES.get(str(application.get("status")), RolloutState.UNKNOWN)

@@ -122,7 +122,7 @@ def _kubelet(slot: Slot) -> dict[str, Any]:
         "failSwapOn": False,
         "resolvConf": str(_resolv_conf()),
         # There is no DNS of the cluster's own; without these the kubelet warns of it on every pod.
-        "clusterDNS": _name_servers(),
+        "clusterDNS": name_servers(),
         "podLogsDir": str(slot.folder / "pod-logs"),
         "volumePluginDir": str(slot.folder / "volume-plugins"),
         "makeIPTablesUtilChains": False,
@@ -145,7 +145,8 @@ def _resolv_conf() -> Path:
     return behind if behind.exists() else Path("/etc/resolv.conf")
 
 
-def _name_servers() -> list[str]:
+def name_servers() -> list[str]:
+    """Return the machine's own servers of names."""
     lines = [line.split() for line in _resolv_conf().read_text().splitlines()]
     return [words[1] for words in lines if words[:1] == ["nameserver"]][:3]
 

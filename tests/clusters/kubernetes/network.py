@@ -30,14 +30,14 @@ def up(slot: Slot) -> None:
     _ip("link", "set", slot.bridge, "mtu", str(mtu()), "up")
     Path("/proc/sys/net/ipv4/ip_forward").write_text("1")
     for table, chain, rule in _rules(slot):
-        _iptables(table, "-I", chain, *rule)
+        iptables(table, "-I", chain, *rule)
 
 
 def down(slot: Slot) -> None:
     """Remove what `up` made, as far as it is there."""
     for table, chain, rule in _rules(slot):
         with contextlib.suppress(RuntimeError):
-            _iptables(table, "-D", chain, *rule)
+            iptables(table, "-D", chain, *rule)
     if Path(f"/sys/class/net/{slot.bridge}").exists():
         _ip("link", "delete", slot.bridge)
 
@@ -89,7 +89,8 @@ def _ip(*arguments: str) -> str:
     return _run("ip", *arguments)
 
 
-def _iptables(table: str, *arguments: str) -> None:
+def iptables(table: str, *arguments: str) -> None:
+    """Run iptables on a table."""
     _run("iptables", "-w", "-t", table, *arguments)
 
 

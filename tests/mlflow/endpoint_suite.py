@@ -1,0 +1,241 @@
+"""What endpoints do on every target: one address over several deployments.
+
+A module of tests has the suite's class as a base, and the fixture ``endpoints`` for its system.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from mlflow.deployments import BaseDeploymentClient
+from mlflow.exceptions import MlflowException
+
+from mlflow_exec.testing.collecting import until
+from tests.mlflow.ray_deployments import mlflow_deployments, run
+from tests.mlflow.served_models import ROW, save_model, steady_load
+
+
+@dataclass(frozen=True)
+class Endpoints:
+    """Endpoints on one system.
+
+    Attributes:
+        client: MLflow's.
+        uri: The target's.
+        of_variants: The settings of deployments.
+        of_endpoints: The settings of endpoints.
+        of_both: The settings of a deployment whose endpoint is made along with it.
+        asks: Returns what asks an endpoint, with some headers, and returns status and body.
+        routers: Returns what tells one router of an endpoint from one that was started later.
+        models: A folder for models.
+    """
+
+    client: BaseDeploymentClient
+    uri: str
+    of_variants: Mapping[str, str]
+    of_endpoints: Mapping[str, str]
+    of_both: Mapping[str, str]
+    asks: Callable[[str, Mapping[str, str]], Callable[[], tuple[int, bytes]]]
+    routers: Callable[[str], set[str]]
+    models: Path
+
+    def make(self, name: str, answer: int) -> None:
+        """Deploy a model that answers this."""
+        path = str(save_model(self.models, answer))
+        self.client.create_deployment(name, path, config=dict(self.of_variants))
+
+    def answers(self, name: str, count: int, headers: Mapping[str, str] | None = None) -> list[int]:
+        """Ask an endpoint so often; returns what it predicted."""
+        ask, found = self.asks(name, headers or {}), []
+        for _ in range(count):
+            status, body = ask()
+            assert status == 200, body
+            found += json.loads(body)["predictions"]
+        return found
+
+    def options(self) -> list[str]:
+        """Return the settings of deployments as a command line has them."""
+        pairs = [f"{key}={value}" for key, value in self.of_variants.items()]
+        return [part for pair in pairs for part in ("-C", pair)]
+
+    def reach(self) -> list[str]:
+        """Return the settings by which a command line reaches the target."""
+        return ["-t", self.uri]
+
+
+@pytest.fixture(scope="class")
+def wine(endpoints: Endpoints) -> Iterator[dict[str, Any]]:
+    """An endpoint over two deployments, of which nine of ten requests go to the first."""
+    with ThreadPoolExecutor() as pool:
+        list(pool.map(endpoints.make, ("wine-1", "wine-2"), (1, 2)))
+    config = {**endpoints.of_endpoints, "weights": {"wine-1": 90, "wine-2": 10}}
+    yield endpoints.client.create_endpoint("wine", config)
+    endpoints.client.delete_endpoint("wine")
+    for name in ("wine-1", "wine-2"):
+        endpoints.client.delete_deployment(name)
+
+
+class EndpointSuite:
+    """The tests, in this order."""
+
+    @pytest.mark.parametrize("count", [300, pytest.param(10_000, marks=pytest.mark.large)])
+    def test_each_deployment_gets_its_share_and_zero_is_none(
+        self, endpoints: Endpoints, wine: dict[str, Any], count: int
+    ) -> None:
+        endpoints.client.update_endpoint("wine", {"weights": {"wine-1": 90, "wine-2": 10}})
+        found = Counter(endpoints.answers("wine", count))
+        assert found == {1: count * 9 // 10, 2: count // 10}
+        endpoints.client.update_endpoint("wine", {"weights": {"wine-1": 0}})
+        assert Counter(endpoints.answers("wine", count // 5)) == {2: count // 5}
+
+    def test_weights_change_under_load_without_a_restart_or_a_failure(
+        self, endpoints: Endpoints, wine: dict[str, Any]
+    ) -> None:
+        before = endpoints.routers("wine")
+        with steady_load(endpoints.asks("wine", {}), threads=2) as load:
+            for weights in ({"wine-1": 1, "wine-2": 0}, {"wine-1": 0, "wine-2": 1}):
+                changed = endpoints.client.update_endpoint("wine", {"weights": weights})
+                assert changed["weights"] == weights
+                seen = len(load.answers)
+                load.reaches(20)
+                # Two were under way at most when it was told that the change is done.
+                expected = 1 if weights["wine-1"] else 2
+                assert set(load.answers[seen + 2 :]) == {expected}
+        assert endpoints.routers("wine") == before
+        assert not load.failures
+
+    def test_a_key_stays_with_its_deployment(
+        self, endpoints: Endpoints, wine: dict[str, Any]
+    ) -> None:
+        config = {"weights": {"wine-1": 50, "wine-2": 50}, "sticky_header": "X-User"}
+        endpoints.client.update_endpoint("wine", config)
+        by_user = [
+            endpoints.answers("wine", 3, {"X-User": f"user-{number}"}) for number in range(20)
+        ]
+        assert all(len(set(found)) == 1 for found in by_user)
+        assert {found[0] for found in by_user} == {1, 2}
+
+    def test_copies_for_a_shadow_are_compared_and_counted(
+        self, endpoints: Endpoints, wine: dict[str, Any]
+    ) -> None:
+        run("mlflow-exec", "endpoints", "update", *endpoints.reach(), "-n", "wine",
+            "-w", "wine-1=1", "-w", "wine-2=0", "-s", "wine-2=50")  # fmt: skip
+
+        def counted() -> int:
+            counts = endpoints.client.get_endpoint("wine")["counts"]["shadows"]
+            assert counts.get("wine-2", {}).get("same", 0) == 0
+            return int(counts.get("wine-2", {}).get("different", 0))
+
+        before = counted()
+        assert endpoints.answers("wine", 20) == [1] * 20
+        until(lambda: counted() == before + 10, "half of them are compared", 60)
+
+    def test_the_command_line_and_mlflows(
+        self, endpoints: Endpoints, wine: dict[str, Any], tmp_path: Path
+    ) -> None:
+        name, target = ("-n", "wine", *endpoints.reach()), endpoints.reach()
+        run("mlflow-exec", "endpoints", "update", *name, "-w", "wine-2=1", "--remove", "wine-1")
+        found = json.loads(run("mlflow-exec", "endpoints", "get", *name, "-o", "json"))
+        assert (found["state"], found["weights"]) == ("READY", {"wine-2": 1.0})
+        assert found["shadows"] == {}, "who has a weight needs no copies any more"
+        assert found["counts"]["answers"]["wine-2"]["200"] > 0
+        back = json.loads(run("mlflow-exec", "endpoints", "rollback", *name, "-o", "json"))
+        assert (back["weights"], back["shadows"]) == ({"wine-1": 1, "wine-2": 0}, {"wine-2": 50})
+        rendered = run("mlflow-exec", "endpoints", "render", *name, "-w", "wine-2=5")
+        assert "router" in rendered
+        body = tmp_path / "body.json"
+        body.write_text(json.dumps(ROW))
+        asked = mlflow_deployments("predict", *target, "--endpoint", "wine", "-I", str(body))
+        assert json.loads(asked) == {"predictions": [1]}
+        changed = mlflow_deployments(
+            "update-endpoint", *target, "--endpoint", "wine", "-C", "weights.wine-2=3",
+            "-C", "shadows=null", "-C", "sticky_header=null",
+        )  # fmt: skip
+        assert "is updated" in changed
+        shown = mlflow_deployments("get-endpoint", *target, "--endpoint", "wine")
+        assert "'wine-2': 3.0" in shown
+        assert "'name': 'wine'" in mlflow_deployments("list-endpoints", *target)
+        assert "wine" in run("mlflow-exec", "endpoints", "list", *target)
+
+    def test_an_endpoint_is_no_deployment_and_a_deployment_no_endpoint(
+        self, endpoints: Endpoints, wine: dict[str, Any]
+    ) -> None:
+        client = endpoints.client
+        assert "wine" not in [found["name"] for found in client.list_deployments()]
+        assert [found["name"] for found in client.list_endpoints()] == ["wine"]
+        for call in (client.get_deployment, client.delete_deployment):
+            with pytest.raises(MlflowException, match="it is an endpoint"):
+                call("wine")
+        for call in (client.get_endpoint, client.delete_endpoint):
+            with pytest.raises(MlflowException, match="it is a deployment"):
+                call("wine-1")
+        with pytest.raises(MlflowException, match="a deployment or an endpoint 'wine-1'"):
+            client.create_endpoint("wine-1", {"weights": {"wine-2": 1}})
+
+    @pytest.mark.parametrize(
+        ("config", "says"),
+        [
+            ({"weights": {"wine-3": 1}}, "no deployment 'wine-3'; did you mean 'wine-[12]'?"),
+            ({"weights": {"wine": 1}}, "no deployment 'wine'; did you mean"),
+            ({"weights": {"wine-1": 0, "wine-2": 0}}, "one deployment at least needs more than 0"),
+            ({"weights": {"wine-1": -1}}, "greater than or equal to 0"),
+            ({"weights": {"wine-1": "many"}}, "weights.wine-1: .*number"),
+            ({"weights": {"wine-1": 1}, "shadows": {"wine-1": 5}}, "by its weight already"),
+            ({"shadows": {"wine-2": 101}}, "less than or equal to 100"),
+            ({"sticky_header": "two words"}, "no header's name"),
+            ({"batch.max_rows": "5"}, "batch: it is of models, and has no effect on an endpoint"),
+            ({"weight": {"wine-1": 1}}, "unknown setting 'weight'"),
+        ],
+    )
+    def test_a_wrong_route_is_refused_before_anything_is_touched(
+        self, endpoints: Endpoints, wine: dict[str, Any], config: dict[str, Any], says: str
+    ) -> None:
+        before = endpoints.client.get_endpoint("wine")["revision"]
+        with pytest.raises(MlflowException, match=says):
+            endpoints.client.update_endpoint("wine", config)
+        assert endpoints.client.get_endpoint("wine")["revision"] == before
+
+    def test_a_deployment_that_gets_requests_is_not_deleted(
+        self, endpoints: Endpoints, wine: dict[str, Any]
+    ) -> None:
+        endpoints.client.update_endpoint("wine", {"weights": {"wine-1": 1, "wine-2": 1}})
+        with pytest.raises(MlflowException, match="endpoint 'wine' sends it requests; take it out"):
+            endpoints.client.delete_deployment("wine-1")
+        assert {1, 2} == set(endpoints.answers("wine", 4))
+
+    def test_a_deployment_is_made_as_a_variant(
+        self, endpoints: Endpoints, wine: dict[str, Any]
+    ) -> None:
+        client = endpoints.client
+        path = str(save_model(endpoints.models, 4))
+        made = mlflow_deployments(
+            "create", *endpoints.reach(), "--name", "wine-4", "-m", path, "--endpoint", "wine",
+            *endpoints.options(),
+        )  # fmt: skip
+        assert "wine-4 is created" in made
+        assert client.get_endpoint("wine")["weights"] == {"wine-1": 1, "wine-2": 1, "wine-4": 0}
+        listed = client.list_deployments(endpoint="wine")
+        assert {one["name"] for one in listed} == {"wine-1", "wine-2", "wine-4"}
+        client.delete_deployment("wine-4", endpoint="wine")
+        assert client.get_endpoint("wine")["weights"] == {"wine-1": 1, "wine-2": 1}
+
+    def test_the_first_variant_makes_the_endpoint(self, endpoints: Endpoints) -> None:
+        client = endpoints.client
+        path = str(save_model(endpoints.models, 3, requirements=("mlflow-skinny", "pandas")))
+        client.create_deployment("beer-3", path, config=dict(endpoints.of_both), endpoint="beer")
+        assert client.get_endpoint("beer")["weights"] == {"beer-3": 100}
+        assert client.predict(endpoint="beer", inputs=ROW)["predictions"] == [3]
+        with pytest.raises(MlflowException, match="one deployment at least needs more than 0"):
+            client.delete_deployment("beer-3", endpoint="beer")
+        for _ in range(2):
+            client.delete_endpoint("beer")
+        client.delete_deployment("beer-3")
+        with pytest.raises(MlflowException, match="there is no deployment 'beer'"):
+            client.get_endpoint("beer")
