@@ -36,7 +36,7 @@ demo: $(VENV)/.for-demo ## Train on an embedded Ray; show the run and its log; s
 PYTEST := $(BIN)/python -m pytest -m "not large" $(PYTEST_ARGS)
 SERVING_TESTS := $(wildcard $(addprefix tests/mlflow/test_,ray_serve*.py k8s_deployments*.py serve*.py))
 RAY_TESTS := $(wildcard $(addsuffix /test_ray*.py,tests/conformance tests/mlflow))
-YARN_TESTS := $(wildcard $(addsuffix /test_yarn*.py,tests/clusters tests/conformance tests/mlflow))
+YARN_TESTS := $(wildcard $(addsuffix /test_yarn*.py,tests/clusters tests/conformance tests/mlflow tests/unit))
 
 test: test-first-half test-second-half test-elsewhere test-yarn ## Run the tests; with -j4 in a third of the time.
 
@@ -48,7 +48,8 @@ test-second-half: setup
 	$(PYTEST) $(wildcard tests/mlflow/test_k8s_[k-z]*.py tests/mlflow/test_serve*.py) tests/unit/scoring
 
 test-elsewhere: setup
-	$(PYTEST) --ignore tests/unit/scoring tests/unit tests/docs $(RAY_TESTS)
+	$(PYTEST) --ignore tests/unit/scoring --ignore-glob 'tests/unit/test_yarn*' \
+	    tests/unit tests/docs $(RAY_TESTS)
 
 test-yarn: setup
 	$(PYTEST) $(YARN_TESTS)

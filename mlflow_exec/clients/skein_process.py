@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shutil
 import socket
 import struct
@@ -27,7 +28,9 @@ START_TIMEOUT_S = 120.0
 _STOP_TIMEOUT_S = 5.0
 _LOG_LINES = 5
 # It starts with a user's command and then mostly waits: half the CPU time, and less memory.
-_QUICK_TO_START = ("-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1")
+_QUICK_TO_START = ("-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC")
+_JAVA_VARIABLES = ("SKEIN_DRIVER_JAVA_OPTIONS", "JAVA_TOOL_OPTIONS", "JDK_JAVA_OPTIONS")
+_COLLECTOR = re.compile(r"-XX:\+Use\w*GC\b")
 
 
 class DriverProcess:
@@ -192,7 +195,10 @@ def _java(environment: Mapping[str, str]) -> list[str]:
             f"skein: there is no {command!r}; install Java (Debian, Ubuntu: default-jre-headless), "
             f"or set JAVA_HOME"
         )
-    options = [*_QUICK_TO_START, *environment.get("SKEIN_DRIVER_JAVA_OPTIONS", "").split()]
+    given = [environment.get(name, "") for name in _JAVA_VARIABLES]
+    # Two collectors are one too many for it.
+    ours = _QUICK_TO_START[: 1 if any(map(_COLLECTOR.search, given)) else 2]
+    options = [*ours, *given[0].split()]
     native = Path(environment.get("HADOOP_HOME", "/nonexistent")) / "lib" / "native"
     library = [f"-Djava.library.path={native}"] if native.is_dir() else []
     return [command, "-Dskein.log.level=WARN", *library, *options]

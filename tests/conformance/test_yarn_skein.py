@@ -184,6 +184,16 @@ def test_a_user_without_a_home_is_refused(config: HadoopConfig) -> None:
 # -- what goes wrong with the driver --------------------------------------------------------
 
 
+@pytest.mark.parametrize("variable", ["SKEIN_DRIVER_JAVA_OPTIONS", "JAVA_TOOL_OPTIONS"])
+def test_a_collector_that_the_user_has_chosen_is_the_only_one(
+    own: SkeinDriver, monkeypatch: pytest.MonkeyPatch, variable: str
+) -> None:
+    monkeypatch.setenv(variable, "-XX:+UseParallelGC")
+    assert own.submit(specification("true")).startswith("application_")
+    chosen = [command for command in drivers().values() if "UseSerialGC" not in command]
+    assert len(chosen) == 1
+
+
 def test_a_driver_that_died_is_mended(own: SkeinDriver, yarn_cluster: YarnCluster) -> None:
     before = set(drivers())
     own.submit(specification("true"))

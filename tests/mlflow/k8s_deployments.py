@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import threading
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -33,7 +32,6 @@ class K8sDeployments:
     namespace: str
     folder: Path
     _numbers: Iterator[int] = field(default_factory=itertools.count)
-    _saving: threading.Lock = field(default_factory=threading.Lock)
 
     @property
     def uri(self) -> str:
@@ -59,10 +57,9 @@ class K8sDeployments:
 
     def model(self, answer: int, **code: Any) -> Model:
         """Return a new model with this answer, whose files travel with its release."""
-        with self._saving:
-            folder = self.folder / str(next(self._numbers))
-            folder.mkdir()
-            path = save_model(folder, answer, **code)
+        folder = self.folder / str(next(self._numbers))
+        folder.mkdir()
+        path = save_model(folder, answer, **code)
         sha256, size_bytes = content_hash(path)
         package = ModelPackage(path, sha256, size_bytes)
         return Model(path.as_uri(), path.as_uri(), str(answer), package=package)

@@ -25,6 +25,8 @@ class Answers(mlflow.pyfunc.PythonModel):
         return [{answer}] * len(model_input)
 mlflow.models.set_model(Answers())
 """
+# What catches warnings does so for all threads.
+_SAVING = threading.Lock()
 ROW = {"dataframe_split": {"columns": ["x"], "data": [[1.5]]}}
 BODY = json.dumps(ROW).encode()
 JSON = {"Content-Type": "application/json"}
@@ -51,7 +53,7 @@ def save_model(
     code = folder / f"{path.name}.py"
     code.write_text(_CODE.format(answer=answer, loading=loading, predicting=predicting))
     schema = Schema([ColSpec(DataType.double, "x")])
-    with warnings.catch_warnings():
+    with _SAVING, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # MLflow's advice on type hints and examples
         mlflow.pyfunc.save_model(
             str(path), python_model=str(code), signature=ModelSignature(inputs=schema),
