@@ -41,6 +41,16 @@ class ServeClient(RayClient):
         """
         self._request("PUT", _PATH, json=config, read_timeout_s=_PUT_TIMEOUT_S)
 
+    def replica_deaths(self, application: str) -> list[str]:
+        """Return what Ray tells of the replicas of an application that have died."""
+        found = self._json("GET", "/api/v0/actors", params={"detail": "1", "limit": "1000"})
+        deaths = []
+        for actor in ((found.get("data") or {}).get("result") or {}).get("result") or ():
+            if str(actor.get("class_name")).startswith(f"ServeReplica:{application}:"):
+                context = (actor.get("death_cause") or {}).get("actor_died_error_context") or {}
+                deaths.append(str(context.get("error_message") or ""))
+        return [text for text in deaths if text]
+
     def python_version(self) -> str:
         """Return the minor version of the cluster's Python (``3.11``); empty if it is not told.
 

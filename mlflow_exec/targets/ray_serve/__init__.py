@@ -40,7 +40,8 @@ from mlflow_exec.releases import (
 )
 from mlflow_exec.reports import Finding, Report
 from mlflow_exec.settings import RayServeSettings, TargetSettings
-from mlflow_exec.targets.base import Answer, ReleasePlan, Target, not_found
+from mlflow_exec.targets.base import TOKEN_VARIABLE, Answer, ReleasePlan, Target, not_found
+from mlflow_exec.targets.ray_serve.deaths import with_deaths
 from mlflow_exec.targets.ray_serve.doctor import findings
 from mlflow_exec.targets.ray_serve.document import (
     declared,
@@ -53,9 +54,6 @@ from mlflow_exec.targets.ray_serve.status import is_ours, revisions_in, rollout_
 from mlflow_exec.targets.ray_serve.turns import turn
 
 _LOG = logging.getLogger(__name__)
-
-TOKEN_VARIABLE = "MLFLOW_EXEC_TOKEN"
-"""Holds the bearer token of a deployment, for `RayServeTarget.request`."""
 
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
 _TRIES = 5
@@ -161,8 +159,8 @@ class RayServeTarget(Target):
             if missing and not client.has_package(name):
                 raise ConfigError(
                     f"revision {plan.revision.rolled_back_to or plan.revision.number}: Ray has "
-                    f"removed its files, which were sent along ({name}); deploy "
-                    f"{plan.revision.model_uri} again instead"
+                    f"removed its files, which were sent along ({name}); "
+                    f"make an update instead"
                 )
         return Report()
 
@@ -289,7 +287,8 @@ class RayServeTarget(Target):
         application = (details.get("applications") or {}).get(name)
         if application is None or not is_ours(application):
             raise not_found(name, self._where())
-        return rollout_of(name, application, self._url(details, application))
+        rollout = rollout_of(name, application, self._url(details, application))
+        return with_deaths(self._client(), rollout)
 
     def rollouts(self) -> Iterator[Rollout]:
         """See :meth:`~.Target.rollouts`."""
