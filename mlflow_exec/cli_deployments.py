@@ -24,6 +24,8 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 _name = click.option("--name", "-n", required=True, help="The deployment.")
 _model = click.option("--model-uri", "-m", metavar="URI", help="The model.")
+
+
 @click.group("deployments")
 def deployments() -> None:
     """Serve models: revisions, differences, ways back; see also `mlflow deployments`."""
@@ -61,10 +63,10 @@ def create(
 
     place = deploy.place(target, parsed(options))
     if endpoint:
-        endpoints.check_free(place.target, endpoint)
-    rollout = deploy.create(place, name, model_uri, Progress())
-    if endpoint:
-        endpoints.add_variant(target, place, endpoint, name)
+        progress = Progress()
+        rollout = endpoints.create_variant(target, place, endpoint, name, model_uri, progress)
+    else:
+        rollout = deploy.create(place, name, model_uri, Progress())
     _shown(rollout, output)
 
 

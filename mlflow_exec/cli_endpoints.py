@@ -50,7 +50,10 @@ def _config(
     config: dict[str, Any] = dict(parsed(options))
     for key, items in (("weights", weights), ("shadows", shadows)):
         shares: dict[str, Any] = dict.fromkeys(remove)
-        shares |= {variant: share for variant, share in map(_share, items)}
+        for variant, share in map(_share, items):
+            if variant in shares:
+                raise ConfigError(f"--weight, --shadow, --remove: {variant!r} is given twice")
+            shares[variant] = share
         if shares:
             config[key] = shares
     if sticky is not None:
@@ -146,8 +149,7 @@ def rollback(
     from mlflow_exec.runs.progress import Progress
 
     place = deploy.place(target, parsed(options))
-    flow.endpoint(place.target, name)
-    _shown(deploy.rollback(target, place, name, to, Progress()), output)
+    _shown(flow.rollback(target, place, name, to, Progress()), output)
 
 
 @endpoints.command("delete")
@@ -202,6 +204,7 @@ def list_(target: str, options: tuple[str, ...], output: str) -> None:
 @_weights
 @_shadows
 @_sticky
+@_remove
 @settings_option
 @output_option
 def render(
@@ -210,13 +213,14 @@ def render(
     weights: tuple[str, ...],
     shadows: tuple[str, ...],
     sticky: str | None,
+    remove: tuple[str, ...],
     options: tuple[str, ...],
     output: str,
 ) -> None:
     """Print what `create` or `update` would send; sends nothing."""
     from mlflow_exec.runs import endpoints as flow
 
-    here = flow.place(target, _config(options, weights, shadows, sticky))
+    here = flow.place(target, _config(options, weights, shadows, sticky, remove))
     plan = flow.rendered(target, here, name)
     data = {"objects": [dict(item) for item in plan.revision.objects]}
     emit(data, output, plan.to_yaml().rstrip())

@@ -82,11 +82,10 @@ class Deployments:
             if place.settings.render == "only":
                 _print_plan(self._uri, name, model_uri, config)
             if endpoint:
-                endpoints.check_free(place.target, endpoint)
-            made = shown(deploy.create(place, name, model_uri, Progress()))
-            if endpoint:
-                endpoints.add_variant(self._uri, place, endpoint, name)
-            return made
+                return shown(endpoints.create_variant(
+                    self._uri, place, endpoint, name, model_uri, Progress()
+                ))  # fmt: skip
+            return shown(deploy.create(place, name, model_uri, Progress()))
 
     def update_deployment(
         self,
@@ -118,7 +117,7 @@ class Deployments:
     ) -> None:
         """Remove a deployment and return when nothing of it is left; idempotent.
 
-        One that gets requests of an endpoint is refused, unless that one is named.
+        A variant of an endpoint is refused, unless that endpoint is named.
         """
         with deployment_errors():
             place = self._place(config)

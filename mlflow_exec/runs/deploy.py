@@ -43,7 +43,7 @@ CONNECTION = ("ca_cert", "kubeconfig", "token_file", "verify_tls")
 
 _OF_A_CALL = ("render", "wait")
 # Of these an update changes what it names.
-_KEPT_INSIDE = ("batch", "env", "resources", "secrets")
+_KEPT_INSIDE = ("batch", "env", "gateway", "resources", "secrets")
 
 
 @dataclass(frozen=True)
@@ -242,16 +242,26 @@ def rollback(
         ConfigError: There is no such revision (any more).
         RolloutError: It did not become ready.
     """
-    kept = place.target.revisions(name)
-    newest = kept[-1]
+    deployment(place.target, name)
+    newest, earlier = way_back(place.target, name, to)
+    place = with_earlier(target_uri, place, newest.settings)
+    plan = place.target.repeat(earlier, newest.number + 1, now())
+    return apply(place, plan, progress, None)
+
+
+def way_back(target: Target, name: str, to: int | None) -> tuple[Revision, Revision]:
+    """Return the newest revision, and the one that `rollback` leads to.
+
+    Raises:
+        ConfigError: There is no such revision (any more).
+    """
+    kept = target.revisions(name)
     earlier = [r for r in kept[:-1] if r.number == to] if to is not None else ways_back(kept)
     if not earlier:
         numbers = ", ".join(str(r.number) for r in kept)
         what = "an earlier revision" if to is None else f"revision {to}"
         raise ConfigError(f"rollback: {name}: {what} is not kept; kept: {numbers}")
-    place = with_earlier(target_uri, place, newest.settings)
-    plan = place.target.repeat(earlier[-1], newest.number + 1, now())
-    return apply(place, plan, progress, None)
+    return kept[-1], earlier[-1]
 
 
 def ways_back(kept: Sequence[Revision]) -> list[Revision]:
@@ -281,7 +291,7 @@ def apply(
     target, settings, revision = place.target, place.settings, plan.revision
     if settings.render == "only":
         raise ConfigError(
-            "render: only: nothing was sent; 'mlflow-exec deployments render' prints what would be"
+            "render: only: nothing was sent; 'render' of mlflow-exec prints what would be"
         )
     with progress.hearing():
         for warning in target.check(plan).warnings:
@@ -310,9 +320,10 @@ def _failed(
     if rollout.failure is None:
         why = f"not ready after timeout_s ({place.settings.timeout_s:g} s): {why}"
     text = f"{revision.name}: revision {revision.number} did not become ready: {hide(why)}"
+    other = "another model" if revision.routes is None else "other routes"
     earlier = [r for r in place.target.revisions(revision.name) if r.number == before]
     if not (place.settings.rollback and earlier):
-        return f"{text}\nIt was left there; 'delete' removes it, 'update' gives it another model."
+        return f"{text}\nIt was left there; 'delete' removes it, 'update' gives it {other}."
     progress.say(f"going back to revision {before}")
     plan = place.target.repeat(earlier[-1], revision.number + 1, now())
     try:

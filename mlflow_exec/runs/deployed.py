@@ -14,6 +14,7 @@ from mlflow_exec.releases import Revision
 from mlflow_exec.runs import models
 from mlflow_exec.runs.deploy import (
     CONNECTION,
+    deployment,
     find,
     place,
     planned,
@@ -32,7 +33,7 @@ def rendered(
 ) -> Iterator[ReleasePlan]:
     """Give what `create` or, where there is one, `update` would send."""
     place_ = place(target_uri, options)
-    found = find(place_.target, name)
+    found = deployment(place_.target, name) if find(place_.target, name) else None
     newest = found.revision if found else None
     if newest is not None:
         place_ = with_earlier(target_uri, place_, newest.settings)
@@ -112,6 +113,7 @@ def follow(
         ConfigError: The deployment's model names no alias.
     """
     place_ = place(target_uri, options)
+    deployment(place_.target, name)
     kept = place_.target.revisions(name)
     newest = kept[-1]
     if "@" not in newest.model_uri:

@@ -13,7 +13,12 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Any
 
-from mlflow_exec.errors import ConfigError, DeploymentNotFoundError, MlflowExecError
+from mlflow_exec.errors import (
+    ConfigError,
+    DeploymentNotFoundError,
+    MlflowExecError,
+    RolloutError,
+)
 from mlflow_exec.releases import EndpointRelease, Rollout, check_name
 from mlflow_exec.runs import deploy
 from mlflow_exec.runs.progress import Progress
@@ -22,11 +27,6 @@ from mlflow_exec.targets.base import ReleasePlan, Target
 
 ROUTES = tuple(Routing.model_fields)
 _KEPT_INSIDE = ("weights", "shadows")
-# Of a deployment alone; where it runs and what it needs there its endpoint's router needs, too.
-_OF_ONE = {
-    "gateway", "ingress_class", "ingress_host", "max_ongoing_requests", "max_queued_requests",
-    "max_replicas", "num_replicas", "resources", "route_prefix",
-}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -92,18 +92,6 @@ def variants(target: Target, name: str) -> set[str]:
     return {*routes["weights"], *routes["shadows"]}
 
 
-def check_free(target: Target, name: str) -> None:
-    """Refuse a name by which no endpoint is, and none can be made.
-
-    Raises:
-        ConfigError: It cannot be used.
-        DeploymentNotFoundError: It is that of a deployment.
-    """
-    check_name(name)
-    if deploy.find(target, name) is not None:
-        endpoint(target, name)
-
-
 def create(here: EndpointPlace, name: str, progress: Progress) -> Rollout:
     """Make an endpoint under a name that is free.
 
@@ -135,6 +123,24 @@ def update(target_uri: str, here: EndpointPlace, name: str, progress: Progress) 
     return deploy.apply(place_, plan, progress, serving)
 
 
+def rollback(
+    target_uri: str, place_: deploy.Place, name: str, to: int | None, progress: Progress
+) -> Rollout:
+    """Go back to the routes and settings of an earlier revision, by a new one that repeats it.
+
+    Raises:
+        DeploymentNotFoundError: There is no such endpoint.
+        ConfigError: There is no such revision (any more), or it has a variant that is gone.
+        RolloutError: It did not become ready.
+    """
+    endpoint(place_.target, name)
+    newest, earlier = deploy.way_back(place_.target, name, to)
+    _check_variants(place_.target, Routing(**(earlier.routes or {})))
+    place_ = deploy.with_earlier(target_uri, place_, newest.settings)
+    plan = place_.target.repeat(earlier, newest.number + 1, deploy.now())
+    return deploy.apply(place_, plan, progress, None)
+
+
 def rendered(target_uri: str, here: EndpointPlace, name: str) -> ReleasePlan:
     """Return what `create` or, where there is one, `update` would send."""
     if deploy.find(here.place.target, name) is None:
@@ -147,19 +153,32 @@ def _next(
 ) -> tuple[ReleasePlan, deploy.Place, int | None]:
     before = endpoint(here.place.target, name)
     newest = deploy.newest_of(before)
-    routes = _merged(newest.routes or {}, here.routes)
+    routes = _merged(name, newest.routes or {}, here.routes)
     place_ = deploy.with_earlier(target_uri, here.place, newest.settings)
     plan = planned(EndpointPlace(place_, routes), name, newest.number + 1)
     return plan, place_, before.serving
 
 
-def _merged(earlier: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
-    """Return routes that were changed in part."""
+def _merged(
+    name: str, earlier: Mapping[str, Any], given: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return routes that were changed in part.
+
+    Raises:
+        ConfigError: What is given are no routes, or takes away what is not there.
+    """
     routes = {**earlier, **given}
     for key in _KEPT_INSIDE:
-        new = given.get(key, {})
-        both = {**({} if new is None else earlier.get(key, {})), **(new or {})}
+        new, old = given.get(key, {}), earlier.get(key, {})
+        if new is not None and not isinstance(new, Mapping):
+            raise ConfigError(f"{deploy.WHERE}: {key}: a mapping is needed; given {new!r}")
+        both = {**({} if new is None else old), **(new or {})}
         routes[key] = {variant: share for variant, share in both.items() if share is not None}
+    there = {*earlier.get("weights", {}), *earlier.get("shadows", {})}
+    for key in _KEPT_INSIDE:
+        for variant, share in (given.get(key) or {}).items():
+            if share is None and variant not in there:
+                raise ConfigError(f"{name}: {variant!r} is no variant of it, to be taken out")
     # Who answers now needs no copies any more.
     weights = parse_settings(Routing, {"weights": routes["weights"]}, deploy.WHERE).weights
     wanted = given.get("shadows") or {}
@@ -168,27 +187,38 @@ def _merged(earlier: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, A
     return routes
 
 
-def planned(here: EndpointPlace, name: str, number: int) -> ReleasePlan:
+def planned(
+    here: EndpointPlace, name: str, number: int, coming: str | None = None
+) -> ReleasePlan:
     """Return the plan of a revision of an endpoint.
+
+    Args:
+        here: The target, and all of the routes.
+        name: The endpoint.
+        number: Of the revision.
+        coming: A variant that will be there before this is applied.
 
     Raises:
         ConfigError: A variant is not there, or a setting cannot be honoured.
     """
     check_name(name)
     routing = parse_settings(Routing, here.routes, deploy.WHERE)
-    _check_variants(here.place.target, name, routing)
+    _check_variants(here.place.target, routing, coming)
     settings, given = here.place.settings, deploy.kept_settings(here.place.given)
     release = EndpointRelease(name, number, routing, settings, given, deploy.now())
     return here.place.target.plan_endpoint(release)
 
 
-def _check_variants(target: Target, name: str, routing: Routing) -> None:
+def _check_variants(target: Target, routing: Routing, coming: str | None = None) -> None:
     there = {rollout.name for rollout in deploy.deployments(target)}
     for variant in [*routing.weights, *routing.shadows]:
-        if variant not in there:
+        if variant not in there and variant != coming:
             close = get_close_matches(variant, there, 1)
-            way_on = f"did you mean {close[0]!r}?" if close else "deploy it first"
-            raise ConfigError(f"weights, shadows: there is no deployment {variant!r}; {way_on}")
+            way_on = f"did you mean {close[0]!r}? Else deploy it" if close else "deploy it"
+            raise ConfigError(
+                f"weights, shadows: there is no deployment {variant!r}; {way_on} first, or take it "
+                f"out of the endpoint by --remove"
+            )
 
 
 def delete(place_: deploy.Place, name: str) -> None:
@@ -198,7 +228,9 @@ def delete(place_: deploy.Place, name: str) -> None:
         DeploymentNotFoundError: It is a deployment of a model.
         ClusterError: Something is left.
     """
-    check_free(place_.target, name)
+    check_name(name)
+    if deploy.find(place_.target, name) is not None:
+        endpoint(place_.target, name)
     place_.target.delete(name)
 
 
@@ -207,7 +239,7 @@ def delete_deployment(place_: deploy.Place, name: str) -> None:
 
     Raises:
         DeploymentNotFoundError: It is an endpoint.
-        ConfigError: An endpoint sends it requests.
+        ConfigError: It is a variant of an endpoint.
         ClusterError: Something is left.
     """
     check_name(name)
@@ -216,33 +248,61 @@ def delete_deployment(place_: deploy.Place, name: str) -> None:
         deploy.deployment(target, name)
         for found in endpoints(target):
             routes = found.revision.routes if found.revision else None
-            if routes and (routes["weights"].get(name) or name in routes["shadows"]):
+            if routes and name in {*routes["weights"], *routes["shadows"]}:
                 raise ConfigError(
-                    f"{name}: endpoint {found.name!r} sends it requests; take it out first: "
+                    f"{name}: it is a variant of endpoint {found.name!r}; take it out first: "
                     f"mlflow-exec endpoints update -n {found.name} --remove {name}"
                 )
     target.delete(name)
 
 
-def add_variant(target_uri: str, here: deploy.Place, name: str, variant: str) -> Rollout:
-    """Add a deployment to an endpoint, without a share of its requests.
+def create_variant(
+    target_uri: str,
+    here: deploy.Place,
+    endpoint_name: str,
+    name: str,
+    model_uri: str,
+    progress: Progress,
+) -> Rollout:
+    """Deploy a model, and add it to an endpoint, without a share of its requests.
 
     Where there is no endpoint it is made, with this deployment for all requests.
 
     Raises:
-        ConfigError: The name is that of a deployment, or cannot be used.
-        RolloutError: The endpoint did not become ready.
+        ConfigError: The endpoint cannot be made or changed; nothing was deployed.
+        RolloutError: The deployment did not become ready, or the endpoint afterwards.
     """
-    progress = Progress()
+    if endpoint_name == name:
+        raise ConfigError(f"endpoint: {name!r} is the deployment's own name; choose another")
+    _planned_with(target_uri, here, endpoint_name, name)
+    rollout = deploy.create(here, name, model_uri, progress)
+    try:
+        place_, plan, serving = _planned_with(target_uri, here, endpoint_name, name)
+        deploy.apply(place_, plan, progress, serving)
+    except MlflowExecError as error:
+        raise RolloutError(f"{name} is deployed, but not a variant yet: {error}") from error
+    return rollout
+
+
+def _planned_with(
+    target_uri: str, here: deploy.Place, name: str, variant: str
+) -> tuple[deploy.Place, ReleasePlan, int | None]:
+    """Return what adds a variant that will be there to an endpoint, or makes one of it."""
+    check_name(name)
     if deploy.find(here.target, name) is None:
-        without = {*here.settings.only_of_models, *_OF_ONE}
+        without = here.settings.only_of_models | here.settings.only_of_one
         shared = {key: value for key, value in here.given.items() if key not in without}
         made = place(target_uri, {**shared, "weights": {variant: 100}})
-        return create(made, name, progress)
-    if variant in variants(here.target, name):
-        return endpoint(here.target, name)
+        return made.place, planned(made, name, 1, variant), None
+    before = endpoint(here.target, name)
+    newest = deploy.newest_of(before)
     reach = {key: value for key, value in here.given.items() if key in deploy.CONNECTION}
-    return update(target_uri, place(target_uri, {**reach, "weights": {variant: 0}}), name, progress)
+    there = variants(here.target, name)
+    routes = _merged(name, newest.routes or {}, {} if variant in there else {
+        "weights": {variant: 0}})  # fmt: skip
+    place_ = deploy.with_earlier(target_uri, deploy.place(target_uri, reach), newest.settings)
+    plan = planned(EndpointPlace(place_, routes), name, newest.number + 1, variant)
+    return place_, plan, before.serving
 
 
 def remove_variant(target_uri: str, here: deploy.Place, name: str, variant: str) -> None:

@@ -46,6 +46,7 @@ _METHODS = {
 _OPEN = frozenset({"/ping", "/health", "/v2/health/live", "/v2/health/ready"})
 # A body of so many bytes at most is answered in the event loop by a model that is cheap.
 _AT_ONCE_BYTES = 64 * 1024
+_AT_ONCE_ROWS = 100
 _SENT = Answer(200, b"", EVENT_STREAM, "mlflow")  # piece by piece, already
 
 
@@ -211,7 +212,7 @@ class ScoringApp:
         fast_path = self.scorer.fast_path
         if fast_path and fast_path.is_cheap and len(body) <= _AT_ONCE_BYTES:
             request = fast_path.understand(body, content_type)
-            if request is not None:
+            if request is not None and request.rows <= _AT_ONCE_ROWS:
                 return self.scorer.answer_to(request, body, content_type)
         answer: Answer = await self._workers.run(
             lambda: self.scorer.answer(body, content_type), timeout_s

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 
 import aiohttp
+from yarl import URL
 
-from mlflow_exec.scoring.router import Asked, Reply, UnreachableVariantError, passed_on
+from mlflow_exec.scoring.variants import Asked, Reply, UnreachableVariantError, passed_on
 
 _CONNECT_S = 5.0
 # One that has waited longer may be closed by the server at the moment it is used again.
@@ -56,15 +57,16 @@ class HttpVariant:
         self._ways = ways
 
     async def ask(self, asked: Asked, timeout_s: float) -> Reply:
-        """See `mlflow_exec.scoring.router.Variant`."""
+        """See `mlflow_exec.scoring.variants.Variant`."""
         timeout = aiohttp.ClientTimeout(total=None, connect=_CONNECT_S, sock_read=timeout_s)
         headers = [(name.decode("latin-1"), value.decode("latin-1"))
                    for name, value in asked.headers]  # fmt: skip
         try:
-            response = await self._ways.session.request(
-                asked.method, self._address + asked.path, headers=headers,
+            # The limits of aiohttp begin when all of the body is sent.
+            response = await asyncio.wait_for(self._ways.session.request(
+                asked.method, URL(self._address + asked.path, encoded=True), headers=headers,
                 data=asked.body or None, timeout=timeout, allow_redirects=False,
-            )  # fmt: skip
+            ), timeout_s)  # fmt: skip
             replied = passed_on((n.lower(), value) for n, value in response.raw_headers)
             if asked.wants_events:
                 return Reply(response.status, replied, b"", _pieces(response))
@@ -78,7 +80,7 @@ class HttpVariant:
             raise UnreachableVariantError(f"{self._address}: {error}") from error
 
 
-async def _pieces(response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
+async def _pieces(response: aiohttp.ClientResponse) -> AsyncGenerator[bytes, None]:
     async with response:
         async for piece in response.content.iter_any():
             yield piece

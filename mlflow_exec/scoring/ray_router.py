@@ -7,7 +7,7 @@ The variants are other applications of the same Serve, asked by their handles. T
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, Mapping
 from typing import Any
 
 from ray import serve
@@ -17,15 +17,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from mlflow_exec.scoring.ray_serve import Answered
-from mlflow_exec.scoring.router import (
-    Asked,
-    Reply,
-    RouterApp,
-    RouterOptions,
-    UnreachableVariantError,
-    passed_on,
-)
+from mlflow_exec.scoring.router import RouterApp, RouterOptions
 from mlflow_exec.scoring.routes import Routes
+from mlflow_exec.scoring.variants import Asked, Reply, UnreachableVariantError, passed_on
 
 _GONE = (RayActorError, RayServeException, BackPressureError)
 
@@ -38,7 +32,7 @@ class ApplicationVariant:
         self._handle: Any = None
 
     async def ask(self, asked: Asked, timeout_s: float) -> Reply:
-        """See `mlflow_exec.scoring.router.Variant`."""
+        """See `mlflow_exec.scoring.variants.Variant`."""
         try:
             if self._handle is None:  # asks the controller, and waits for its answer
                 self._handle = await asyncio.to_thread(serve.get_app_handle, self._name)
@@ -57,9 +51,12 @@ class ApplicationVariant:
         return Reply(status, passed_on(headers), b"", _rest(pieces))
 
 
-async def _rest(pieces: AsyncGenerator[bytes, None]) -> AsyncIterator[bytes]:
-    async for piece in pieces:
-        yield piece
+async def _rest(pieces: Any) -> AsyncGenerator[bytes, None]:
+    try:
+        async for piece in pieces:
+            yield piece
+    finally:
+        pieces.cancel()
 
 
 class Router:
@@ -69,8 +66,8 @@ class Router:
         self._app = RouterApp(RouterOptions(**args["router"]), ApplicationVariant)
         self._answer = Answered(self._app)
 
-    def reconfigure(self, user_config: dict[str, Any]) -> None:
-        """Take the routes of the newest revision."""
+    async def reconfigure(self, user_config: dict[str, Any]) -> None:
+        """Take the routes of the newest revision, in the event loop, between two requests."""
         revision = user_config["revision"]
         self._app.set_routes(Routes.from_data({**revision["routes"], "number": revision["number"]}))
 

@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import suppress
 from typing import Any, Tuple
+from urllib.parse import unquote
 
 from mlflow_exec.scoring.asgi import Receive, Scope
+
+_AHEAD = 16
+"""So many pieces may wait to be taken; then the application waits."""
 
 Headers = Tuple[Tuple[bytes, bytes], ...]
 Asgi = Callable[[Any, Any, Any], Awaitable[None]]
@@ -36,14 +41,15 @@ async def pieces(
 
     Whoever stops to ask lets the application see that the client has gone.
     """
-    sent: asyncio.Queue[dict[str, Any] | None] = asyncio.Queue()
+    sent: asyncio.Queue[dict[str, Any] | None] = asyncio.Queue(_AHEAD)
     gone = asyncio.Event()
 
     async def answer() -> None:
         try:
             await app(_scope(method, path, headers), _receive(body, gone), sent.put)
         finally:
-            await sent.put(None)
+            with suppress(asyncio.CancelledError):
+                await sent.put(None)
 
     task = asyncio.ensure_future(answer())
     try:
@@ -55,13 +61,14 @@ async def pieces(
         await task  # with its error, if it had one
     finally:
         gone.set()
+        task.cancel()
 
 
 def _scope(method: str, path: str, headers: Headers) -> Scope:
     path, _, query = path.partition("?")
     return {
         "type": "http", "asgi": {"version": "3.0"}, "http_version": "1.1", "scheme": "http",
-        "method": method, "path": path, "raw_path": path.encode(), "root_path": "",
+        "method": method, "path": unquote(path), "raw_path": path.encode(), "root_path": "",
         "query_string": query.encode("latin-1"), "headers": list(headers),
     }  # fmt: skip
 

@@ -10,11 +10,11 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-import math
-from collections.abc import AsyncIterator, Callable
+import re
+from collections.abc import AsyncGenerator, Callable, Mapping
 from dataclasses import dataclass, replace
 from time import monotonic
-from typing import Any, Protocol
+from typing import Any
 
 from mlflow_exec.scoring.asgi import (
     JSON,
@@ -33,82 +33,29 @@ from mlflow_exec.scoring.asgi import (
 )
 from mlflow_exec.scoring.route_counts import RouteCounts
 from mlflow_exec.scoring.routes import Choice, Routes
+from mlflow_exec.scoring.sameness import same_content
+from mlflow_exec.scoring.variants import (
+    NOT_PASSED_ON,
+    SHADOW_HEADER,
+    VARIANT_HEADER,
+    Asked,
+    Reply,
+    UnreachableVariantError,
+    Variant,
+)
 
 _logger = logging.getLogger(__name__)
 
-VARIANT_HEADER = b"x-mlflow-exec-variant"
-SHADOW_HEADER = (b"x-mlflow-exec-shadow", b"1")
-EVENT_STREAM = b"text/event-stream"
+_PREDICTS = re.compile(r"^/invocations(\?|$)|^/v2/models/.*/infer(\?|$)")
 _OWN_PATHS = ("/ping", "/health", "/metrics", "/routes")
-# What belongs to one connection (RFC 9110, 7.6.1), or is made anew for the next.
-_NOT_PASSED_ON = frozenset({
-    b"connection", b"keep-alive", b"proxy-authenticate", b"proxy-authorization", b"te", b"trailer",
-    b"transfer-encoding", b"upgrade", b"host", b"content-length", b"expect",
-    VARIANT_HEADER, SHADOW_HEADER[0],
-})  # fmt: skip
-# Copies under way: more would only pile up behind a shadow that is too slow.
+# Copies under way: more would only pile up behind a shadow that is too slow. Bytes are those of
+# requests and of the answers that they are compared with.
 _MOST_COPIES = 64
 _MOST_COPIED_BYTES = 64 * 1024 * 1024
-# Another order of the same additions changes the last digits.
-_RELATIVE_TOLERANCE = 1e-6
+# Larger answers are compared by a thread.
+_AT_ONCE_BYTES = 64 * 1024
 # What the variant may take to say itself that its time is over.
 _LATER_S = 5.0
-
-
-@dataclass(frozen=True)
-class Asked:
-    """A request as it is passed on.
-
-    Attributes:
-        method: Such as ``POST``.
-        path: Below the variant's address, with the query.
-        headers: Without those of the connection.
-        body: All of it.
-    """
-
-    method: str
-    path: str
-    headers: tuple[tuple[bytes, bytes], ...]
-    body: bytes
-
-    @property
-    def wants_events(self) -> bool:
-        """Whether the answer may come piece by piece."""
-        return any(name == b"accept" and value.startswith(EVENT_STREAM)
-                   for name, value in self.headers)  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Reply:
-    """What a variant answers.
-
-    Attributes:
-        status: The status code.
-        headers: Without those of the connection.
-        body: All of it; empty where it comes piece by piece.
-        pieces: The pieces; None where the body is here.
-    """
-
-    status: int
-    headers: tuple[tuple[bytes, bytes], ...]
-    body: bytes
-    pieces: AsyncIterator[bytes] | None = None
-
-
-class UnreachableVariantError(Exception):
-    """A variant gives no answer; the message says why."""
-
-
-class Variant(Protocol):
-    """The way to one variant."""
-
-    async def ask(self, asked: Asked, timeout_s: float) -> Reply:
-        """Pass a request on.
-
-        Raises:
-            UnreachableVariantError: There is nobody who answers.
-            asyncio.TimeoutError: The answer has not begun in time.
-        """
 
 
 @dataclass(frozen=True)
@@ -128,6 +75,14 @@ class RouterOptions:
     drain_s: float = 30.0
 
 
+@dataclass(frozen=True)
+class _Table:
+    """Routes, and the ways to all that they name; exchanged as a whole."""
+
+    choice: Choice
+    ways: Mapping[str, Variant]
+
+
 class RouterApp:
     """Answers for one endpoint; an ASGI 3 application.
 
@@ -140,8 +95,7 @@ class RouterApp:
         self.options = options
         self.counts = RouteCounts(options.name)
         self._way_to = way_to
-        self._ways: dict[str, Variant] = {}
-        self._choice: Choice | None = None
+        self._table: _Table | None = None
         self._is_stopped = False
         self._in_flight = 0
         self._copies: set[asyncio.Task[None]] = set()
@@ -150,18 +104,19 @@ class RouterApp:
     @property
     def ready(self) -> bool:
         """Whether it takes requests."""
-        return self._choice is not None and not self._is_stopped
+        return self._table is not None and not self._is_stopped
 
     @property
     def number(self) -> int | None:
         """The number of the routes; None before there are any."""
-        return self._choice.routes.number if self._choice else None
+        return self._table.choice.routes.number if self._table else None
 
     def set_routes(self, routes: Routes) -> None:
         """Pass on by these routes from the next request on."""
+        known = self._table.ways if self._table else {}
         names = {*routes.weights, *routes.shadows}
-        self._ways = {name: self._ways.get(name) or self._way_to(name) for name in names}
-        self._choice = Choice(routes)
+        ways = {name: known.get(name) or self._way_to(name) for name in names}
+        self._table = _Table(Choice(routes), ways)
 
     def stop(self) -> None:
         """Tell who asks that no more requests are wanted; those that are under way go on."""
@@ -180,7 +135,10 @@ class RouterApp:
             path = route_in(scope)
             if path in _OWN_PATHS:
                 is_get = scope["method"] == "GET"
-                await send_answer(send, self._about(path) if is_get else WRONG_METHOD)
+                if is_get:
+                    await send_answer(send, self._about(path))
+                else:
+                    await send_answer(send, WRONG_METHOD, (b"allow", b"GET"))
                 return
             self._in_flight += 1
             try:
@@ -207,60 +165,54 @@ class RouterApp:
             status, media_type, body = self.counts.text()
             return Answer(status, body, media_type.decode())
         if path == "/routes":
-            routes = json.loads(self._choice.routes.to_json()) if self._choice else {}
+            routes = json.loads(self._table.choice.routes.to_json()) if self._table else {}
             text = json.dumps({"endpoint": self.options.name, **routes, **self.counts.to_data()})
             return Answer(200, text.encode(), JSON)
         return Answer(200 if self.ready else 503, b"\n", JSON)
 
     async def _pass_on(self, path: str, scope: Scope, receive: Receive, send: Send) -> None:
-        start_s, limit = monotonic(), self.options.max_request_bytes
-        kept, key, length = self._headers(scope["headers"])
-        if length > limit:
-            await send_answer(send, too_large(limit))
+        start_s, table = monotonic(), self._table
+        headers = _Headers(scope["headers"], table.choice.routes.sticky_header if table else None)
+        asked = await self._asked(path, scope, headers, receive)
+        if asked is None:
             return
+        if isinstance(asked, Answer):
+            await send_answer(send, asked)
+            return
+        predicts = asked.method == "POST" and _PREDICTS.search(asked.path) is not None
+        chosen = table.choice.variant(headers.key, predicts=predicts) if table else None
+        if table is None or chosen is None:
+            await send_answer(send, self._unavailable("it has no variant with a weight"))
+            return
+        reply = await self._answer(table.ways[chosen], chosen, asked)
+        self.counts.answered(chosen, reply.status, monotonic() - start_s)
+        await _send(send, receive, reply, chosen)
+        if predicts and reply.pieces is None and not reply.is_ours:
+            for shadow in table.choice.shadows(chosen):
+                self._copy(shadow, table.ways[shadow], asked, reply)
+
+    async def _asked(
+        self, path: str, scope: Scope, headers: _Headers, receive: Receive
+    ) -> Asked | Answer | None:
+        """Return the request, the answer to one that is refused, or None where the client left."""
+        limit = self.options.max_request_bytes
+        if not path.startswith("/"):
+            return refusal(400, "BAD_REQUEST", "The path of a request begins with '/'.")
+        if headers.length > limit:
+            return too_large(limit)
         try:
             body = await in_time(whole_body(receive, limit), self.options.timeout_s)
         except asyncio.TimeoutError:
-            await send_answer(send, TIMED_OUT)
-            return
+            return TIMED_OUT
         if body is None:
-            return
+            return None
         if len(body) > limit:
-            await send_answer(send, too_large(limit))
-            return
-        query = scope["query_string"].decode("latin-1")
-        asked = Asked(scope["method"], f"{path}?{query}" if query else path, kept, body)
-        choice = self._choice
-        chosen = choice.variant(key) if choice else None
-        if choice is None or chosen is None:
-            await send_answer(send, self._unavailable("it has no variant with a weight"))
-            return
-        reply = await self._answer(chosen, asked)
-        self.counts.answered(chosen, reply.status, monotonic() - start_s)
-        await _send(send, reply, chosen)
-        if reply.pieces is None and path.startswith(("/invocations", "/v2/")):
-            for shadow in choice.shadows():
-                self._copy(shadow, asked, reply)
+            return too_large(limit)
+        return Asked(scope["method"], _target(path, scope), headers.kept, body)
 
-    def _headers(
-        self, pairs: Any
-    ) -> tuple[tuple[tuple[bytes, bytes], ...], bytes | None, int]:
-        """Return what is passed on, the sticky key, and the body's length as far as it is told."""
-        sticky = self._choice.routes.sticky_header if self._choice else None
-        wanted = sticky.lower().encode("latin-1") if sticky else None
-        kept, key, length = [], None, 0
-        for name, value in pairs:
-            if name == wanted:
-                key = value
-            if name == b"content-length":
-                length = int(value) if value.isdigit() else 0
-            if name not in _NOT_PASSED_ON:
-                kept.append((name, value))
-        return tuple(kept), key, length
-
-    async def _answer(self, name: str, asked: Asked) -> Reply:
+    async def _answer(self, way: Variant, name: str, asked: Asked) -> Reply:
         """Return a variant's answer, or one of ours for it."""
-        way, timeout_s = self._ways[name], self.options.timeout_s + _LATER_S
+        timeout_s = self.options.timeout_s + _LATER_S
         try:
             try:
                 return await way.ask(asked, timeout_s)
@@ -277,15 +229,15 @@ class RouterApp:
 
     # -- shadows ----------------------------------------------------------------------------
 
-    def _copy(self, name: str, asked: Asked, reply: Reply) -> None:
+    def _copy(self, name: str, way: Variant, asked: Asked, reply: Reply) -> None:
         """Send a copy beside, unless too many are under way."""
-        size = len(asked.body)
+        size = len(asked.body) + len(reply.body)
         full = self._copied_bytes + size > _MOST_COPIED_BYTES and self._copies
         if len(self._copies) >= _MOST_COPIES or full:
             self.counts.shadowed(name, "dropped")
             return
         self._copied_bytes += size
-        task = asyncio.ensure_future(self._compare(name, asked, reply))
+        task = asyncio.ensure_future(self._compare(name, way, asked, reply))
         self._copies.add(task)
 
         def over(_: object) -> None:
@@ -294,55 +246,65 @@ class RouterApp:
 
         task.add_done_callback(over)
 
-    async def _compare(self, name: str, asked: Asked, reply: Reply) -> None:
+    async def _compare(self, name: str, way: Variant, asked: Asked, reply: Reply) -> None:
         copy = replace(asked, headers=(*asked.headers, SHADOW_HEADER))
         try:
-            other = await self._ways[name].ask(copy, self.options.timeout_s + _LATER_S)
-        except (UnreachableVariantError, asyncio.TimeoutError, KeyError):
+            other = await way.ask(copy, self.options.timeout_s + _LATER_S)
+            same = other.status == reply.status
+            if same and len(reply.body) + len(other.body) > _AT_ONCE_BYTES:
+                same = await asyncio.to_thread(same_content, other.body, reply.body)
+            elif same:
+                same = same_content(other.body, reply.body)
+        except (UnreachableVariantError, asyncio.TimeoutError):
             self.counts.shadowed(name, "failed")
-            return
         except Exception:
             _logger.exception("a copy for %s failed", name)
             self.counts.shadowed(name, "failed")
-            return
-        same = other.status == reply.status and same_content(other.body, reply.body)
-        self.counts.shadowed(name, "same" if same else "different")
+        else:
+            self.counts.shadowed(name, "same" if same else "different")
 
 
-def same_content(one: bytes, other: bytes) -> bool:
-    """Whether two bodies say the same: numbers of JSON may differ in the last digits."""
-    if one == other:
-        return True
-    try:
-        return _alike(json.loads(one), json.loads(other))
-    except ValueError:
-        return False
+class _Headers:
+    """The headers of a request: those that are passed on, and the few that matter here."""
+
+    __slots__ = ("kept", "key", "length")
+
+    def __init__(self, pairs: Any, sticky_header: str | None) -> None:
+        wanted = sticky_header.lower().encode("latin-1") if sticky_header else None
+        kept: list[tuple[bytes, bytes]] = []
+        self.key: bytes | None = None
+        self.length = 0
+        for name, value in pairs:
+            if name == wanted:
+                self.key = value
+            if name == b"content-length":
+                self.length = int(value) if value.isdigit() else 0
+            if name not in NOT_PASSED_ON:
+                kept.append((name, value))
+        self.kept = tuple(kept)
 
 
-def _alike(one: Any, other: Any) -> bool:
-    numbers = (int, float)
-    if isinstance(one, numbers) and isinstance(other, numbers):
-        if isinstance(one, bool) or isinstance(other, bool):
-            return one is other
-        both_nan = one != one and other != other
-        return both_nan or math.isclose(one, other, rel_tol=_RELATIVE_TOLERANCE)
-    if isinstance(one, dict) and isinstance(other, dict):
-        return one.keys() == other.keys() and all(_alike(one[key], other[key]) for key in one)
-    if isinstance(one, list) and isinstance(other, list):
-        return len(one) == len(other) and all(map(_alike, one, other))
-    return bool(one == other)
+def _target(path: str, scope: Scope) -> str:
+    """Return the path and the query as they came, below where the application is mounted.
 
-
-def passed_on(headers: Any) -> tuple[tuple[bytes, bytes], ...]:
-    """Return the headers of an answer that do not belong to its connection."""
-    return tuple((name, value) for name, value in headers if name not in _NOT_PASSED_ON)
+    A slash at the end is left out, for which a server of models would send the client elsewhere.
+    """
+    raw: bytes = scope.get("raw_path") or b""
+    root: bytes = scope.get("root_path", "").encode()
+    raw = raw.partition(b"?")[0]
+    if raw:
+        path = (raw[len(root) :] if root and raw.startswith(root + b"/") else raw).decode("latin-1")
+    path = path.rstrip("/") or "/"
+    query = scope["query_string"].decode("latin-1")
+    return f"{path}?{query}" if query else path
 
 
 def _reply(answer: Answer) -> Reply:
-    return Reply(answer.status, ((b"content-type", answer.media_type.encode()),), answer.body)
+    headers = ((b"content-type", answer.media_type.encode()),)
+    return Reply(answer.status, headers, answer.body, is_ours=True)
 
 
-async def _send(send: Send, reply: Reply, variant: str) -> None:
+async def _send(send: Send, receive: Receive, reply: Reply, variant: str) -> None:
     headers = [*reply.headers, (VARIANT_HEADER, variant.encode())]
     if reply.pieces is None:
         headers.append((b"content-length", b"%d" % len(reply.body)))
@@ -350,6 +312,25 @@ async def _send(send: Send, reply: Reply, variant: str) -> None:
     if reply.pieces is None:
         await send({"type": "http.response.body", "body": reply.body})
         return
-    async for piece in reply.pieces:
+    sending = asyncio.ensure_future(_send_pieces(send, reply.pieces))
+    leaving = asyncio.ensure_future(_client_left(receive))
+    try:
+        await asyncio.wait({sending, leaving}, return_when=asyncio.FIRST_COMPLETED)
+        if sending.done():
+            await sending  # with its error, if it had one
+    finally:
+        for task in (sending, leaving):
+            task.cancel()
+        await asyncio.gather(sending, leaving, return_exceptions=True)
+        await reply.pieces.aclose()
+
+
+async def _send_pieces(send: Send, pieces: AsyncGenerator[bytes, None]) -> None:
+    async for piece in pieces:
         await send({"type": "http.response.body", "body": piece, "more_body": True})
     await send({"type": "http.response.body", "body": b""})
+
+
+async def _client_left(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass

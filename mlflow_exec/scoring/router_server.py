@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 from mlflow_exec.scoring.asgi import Receive, Scope, Send
-from mlflow_exec.scoring.http_variants import HttpVariants
 from mlflow_exec.scoring.options import OptionsError
 from mlflow_exec.scoring.router import RouterApp, RouterOptions
 from mlflow_exec.scoring.routes import Routes
@@ -42,6 +41,12 @@ class FileRouter:
     """
 
     def __init__(self, options: RouterOptions, address: str, routes_file: str) -> None:
+        try:
+            from mlflow_exec.scoring.http_variants import HttpVariants
+        except ImportError as error:
+            raise OptionsError(
+                "routing: aiohttp is missing in this environment; pip install aiohttp"
+            ) from error
         self._variants = HttpVariants(address)
         self._file = Path(routes_file)
         self.app = RouterApp(options, self._variants)
@@ -59,15 +64,15 @@ class FileRouter:
         """
         text = self._file.read_text(encoding="utf-8")
         if text != self._text:
+            self._text = text  # told once, if it is none
             self.app.set_routes(Routes.from_data(json.loads(text)))
-            self._text = text
 
     async def _follow(self) -> None:
         while True:
             await asyncio.sleep(_POLL_S)
             try:
                 self.read()
-            except (OSError, ValueError) as error:
+            except Exception as error:  # those before stay
                 _logger.warning("routes: %s", error)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -92,7 +97,10 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--port", type=int, default=8000)
     parsed = parser.parse_args(arguments)
     try:
-        order: dict[str, Any] = json.loads(os.environ.get(ENVIRONMENT_VARIABLE) or "{}")
+        text = os.environ.get(ENVIRONMENT_VARIABLE)
+        if not text:
+            raise OptionsError(f"{ENVIRONMENT_VARIABLE}: is not set; it holds the order as JSON")
+        order: dict[str, Any] = json.loads(text)
         options = RouterOptions(**order["router"])
         stop_s = options.timeout_s + options.drain_s
 
@@ -101,7 +109,7 @@ def main(arguments: list[str] | None = None) -> int:
 
         listen(load, parsed.host, parsed.port, what=f"endpoint {options.name}", stop_s=stop_s)
     except (OptionsError, ValueError, KeyError, TypeError) as error:
-        print(f"mlflow_exec.scoring.router_server: {error!r}", file=sys.stderr)
+        print(f"mlflow_exec.scoring.router_server: {error}", file=sys.stderr)
         return 1
     return 0
 

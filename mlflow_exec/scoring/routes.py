@@ -41,9 +41,14 @@ class Routes:
             ValueError: It is not that of routes.
         """
         try:
-            return cls(**{key: data[key] for key in cls.__dataclass_fields__ if key in data})
-        except (TypeError, KeyError) as error:
+            found = cls(**{key: data[key] for key in cls.__dataclass_fields__ if key in data})
+            shares = [*found.weights.items(), *found.shadows.items()]
+            right = all(type(n) is str and type(s) in (int, float) and s >= 0 for n, s in shares)
+        except (TypeError, KeyError, AttributeError) as error:
             raise ValueError(f"not routes: {error}; {str(data)[:80]!r}") from error
+        if not right or type(found.sticky_header) not in (str, type(None)):
+            raise ValueError(f"not routes: {str(data)[:80]!r}")
+        return found
 
 
 class Turns:
@@ -75,24 +80,33 @@ class Choice:
     def __init__(self, routes: Routes) -> None:
         self.routes = routes
         self._turns = Turns(routes.weights)
-        self._due = dict.fromkeys(routes.shadows, 0.0)
+        # Turns of their own, so that whoever asks how it is takes none of a prediction's.
+        self._other_turns = Turns(routes.weights)
+        self._due: dict[tuple[str, str], float] = {}
 
-    def variant(self, key: bytes | None) -> str | None:
+    def variant(self, key: bytes | None, *, predicts: bool = True) -> str | None:
         """Return who answers the next request; None where nobody does.
 
         Args:
             key: The value of the sticky header; None where the request has none.
+            predicts: Whether it is a prediction.
         """
-        return self._turns.next() if key is None else _of_key(key, self.routes.weights)
+        if key is not None:
+            return _of_key(key, self.routes.weights)
+        return (self._turns if predicts else self._other_turns).next()
 
-    def shadows(self) -> list[str]:
-        """Return who gets a copy of the next request."""
+    def shadows(self, variant: str) -> list[str]:
+        """Return who gets a copy of a request that a variant has answered.
+
+        Of the requests of each variant it is the same share.
+        """
         chosen = []
         for name, percent in self.routes.shadows.items():
-            self._due[name] += percent
-            if self._due[name] >= 100:
-                self._due[name] -= 100
+            due = self._due.get((name, variant), 0.0) + percent
+            if due >= 100:
+                due -= 100
                 chosen.append(name)
+            self._due[name, variant] = due
         return chosen
 
 

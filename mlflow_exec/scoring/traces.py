@@ -71,6 +71,9 @@ class Traces:
                 endpoint, error, _PACKAGES[protocol],
             )  # fmt: skip
             return None
+        except ValueError as error:  # a number that the SDK cannot use
+            _logger.warning("%s is set, and no traces are sent: %s", endpoint, error)
+            return None
 
     def begin(self, scope: Scope, path: str) -> Span:
         """Begin the span of a prediction, below that of the caller where its headers name one.

@@ -16,7 +16,7 @@ _TOKEN = re.compile(r"^[!#$%&'*+.^_`|~0-9A-Za-z-]+$")
 class Routing(Settings):
     """The routes of an endpoint."""
 
-    weights: dict[str, Annotated[float, Field(ge=0, allow_inf_nan=False)]] = Field(
+    weights: dict[str, Annotated[float, Field(ge=0, le=1e6, allow_inf_nan=False)]] = Field(
         description="The deployments that answer, each with its share: `{\"iris-1\": 90, "
         "\"iris-2\": 10}`. In proportion to all of them; 0 is none.",
     )

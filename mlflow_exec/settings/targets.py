@@ -37,6 +37,11 @@ class TargetSettings(Rendered):
     })  # fmt: skip
     """What has no effect on the router of an endpoint, and is refused there."""
 
+    only_of_one: ClassVar[frozenset[str]] = frozenset({
+        "max_replicas", "num_replicas", "resources",
+    })  # fmt: skip
+    """What an endpoint that is made along with its first deployment does not take from it."""
+
     num_replicas: int = Field(1, ge=1, description="Replicas; the least, with `max_replicas`.")
     max_replicas: int | None = Field(
         None, ge=1, description="Scale up to so many under load; a fixed number if null."
@@ -111,6 +116,9 @@ class RayServeSettings(RayDashboard, TargetSettings):
     """Settings of `-t ray-serve`."""
 
     only_of_models: ClassVar[frozenset[str]] = TargetSettings.only_of_models | {"environment"}
+    only_of_one: ClassVar[frozenset[str]] = TargetSettings.only_of_one | {
+        "max_ongoing_requests", "max_queued_requests", "patch", "route_prefix",
+    }  # fmt: skip
 
     resources: RayResources = Field(default_factory=RayResources, description="Of one replica.")
     secrets: dict[str, NodeSecret] = Field(
@@ -168,6 +176,10 @@ class KubernetesGateway(Settings):
 
 class KubernetesTargetSettings(KubernetesPods, TargetSettings):
     """Settings of `-t k8s`."""
+
+    only_of_one: ClassVar[frozenset[str]] = TargetSettings.only_of_one | {
+        "gateway", "ingress_class", "ingress_host",
+    }  # fmt: skip
 
     image: str = Field(
         "python:3.11-slim", description="Any image with the model's Python; nothing is built."

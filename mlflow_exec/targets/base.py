@@ -21,6 +21,9 @@ from mlflow_exec.templates import to_yaml
 
 _POLL_S = 0.5
 
+TOKEN_VARIABLE = "MLFLOW_EXEC_TOKEN"
+"""Holds the bearer token of a deployment for `Target.request`, where no other way leads to it."""
+
 
 @dataclass(frozen=True)
 class ReleasePlan:

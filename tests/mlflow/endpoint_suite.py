@@ -185,6 +185,8 @@ class EndpointSuite:
             ({"weights": {"wine-3": 1}}, "no deployment 'wine-3'; did you mean 'wine-[12]'?"),
             ({"weights": {"wine": 1}}, "no deployment 'wine'; did you mean"),
             ({"weights": {"wine-1": 0, "wine-2": 0}}, "one deployment at least needs more than 0"),
+            ({"weights": {"wine-7": None}}, "'wine-7' is no variant of it"),
+            ({"weights": "wine-1"}, "weights: a mapping is needed"),
             ({"weights": {"wine-1": -1}}, "greater than or equal to 0"),
             ({"weights": {"wine-1": "many"}}, "weights.wine-1: .*number"),
             ({"weights": {"wine-1": 1}, "shadows": {"wine-1": 5}}, "by its weight already"),
@@ -206,7 +208,7 @@ class EndpointSuite:
         self, endpoints: Endpoints, wine: dict[str, Any]
     ) -> None:
         endpoints.client.update_endpoint("wine", {"weights": {"wine-1": 1, "wine-2": 1}})
-        with pytest.raises(MlflowException, match="endpoint 'wine' sends it requests; take it out"):
+        with pytest.raises(MlflowException, match="variant of endpoint 'wine'; take it out"):
             endpoints.client.delete_deployment("wine-1")
         assert {1, 2} == set(endpoints.answers("wine", 4))
 
@@ -225,6 +227,10 @@ class EndpointSuite:
         assert {one["name"] for one in listed} == {"wine-1", "wine-2", "wine-4"}
         client.delete_deployment("wine-4", endpoint="wine")
         assert client.get_endpoint("wine")["weights"] == {"wine-1": 1, "wine-2": 1}
+        back = ("mlflow-exec", "endpoints", "rollback", "-n", "wine", *endpoints.reach())
+        assert "there is no deployment 'wine-4'" in run(*back, fails=True)
+        with pytest.raises(MlflowException, match="'wine-5' is the deployment's own name"):
+            client.create_deployment("wine-5", path, config={}, endpoint="wine-5")
 
     def test_the_first_variant_makes_the_endpoint(self, endpoints: Endpoints) -> None:
         client = endpoints.client

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 from typing import Any
+from urllib.parse import unquote
 
 import pytest
 
-from mlflow_exec.errors import ConfigError
-from mlflow_exec.releases import EndpointRelease, Revision
+from mlflow_exec.errors import ConfigError, UnreachableError
+from mlflow_exec.releases import EndpointRelease, Revision, Rollout, RolloutState
 from mlflow_exec.runs.endpoints import place
 from mlflow_exec.scoring.routes import Routes
 from mlflow_exec.settings import KubernetesTargetSettings, RayServeSettings, Routing
 from mlflow_exec.targets.base import ReleasePlan
 from mlflow_exec.targets.kubernetes.gateway import route_values
 from mlflow_exec.targets.kubernetes.plan import is_kept, make_endpoint_plan, repeated, routes_number
+from mlflow_exec.targets.kubernetes.routers import with_routes
 from mlflow_exec.targets.ray_serve.plan import make_endpoint_plan as make_ray_plan
 
 WEIGHTS = {"iris-1": 90.0, "iris-2": 10.0}
@@ -70,8 +73,9 @@ def test_on_kubernetes_routes_change_only_what_pods_read_while_they_run() -> Non
     [
         ({"a": 90, "b": 10}, {"a": 90, "b": 10}),
         ({"a": 99.5, "b": 0.5}, {"a": 199, "b": 1}),
-        ({"a": 1 / 3, "b": 2 / 3}, {"a": 1, "b": 2}),
-        ({"a": 3e6, "b": 1e6, "c": 0}, {"a": 1_000_000, "b": 333_333, "c": 0}),
+        ({"a": 0.0003, "b": 0.0001}, {"a": 3, "b": 1}),
+        ({"a": 1 / 3, "b": 2 / 3}, {"a": 500_000, "b": 1_000_000}),
+        ({"a": 1e6, "b": 1e-9, "c": 0}, {"a": 1_000_000, "b": 1, "c": 0}),
     ],
 )
 def test_a_gateway_gets_whole_weights_in_the_same_proportion(
@@ -89,3 +93,50 @@ def test_settings_of_models_are_refused(uri: str, key: str) -> None:
     value = {"token": '{"file": "/run/token"}', "requirements": '["x"]', "model_source": "package"}
     with pytest.raises(ConfigError, match=f"{key.split('.')[0]}: it is of models"):
         place(uri, {key: value.get(key, "5")})
+
+
+class Routers:
+    """In a cluster's place: answers for routers, or does not."""
+
+    def __init__(self, answers: dict[str, tuple[int, str]]) -> None:
+        self.answers = answers
+        self.asked: list[str] = []
+
+    def exchange(self, method: str, path: str, *_: Any, **__: Any) -> Any:
+        pod = unquote(path).split("/pods/")[1].split(":")[0]
+        self.asked.append(pod)
+        status, body = self.answers[pod]
+        if status == 0:
+            raise UnreachableError(body)
+        return SimpleNamespace(status=status, data=body.encode())
+
+
+@pytest.mark.parametrize(
+    ("answer", "state"),
+    [
+        ((200, '{"number": 2}'), RolloutState.READY),
+        ((200, '{"number": 1}'), RolloutState.DEPLOYING),
+        ((403, "forbidden"), RolloutState.READY),
+        ((503, "no way leads there"), RolloutState.READY),
+        ((0, "timed out"), RolloutState.READY),
+        ((200, "somebody else's"), RolloutState.READY),
+    ],
+)
+def test_routers_that_cannot_be_asked_are_not_waited_for(
+    answer: tuple[int, str], state: RolloutState
+) -> None:
+    ready = {"type": "Ready", "status": "True"}
+    pods = [
+        {"metadata": {"name": "one"}, "status": {"conditions": [ready]}},
+        {"metadata": {"name": "starts"}, "status": {"conditions": [{**ready, "status": "False"}]}},
+        {"metadata": {"name": "goes", "deletionTimestamp": "now"},
+         "status": {"conditions": [ready]}},
+    ]  # fmt: skip
+    rollout = Rollout("iris", RolloutState.READY, on_kubernetes(2).revision, replicas=1)
+    client, unreachable = Routers({"one": answer}), set[str]()
+    for _ in range(2):
+        seen = with_routes(client, "team", rollout, pods, unreachable)  # type: ignore[arg-type]
+        assert seen.state is state
+    asked_again = answer[0] == 200 and "number" in answer[1]
+    assert client.asked == ["one", "one"]
+    assert unreachable == (set() if asked_again else {"one"})

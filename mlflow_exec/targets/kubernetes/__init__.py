@@ -7,6 +7,7 @@ the Deployment owns, as it owns everything else, so that nothing outlives it.
 from __future__ import annotations
 
 import base64
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from typing import Any
@@ -20,7 +21,7 @@ from mlflow_exec.errors import AccessDeniedError, ConfigError, NotFoundError, Re
 from mlflow_exec.releases import EndpointRelease, Release, Revision, Rollout, check_name
 from mlflow_exec.reports import Finding, Report
 from mlflow_exec.settings import KubernetesTargetSettings, TargetSettings
-from mlflow_exec.targets.base import Answer, ReleasePlan, Target, not_found
+from mlflow_exec.targets.base import TOKEN_VARIABLE, Answer, ReleasePlan, Target, not_found
 from mlflow_exec.targets.kubernetes.applying import Application
 from mlflow_exec.targets.kubernetes.objects import (
     APPS,
@@ -67,6 +68,7 @@ class KubernetesTarget(Target):
         self._context, self._named_namespace = _place_in(uri)
         self._found: api.KubernetesClient | None = None
         self._tokens: dict[str, str] = {}
+        self._unreachable: set[str] = set()
         self._limits: dict[str, int | None] = {}
 
     # -- where ------------------------------------------------------------------------------
@@ -139,7 +141,7 @@ class KubernetesTarget(Target):
         revision = known.get((name, number_of(deployment)))
         url = self._url(deployment)
         rollout = rollout_of(deployment, sets, pods, revision, url, known.values())
-        return with_routes(client, namespace, rollout, pods)
+        return with_routes(client, namespace, rollout, pods, self._unreachable)
 
     def rollouts(self) -> Iterator[Rollout]:
         """See :meth:`~.Target.rollouts`: one list for each kind of object."""
@@ -206,7 +208,7 @@ class KubernetesTarget(Target):
         known = self._tokens.get(name)
         answer = self._ask(name, path, body, headers, known, timeout_s)
         if answer.status == 401 and TOKEN_HEADER not in headers:
-            token = self._read_token(name)
+            token = self._read_token(name) or os.environ.get(TOKEN_VARIABLE)
             if token is not None and token != known:
                 self._tokens[name] = token
                 answer = self._ask(name, path, body, headers, token, timeout_s)

@@ -44,18 +44,21 @@ def route_values(
 
 def _weighted(weights: Mapping[str, float]) -> list[dict[str, Any]]:
     """Return the backends, their weights as whole numbers in the same proportion."""
-    exact = {name: Fraction(weight).limit_denominator(1000) for name, weight in weights.items()}
-    times = lcm(*(weight.denominator for weight in exact.values()))
-    whole = {name: int(weight * times) for name, weight in exact.items()}
-    largest = max(whole.values())
-    if largest > _MOST:
-        whole = {name: round(weight * _MOST / largest) for name, weight in whole.items()}
-    return [{"name": name, "port": _PORT, "weight": weight} for name, weight in whole.items()]
+    exact = {name: Fraction(str(weight)) for name, weight in weights.items()}
+    times = Fraction(lcm(*(weight.denominator for weight in exact.values())))
+    if max(exact.values()) * times > _MOST:
+        times = _MOST / max(exact.values())
+    return [
+        # Not none, where it is not none.
+        {"name": name, "port": _PORT, "weight": max(round(weight * times), int(weight > 0))}
+        for name, weight in exact.items()
+    ]
 
 
 def _mirror(name: str, percent: float) -> dict[str, Any]:
     share: dict[str, Any] = {"percent": int(percent)}
     if percent != int(percent):
-        share = {"fraction": {"numerator": round(percent * _PARTS / 100), "denominator": _PARTS}}
+        parts = max(round(percent * _PARTS / 100), 1)
+        share = {"fraction": {"numerator": parts, "denominator": _PARTS}}
     backend = {"name": name, "port": _PORT}
     return {"type": "RequestMirror", "requestMirror": {"backendRef": backend, **share}}

@@ -63,7 +63,7 @@ def check(client: KubernetesClient, plan: ReleasePlan) -> Report:
     live = find_deployment(client, namespace, plan.revision.name)
     if live is None:
         for item in plan.revision.objects:
-            if item["kind"] in ("Deployment", "Service"):
+            if not is_kept(item):
                 refuse_foreign(client, item)
     for item in others:
         if is_kept(item):

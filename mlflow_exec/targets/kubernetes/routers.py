@@ -14,7 +14,8 @@ from dataclasses import replace
 from typing import Any
 
 from mlflow_exec.clients.kubernetes import KubernetesClient, object_path
-from mlflow_exec.errors import AccessDeniedError, ClusterError
+from mlflow_exec.clients.kubernetes_disruptions import true_conditions
+from mlflow_exec.errors import ClusterError
 from mlflow_exec.releases import Revision, Rollout, RolloutState
 from mlflow_exec.targets.kubernetes.objects import listed, selector
 from mlflow_exec.targets.kubernetes.plan import routes_number
@@ -29,50 +30,61 @@ _TIMEOUT_S = 5.0
 def tell_routers(client: KubernetesClient, namespace: str, revision: Revision) -> None:
     """Have the kubelets look at the routers' pods now; without the right to it they do later."""
     body = {"metadata": {"annotations": {ANNOTATION: str(revision.number)}}}
-    with suppress(ClusterError):
-        for pod in listed(client, "pods", namespace, selector(revision.name)):
-            path = object_path("pods", namespace, pod["metadata"]["name"])
+    try:
+        pods = listed(client, "pods", namespace, selector(revision.name))
+    except ClusterError:
+        return
+    for pod in pods:
+        path = object_path("pods", namespace, pod["metadata"]["name"])
+        with suppress(ClusterError):  # one that is gone, too
             client.request(
                 "PATCH", path, body=body, content_type="application/merge-patch+json"
             )
 
 
 def with_routes(
-    client: KubernetesClient, namespace: str, rollout: Rollout, pods: Sequence[Json]
+    client: KubernetesClient,
+    namespace: str,
+    rollout: Rollout,
+    pods: Sequence[Json],
+    unreachable: set[str],
 ) -> Rollout:
-    """Return the rollout of an endpoint, which is ready when its routers have the newest routes."""
+    """Return the rollout of an endpoint, which is ready when its routers have the newest routes.
+
+    Routers that cannot be asked, for want of the right or because no way leads from the API server
+    to pods, are not waited for.
+
+    Args:
+        client: The cluster.
+        namespace: The endpoint's.
+        rollout: As the objects tell it.
+        pods: Its pods.
+        unreachable: Pods that are not to be asked again; grows.
+    """
     wanted = routes_number(rollout.revision) if rollout.revision else None
     if wanted is None or rollout.state is not RolloutState.READY:
         return rollout
-    up_to_date = (wanted, 0)
-    late = [n for n in _answering(pods) if _number(client, namespace, n) not in up_to_date]
+    late = 0
+    for pod in pods:
+        name, ready = pod["metadata"]["name"], "Ready" in true_conditions(pod)
+        if not ready or pod["metadata"].get("deletionTimestamp") or name in unreachable:
+            continue
+        number = _number(client, namespace, name)
+        if number is None:
+            unreachable.add(name)
+        late += number not in (None, wanted)
     if not late:
         return rollout
-    message = f"{len(late)} of {rollout.replicas} routers have not read the new routes yet"
+    message = f"{late} of {rollout.replicas} routers have not read the new routes yet"
     return replace(rollout, state=RolloutState.DEPLOYING, message=message)
 
 
-def _answering(pods: Sequence[Json]) -> list[str]:
-    return [
-        pod["metadata"]["name"]
-        for pod in pods
-        if not pod["metadata"].get("deletionTimestamp")
-        and any(
-            c["type"] == "Ready" and c["status"] == "True"
-            for c in (pod.get("status") or {}).get("conditions") or ()
-        )
-    ]
-
-
 def _number(client: KubernetesClient, namespace: str, pod: str) -> int | None:
-    """Return the number of the routes that a router follows; 0 where it may not be asked."""
+    """Return the number of the routes that a router follows; None where it cannot be asked."""
     path = object_path("pods", namespace, f"{pod}:{PORT}", sub="proxy") + "/routes"
-    try:
-        response = client.exchange("GET", path, None, {}, _TIMEOUT_S, proxied=True)
-        if response.status == 403:
-            return 0
-        return int(json.loads(response.data)["number"])
-    except AccessDeniedError:
-        return 0
-    except (ClusterError, ValueError, KeyError, TypeError):
-        return None
+    for _ in range(2):
+        with suppress(ClusterError, ValueError, KeyError, TypeError):
+            response = client.exchange("GET", path, None, {}, _TIMEOUT_S, proxied=True)
+            if response.status == 200:
+                return int(json.loads(response.data)["number"])
+    return None

@@ -46,7 +46,7 @@ class _Network:
     def follow(self) -> None:
         """Keep rules and names as the Services and their pods are."""
         while not self.stopped.wait(_POLL_S):
-            with contextlib.suppress(client.ApiException, OSError):
+            with contextlib.suppress(client.ApiException, OSError, RuntimeError):
                 self._set({name: found for name, *found in self._services()})
 
     def _services(self) -> Iterator[tuple[str, str, str]]:
@@ -131,5 +131,7 @@ def service_network(slot: Slot, namespace: str, api: client.ApiClient) -> Iterat
             here.stopped.set()
             for thread in threads:
                 thread.join()
-            here._set({})
-            network.iptables("nat", "-D", "POSTROUTING", *same_bridge)
+            try:
+                here._set({})
+            finally:
+                network.iptables("nat", "-D", "POSTROUTING", *same_bridge)

@@ -113,7 +113,7 @@ def test_a_body_over_the_limit_is_refused_before_it_is_read_whole() -> None:
     assert len(read) == 3
 
 
-@pytest.mark.parametrize(("rows", "by_thread"), [(1, False), (20_000, True)])
+@pytest.mark.parametrize(("rows", "by_thread"), [(1, False), (101, True), (20_000, True)])
 def test_a_few_rows_for_a_linear_model_take_no_thread(rows: int, by_thread: bool) -> None:
     frame = pd.DataFrame({"a": [1.0, 2.0, 3.0]})
     model = LinearRegression().fit(frame, [2.0, 4.0, 6.0])

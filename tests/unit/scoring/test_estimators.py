@@ -69,6 +69,7 @@ def test_every_listed_estimator_gives_the_same(name: str) -> None:
         table = TABLE[:rows].reset_index(drop=True)
         usual = estimator.predict(table)
         assert predict(table).tobytes() == usual.tobytes()
+        assert predict(table).shape == usual.shape
 
 
 @pytest.mark.parametrize("name", sorted(linear._REGRESSORS | linear._CLASSIFIERS))
@@ -81,6 +82,7 @@ def test_a_linear_model_is_one_product(name: str, classes: int) -> None:
     predict: Any = quick(estimator)
     assert predict._by_array.__module__ == linear.__name__
     assert predict(TABLE).tobytes() == estimator.predict(TABLE).tobytes()
+    assert predict(TABLE).shape == estimator.predict(TABLE).shape
     for wrong in (np.nan, np.inf):
         odd = TABLE.copy()
         odd.iloc[1, 1] = wrong

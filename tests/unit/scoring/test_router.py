@@ -2,106 +2,34 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
-import threading
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import pytest
-import uvicorn
-from mlflow.models import Model, ModelSignature
-from mlflow.pyfunc import PyFuncModel
-from mlflow.types import ColSpec, Schema
 
-from mlflow_exec.scoring.app import ScoringApp
+from mlflow_exec.scoring.asgi import Answer, send_answer
 from mlflow_exec.scoring.http_variants import HttpVariants
-from mlflow_exec.scoring.options import OptionsError, ScoringOptions
-from mlflow_exec.scoring.router import RouterApp, RouterOptions, same_content
+from mlflow_exec.scoring.options import OptionsError
+from mlflow_exec.scoring.router import RouterApp, RouterOptions
 from mlflow_exec.scoring.router_server import FileRouter
 from mlflow_exec.scoring.routes import Routes
-from tests.unit.scoring.asgi import Reply, ask_async
-
-SIGNATURE = ModelSignature(Schema([ColSpec("double", "a")]))
-BODY = b'{"inputs": {"a": [1.5]}}'
-JSON = {"content-type": "application/json"}
-OPTIONS = RouterOptions("iris", 1000, 5.0)
-
-
-class Constant:
-    """Answers a number."""
-
-    def __init__(self, answer: float) -> None:
-        self.answer = answer
-
-    def predict(self, data: Any, params: Any = None) -> list[float]:
-        return [self.answer]
-
-
-class Stuck(Constant):
-    """Answers when it is told to."""
-
-    def __init__(self, answer: float) -> None:
-        super().__init__(answer)
-        self.may_answer = threading.Event()
-
-    def predict(self, data: Any, params: Any = None) -> list[float]:
-        assert self.may_answer.wait(60)
-        return [self.answer]
-
-
-def scoring(model: Any, **options: Any) -> ScoringApp:
-    wrapped = PyFuncModel(Model(signature=SIGNATURE), model)
-    return ScoringApp(wrapped, ScoringOptions("m", **options))
-
-
-@asynccontextmanager
-async def routed(
-    routes: Routes, options: RouterOptions = OPTIONS, **apps: Any
-) -> AsyncIterator[RouterApp]:
-    """Give a router before applications that listen on ports of their own."""
-    servers = {
-        name: uvicorn.Server(uvicorn.Config(app, port=0, lifespan="off", log_level="error"))
-        for name, app in apps.items()
-    }
-    tasks = [asyncio.ensure_future(server.serve()) for server in servers.values()]
-    while not all(server.started for server in servers.values()):
-        await asyncio.sleep(0.01)
-    ports = {
-        name: server.servers[0].sockets[0].getsockname()[1] for name, server in servers.items()
-    }
-    ways = HttpVariants("http://127.0.0.1:{name}")
-    router = RouterApp(options, lambda name: ways(str(ports.get(name, 1))))
-    router.set_routes(routes)
-    try:
-        yield router
-    finally:
-        await ways.close()
-        for server in servers.values():
-            server.should_exit = True
-        await asyncio.gather(*tasks)
-
-
-async def predict(router: RouterApp, **headers: str) -> Reply:
-    return await ask_async(router, "POST", "/invocations", BODY, {**JSON, **headers})
-
-
-async def about(router: RouterApp) -> Any:
-    return json.loads((await ask_async(router, "GET", "/routes")).body)
-
-
-async def copies_end(router: RouterApp, name: str, count: int) -> dict[str, int]:
-    while True:
-        found: dict[str, int] = (await about(router))["shadows"].get(name, {})
-        if sum(found.values()) >= count:
-            return found
-        await asyncio.sleep(0.01)
-
-
-def run(test: Callable[[], Awaitable[None]]) -> None:
-    asyncio.run(asyncio.wait_for(test(), 60))
+from mlflow_exec.scoring.sameness import same_content
+from mlflow_exec.scoring.variants import Asked, Reply, UnreachableVariantError
+from tests.unit.scoring.asgi import ask_async
+from tests.unit.scoring.routed import (
+    JSON,
+    OPTIONS,
+    Constant,
+    Stuck,
+    about,
+    copies_end,
+    predict,
+    routed,
+    run,
+    scoring,
+)
 
 
 def test_requests_go_by_weight_and_the_answer_says_to_whom() -> None:
@@ -157,6 +85,88 @@ def test_an_error_of_a_variant_is_passed_on_as_it_is() -> None:
                 ours = await ask_async(router, method, path, body, headers)
                 its = await ask_async(app, method, path, body, headers)
                 assert (ours.status, ours.body) == (its.status, its.body)
+                told = {"x-mlflow-exec-variant": "one"}
+                assert ours.headers == {**its.headers, **told}, "nothing twice, nothing inner"
+
+    run(test)
+
+
+def test_the_path_arrives_as_it_came_and_a_slash_at_its_end_leads_nowhere_else() -> None:
+    async def test() -> None:
+        seen: list[tuple[str, bytes]] = []
+
+        async def noting(scope: Any, receive: Any, send: Any) -> None:
+            seen.append((scope["path"], scope["query_string"]))
+            await send_answer(send, Answer(200, b"{}", "application/json"))
+
+        async with routed(Routes(1, {"one": 1}), one=noting) as router:
+            for raw in (b"/v2/models/a%3Fb%23c/infer", b"/invocations/"):
+                scope: dict[str, Any] = {
+                    "type": "http", "method": "POST", "path": unquote(raw.decode()),
+                    "raw_path": raw, "query_string": b"q=1", "headers": [], "root_path": "",
+                }  # fmt: skip
+                sent: list[Any] = []
+
+                async def receive() -> Any:
+                    return {"type": "http.request", "body": b""}
+
+                async def send(message: Any, sent: list[Any] = sent) -> None:
+                    sent.append(message)
+
+                await router(scope, receive, send)
+                assert sent[0]["status"] == 200
+            assert seen == [("/v2/models/a?b#c/infer", b"q=1"), ("/invocations", b"q=1")]
+            wrong = await ask_async(router, "GET", "@elsewhere/")
+            assert (wrong.status, len(seen)) == (400, 2)
+
+    run(test)
+
+
+def test_only_predictions_take_turns_and_are_copied() -> None:
+    async def test() -> None:
+        routes = Routes(1, {"one": 1, "two": 1}, {"three": 100})
+        apps = {name: scoring(Constant(1)) for name in ("one", "two", "three")}
+        async with routed(routes, OPTIONS, **apps) as router:
+            for _ in range(4):
+                assert (await ask_async(router, "GET", "/v2/health/ready")).status == 200
+                assert (await predict(router)).status == 200
+            assert (await copies_end(router, "three", 4))["same"] == 4
+            told = [reply.headers["x-mlflow-exec-variant"]
+                    for reply in [await predict(router) for _ in range(4)]]  # fmt: skip
+            assert sorted(told) == ["one", "one", "two", "two"]
+
+    run(test)
+
+
+def test_an_answer_of_our_own_is_compared_with_nothing() -> None:
+    async def test() -> None:
+        routes = Routes(1, {"gone": 1}, {"one": 100})
+        async with routed(routes, OPTIONS, one=scoring(Constant(1))) as router:
+            assert (await predict(router)).status == 503
+            assert (await about(router))["shadows"] == {}
+
+    run(test)
+
+
+class FailsOnce:
+    """A way on which the first request is lost."""
+
+    def __init__(self) -> None:
+        self.asked = 0
+
+    async def ask(self, asked: Asked, timeout_s: float) -> Reply:
+        self.asked += 1
+        if self.asked == 1:
+            raise UnreachableVariantError("it has just gone")
+        return Reply(200, (), b"{}")
+
+
+def test_a_request_that_is_lost_on_its_way_is_sent_once_more() -> None:
+    async def test() -> None:
+        way = FailsOnce()
+        router = RouterApp(OPTIONS, lambda _: way)
+        router.set_routes(Routes(1, {"one": 1}))
+        assert ((await predict(router)).status, way.asked) == (200, 2)
 
     run(test)
 
@@ -259,10 +269,11 @@ def test_routes_of_a_file_are_taken_when_they_change_and_rubbish_is_not(tmp_path
     file.write_text(Routes(1, {"one": 1}).to_json())
     router = FileRouter(OPTIONS, "http://{name}", str(file))
     assert router.app.number == 1
-    file.write_text("{")
-    with pytest.raises(ValueError, match="Expecting property name"):
-        router.read()
-    assert router.app.number == 1
+    for rubbish in ("{", '{"number": 2, "weights": {"one": "90"}}'):
+        file.write_text(rubbish)
+        with pytest.raises(ValueError, match=r"Expecting property name|not routes"):
+            router.read()
+        assert router.app.number == 1
     file.write_text(Routes(2, {"one": 1}).to_json())
     router.read()
     assert router.app.number == 2

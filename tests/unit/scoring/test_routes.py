@@ -71,16 +71,46 @@ def test_a_variant_that_goes_leaves_the_keys_of_others() -> None:
     assert all(new == old for old, new in zip(before, after, strict=True) if old != "c")
 
 
-def test_shadows_get_their_percentage() -> None:
-    choice = Choice(Routes(1, {"a": 1}, {"all": 100, "some": 12.5}))
-    copies = Counter(name for _ in range(REQUESTS) for name in choice.shadows())
-    assert copies == {"all": 10_000, "some": 1250}
+def test_whoever_else_asks_takes_no_turn_of_a_prediction() -> None:
+    choice = Choice(Routes(1, {"a": 1, "b": 1}))
+    found = Counter()  # type: ignore[var-annotated]
+    for _ in range(100):
+        choice.variant(None, predicts=False)
+        found[choice.variant(None)] += 1
+    assert found == {"a": 50, "b": 50}
+
+
+@pytest.mark.parametrize("weights", [{"a": 1, "b": 1}, {"a": 90, "b": 10}])
+def test_shadows_get_their_percentage_of_each_variants_requests(weights: dict[str, float]) -> None:
+    choice = Choice(Routes(1, weights, {"all": 100, "half": 50, "some": 12.5}))
+    copies: Counter[tuple[str, str]] = Counter()
+    for _ in range(REQUESTS):
+        variant = str(choice.variant(None))
+        copies.update((name, variant) for name in choice.shadows(variant))
+    for variant, weight in weights.items():
+        answered = REQUESTS * weight / sum(weights.values())
+        assert copies["all", variant] == answered
+        assert copies["half", variant] == answered / 2
+        assert copies["some", variant] == answered / 8
 
 
 def test_routes_travel_as_json_and_later_keys_are_ignored() -> None:
     routes = Routes(3, {"a": 1}, {"b": 50}, "x-user")
     assert Routes.from_data({**json.loads(routes.to_json()), "later": 1}) == routes
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        [1],
+        {"weights": {}},
+        {"number": 1, "weights": {"a": "90"}},
+        {"number": 1, "weights": {"a": -1}},
+        {"number": 1, "weights": ["a"]},
+        {"number": 1, "weights": {"a": 1}, "shadows": {"b": None}},
+        {"number": 1, "weights": {"a": 1}, "sticky_header": 5},
+    ],
+)
+def test_what_are_no_routes_is_refused(data: object) -> None:
     with pytest.raises(ValueError, match="not routes"):
-        Routes.from_data({"weights": {}})
-    with pytest.raises(ValueError, match="not routes"):
-        Routes.from_data([1])
+        Routes.from_data(data)

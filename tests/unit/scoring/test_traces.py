@@ -230,6 +230,16 @@ def test_a_collector_that_nothing_can_be_sent_to_is_one_line_in_the_log(
     assert ask(app, "POST", "/invocations", BODY, JSON).status == 200
 
 
+def test_a_number_that_opentelemetry_cannot_use_is_one_line_in_the_log(
+    collector: Collector, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("OTEL_BSP_MAX_QUEUE_SIZE", "0")
+    app = app_of()
+    [record] = [one for one in caplog.records if one.levelno == logging.WARNING]
+    assert "no traces are sent: " in record.getMessage()
+    assert ask(app, "POST", "/invocations", BODY, JSON).status == 200
+
+
 def test_the_processs_own_tracer_provider_stays_as_it_is(collector: Collector) -> None:
     before = trace._TRACER_PROVIDER
     seen = []
