@@ -23,6 +23,7 @@ from mlflow_exec.scoring.asgi import (
     Scope,
     Send,
     in_time,
+    lifespan,
     refusal,
     route_in,
     send_answer,
@@ -111,20 +112,14 @@ class ScoringApp:
         if scope["type"] == "http":
             await self._http(scope, receive, send)
         elif scope["type"] == "lifespan":
-            await self._lifespan(receive, send)
+            await lifespan(receive, send, self._end)
         else:  # a websocket
             await send({"type": "websocket.close", "code": 1000})
 
-    async def _lifespan(self, receive: Receive, send: Send) -> None:
-        while True:
-            message = await receive()
-            if message["type"] == "lifespan.shutdown":
-                self.stop()
-                await self.drained()
-                self.flush()
-            await send({"type": message["type"] + ".complete"})
-            if message["type"] == "lifespan.shutdown":
-                return
+    async def _end(self) -> None:
+        self.stop()
+        await self.drained()
+        self.flush()
 
     async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
         path, method = route_in(scope), scope["method"]

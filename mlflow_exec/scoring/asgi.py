@@ -37,6 +37,17 @@ class Answer(NamedTuple):
     headers: tuple[tuple[bytes, bytes], ...] = ()
 
 
+async def lifespan(receive: Receive, send: Send, end: Callable[[], Awaitable[None]]) -> None:
+    """Follow the server's life, and do what is to be done before it ends."""
+    while True:
+        message = await receive()
+        if message["type"] == "lifespan.shutdown":
+            await end()
+        await send({"type": message["type"] + ".complete"})
+        if message["type"] == "lifespan.shutdown":
+            return
+
+
 def route_in(scope: Scope) -> str:
     """Return the path below the one that the application is mounted at, as Starlette does."""
     path: str = scope["path"]

@@ -25,6 +25,7 @@ from mlflow_exec.scoring.asgi import (
     Scope,
     Send,
     in_time,
+    lifespan,
     refusal,
     route_in,
     send_answer,
@@ -146,19 +147,13 @@ class RouterApp:
             finally:
                 self._in_flight -= 1
         elif scope["type"] == "lifespan":
-            await self._lifespan(receive, send)
+            await lifespan(receive, send, self._end)
         else:  # a websocket
             await send({"type": "websocket.close", "code": 1000})
 
-    async def _lifespan(self, receive: Receive, send: Send) -> None:
-        while True:
-            message = await receive()
-            if message["type"] == "lifespan.shutdown":
-                self.stop()
-                await self.drained()
-            await send({"type": message["type"] + ".complete"})
-            if message["type"] == "lifespan.shutdown":
-                return
+    async def _end(self) -> None:
+        self.stop()
+        await self.drained()
 
     def _about(self, path: str) -> Answer:
         if path == "/metrics":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from pathlib import Path
 from typing import Any
@@ -258,6 +259,35 @@ def test_it_is_ready_with_routes_and_until_it_is_stopped() -> None:
         assert (await ask_async(router, "GET", "/ping")).status == 200
         router.stop()
         assert (await ask_async(router, "GET", "/ping")).status == 503
+
+    run(test)
+
+
+def test_it_ends_when_what_is_under_way_is_answered() -> None:
+    async def test() -> None:
+        stuck = Stuck(1)
+        options = RouterOptions("iris", 1000, 60.0)
+        async with routed(Routes(1, {"stuck": 1}), options, stuck=scoring(stuck)) as router:
+            asking = asyncio.ensure_future(predict(router))
+            while not router._in_flight:
+                await asyncio.sleep(0.01)
+            messages = iter(["lifespan.startup", "lifespan.shutdown"])
+            sent: list[str] = []
+
+            async def receive() -> Any:
+                return {"type": next(messages)}
+
+            async def send(message: Any) -> None:
+                sent.append(message["type"])
+
+            ending = asyncio.ensure_future(router({"type": "lifespan"}, receive, send))
+            while router.ready:
+                await asyncio.sleep(0.01)
+            assert sent == ["lifespan.startup.complete"]
+            stuck.may_answer.set()
+            assert (await asking).status == 200
+            await ending
+            assert sent[-1] == "lifespan.shutdown.complete"
 
     run(test)
 
