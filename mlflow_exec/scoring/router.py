@@ -161,7 +161,8 @@ class RouterApp:
             return Answer(status, body, media_type.decode())
         if path == "/routes":
             routes = json.loads(self._table.choice.routes.to_json()) if self._table else {}
-            text = json.dumps({"endpoint": self.options.name, **routes, **self.counts.to_data()})
+            about = {"endpoint": self.options.name, **routes, "counts": self.counts.to_data()}
+            text = json.dumps(about)
             return Answer(200, text.encode(), JSON)
         return Answer(200 if self.ready else 503, b"\n", JSON)
 

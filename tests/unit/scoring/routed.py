@@ -103,7 +103,8 @@ async def predict(router: RouterApp, **headers: str) -> Answered:
 
 
 async def about(router: RouterApp) -> Any:
-    return json.loads((await ask_async(router, "GET", "/routes")).body)
+    found = json.loads((await ask_async(router, "GET", "/routes")).body)
+    return {"number": found["number"], **found["counts"]}
 
 
 async def copies_end(router: RouterApp, name: str, count: int) -> dict[str, int]:
