@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import wraps
 from typing import Any
 
 import click
@@ -18,21 +20,48 @@ from mlflow_exec.errors import ConfigError
 from mlflow_exec.releases import Rollout
 
 _name = click.option("--name", "-n", required=True, help="The endpoint.")
-_weights = click.option(
-    "--weight", "-w", "weights", metavar="DEPLOYMENT=SHARE", multiple=True,
-    help="A deployment and its share of the requests, in proportion to all shares; 0 is none.",
+_ROUTES = (
+    click.option(
+        "--weight", "-w", "weights", metavar="DEPLOYMENT=SHARE", multiple=True,
+        help="A deployment and its share of the requests, in proportion to all shares; 0 is none.",
+    ),
+    click.option(
+        "--shadow", "-s", "shadows", metavar="DEPLOYMENT=PERCENT", multiple=True,
+        help="A deployment that gets a copy of so many percent of the requests, to be compared.",
+    ),
+    click.option(
+        "--sticky", metavar="HEADER",
+        help="Requests with the same value of this header go to the same deployment.",
+    ),
 )  # fmt: skip
-_shadows = click.option(
-    "--shadow", "-s", "shadows", metavar="DEPLOYMENT=PERCENT", multiple=True,
-    help="A deployment that gets a copy of so many percent of the requests, to be compared.",
-)  # fmt: skip
-_sticky = click.option(
-    "--sticky", "sticky", metavar="HEADER",
-    help="Requests with the same value of this header go to the same deployment.",
-)  # fmt: skip
-_remove = click.option(
+_REMOVE = click.option(
     "--remove", metavar="DEPLOYMENT", multiple=True, help="A deployment to take out."
 )
+
+
+def _routes_options(*further: Callable[[Any], Any]) -> Callable[[Callable[..., None]], Any]:
+    """Give a command the options of routes, and what they and ``-C`` say as ``config``."""
+
+    def decorate(command: Callable[..., None]) -> Any:
+        @wraps(command)
+        def collected(
+            options: tuple[str, ...],
+            weights: tuple[str, ...],
+            shadows: tuple[str, ...],
+            sticky: str | None,
+            remove: tuple[str, ...] = (),
+            **given: Any,
+        ) -> None:
+            config = _config(options, weights, shadows, sticky, remove)
+            command(config=config, **given)
+
+        found: Any = collected
+        added: list[Callable[[Any], Any]] = [*_ROUTES, *further, settings_option]
+        for option in reversed(added):
+            found = option(found)
+        return found
+
+    return decorate
 
 
 @click.group("endpoints")
@@ -45,7 +74,7 @@ def _config(
     weights: tuple[str, ...],
     shadows: tuple[str, ...],
     sticky: str | None,
-    remove: tuple[str, ...] = (),
+    remove: tuple[str, ...],
 ) -> dict[str, Any]:
     config: dict[str, Any] = dict(parsed(options))
     for key, items in (("weights", weights), ("shadows", shadows)):
@@ -85,53 +114,27 @@ def _text(value: Any) -> str:
 @endpoints.command("create")
 @target_option
 @_name
-@_weights
-@_shadows
-@_sticky
-@settings_option
+@_routes_options()
 @output_option
-def create(
-    target: str,
-    name: str,
-    weights: tuple[str, ...],
-    shadows: tuple[str, ...],
-    sticky: str | None,
-    options: tuple[str, ...],
-    output: str,
-) -> None:
+def create(target: str, name: str, config: dict[str, Any], output: str) -> None:
     """Make an endpoint under a new name, and return when it answers."""
     from mlflow_exec.runs import endpoints as flow
     from mlflow_exec.runs.progress import Progress
 
-    here = flow.place(target, _config(options, weights, shadows, sticky))
-    _shown(flow.create(here, name, Progress()), output)
+    _shown(flow.create(flow.place(target, config), name, Progress()), output)
 
 
 @endpoints.command("update")
 @target_option
 @_name
-@_weights
-@_shadows
-@_sticky
-@_remove
-@settings_option
+@_routes_options(_REMOVE)
 @output_option
-def update(
-    target: str,
-    name: str,
-    weights: tuple[str, ...],
-    shadows: tuple[str, ...],
-    sticky: str | None,
-    remove: tuple[str, ...],
-    options: tuple[str, ...],
-    output: str,
-) -> None:
+def update(target: str, name: str, config: dict[str, Any], output: str) -> None:
     """Change shares or settings; what is not given stays. Routes change without a restart."""
     from mlflow_exec.runs import endpoints as flow
     from mlflow_exec.runs.progress import Progress
 
-    here = flow.place(target, _config(options, weights, shadows, sticky, remove))
-    _shown(flow.update(target, here, name, Progress()), output)
+    _shown(flow.update(target, flow.place(target, config), name, Progress()), output)
 
 
 @endpoints.command("rollback")
@@ -201,26 +204,12 @@ def list_(target: str, options: tuple[str, ...], output: str) -> None:
 @endpoints.command("render")
 @target_option
 @_name
-@_weights
-@_shadows
-@_sticky
-@_remove
-@settings_option
+@_routes_options(_REMOVE)
 @output_option
-def render(
-    target: str,
-    name: str,
-    weights: tuple[str, ...],
-    shadows: tuple[str, ...],
-    sticky: str | None,
-    remove: tuple[str, ...],
-    options: tuple[str, ...],
-    output: str,
-) -> None:
+def render(target: str, name: str, config: dict[str, Any], output: str) -> None:
     """Print what `create` or `update` would send; sends nothing."""
     from mlflow_exec.runs import endpoints as flow
 
-    here = flow.place(target, _config(options, weights, shadows, sticky, remove))
-    plan = flow.rendered(target, here, name)
+    plan = flow.rendered(target, flow.place(target, config), name)
     data = {"objects": [dict(item) for item in plan.revision.objects]}
     emit(data, output, plan.to_yaml().rstrip())

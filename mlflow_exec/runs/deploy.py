@@ -199,12 +199,21 @@ def deployment(target: Target, name: str) -> Rollout:
     Raises:
         DeploymentNotFoundError: There is none; an endpoint is not one.
     """
-    found = target.get(name)
-    if found.revision is not None and found.revision.routes is not None:
+    return of_model(target.get(name))
+
+
+def of_model(rollout: Rollout) -> Rollout:
+    """Return a rollout, if it is that of a model's deployment.
+
+    Raises:
+        DeploymentNotFoundError: It is that of an endpoint.
+    """
+    if rollout.revision is not None and rollout.revision.routes is not None:
         raise DeploymentNotFoundError(
-            f"{name}: it is an endpoint, and no deployment of a model; see 'mlflow-exec endpoints'"
+            f"{rollout.name}: it is an endpoint, and no deployment of a model; see "
+            f"'mlflow-exec endpoints'"
         )
-    return found
+    return rollout
 
 
 def deployments(target: Target) -> list[Rollout]:

@@ -16,6 +16,7 @@ from mlflow_exec.runs.deploy import (
     CONNECTION,
     deployment,
     find,
+    of_model,
     place,
     planned,
     same_model,
@@ -33,8 +34,8 @@ def rendered(
 ) -> Iterator[ReleasePlan]:
     """Give what `create` or, where there is one, `update` would send."""
     place_ = place(target_uri, options)
-    found = deployment(place_.target, name) if find(place_.target, name) else None
-    newest = found.revision if found else None
+    found = find(place_.target, name)
+    newest = of_model(found).revision if found else None
     if newest is not None:
         place_ = with_earlier(target_uri, place_, newest.settings)
     number = newest.number + 1 if newest else 1

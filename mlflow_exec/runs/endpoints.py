@@ -69,12 +69,15 @@ def endpoint(target: Target, name: str) -> Rollout:
     Raises:
         DeploymentNotFoundError: There is none; a deployment is not one.
     """
-    found = target.get(name)
-    if found.revision is not None and found.revision.routes is None:
+    return _of_endpoint(target.get(name))
+
+
+def _of_endpoint(rollout: Rollout) -> Rollout:
+    if rollout.revision is not None and rollout.revision.routes is None:
         raise DeploymentNotFoundError(
-            f"{name}: it is a deployment, and no endpoint; see 'mlflow deployments get'"
+            f"{rollout.name}: it is a deployment, and no endpoint; see 'mlflow deployments get'"
         )
-    return found
+    return rollout
 
 
 def endpoints(target: Target) -> list[Rollout]:
@@ -119,8 +122,9 @@ def update(target_uri: str, here: EndpointPlace, name: str, progress: Progress) 
         ConfigError: A variant is not there, or a setting cannot be honoured.
         RolloutError: It did not become ready.
     """
-    plan, place_, serving = _next(target_uri, here, name)
-    return deploy.apply(place_, plan, progress, serving)
+    before = endpoint(here.place.target, name)
+    place_, plan = _next(target_uri, here, before)
+    return deploy.apply(place_, plan, progress, before.serving)
 
 
 def rollback(
@@ -143,20 +147,21 @@ def rollback(
 
 def rendered(target_uri: str, here: EndpointPlace, name: str) -> ReleasePlan:
     """Return what `create` or, where there is one, `update` would send."""
-    if deploy.find(here.place.target, name) is None:
+    before = deploy.find(here.place.target, name)
+    if before is None:
         return planned(here, name, 1)
-    return _next(target_uri, here, name)[0]
+    return _next(target_uri, here, _of_endpoint(before))[1]
 
 
 def _next(
-    target_uri: str, here: EndpointPlace, name: str
-) -> tuple[ReleasePlan, deploy.Place, int | None]:
-    before = endpoint(here.place.target, name)
+    target_uri: str, here: EndpointPlace, before: Rollout, coming: str | None = None
+) -> tuple[deploy.Place, ReleasePlan]:
+    """Return what changes an endpoint as it was given; `coming` as for `planned`."""
     newest = deploy.newest_of(before)
-    routes = _merged(name, newest.routes or {}, here.routes)
+    routes = _merged(before.name, newest.routes or {}, here.routes)
     place_ = deploy.with_earlier(target_uri, here.place, newest.settings)
-    plan = planned(EndpointPlace(place_, routes), name, newest.number + 1)
-    return plan, place_, before.serving
+    number = newest.number + 1
+    return place_, planned(EndpointPlace(place_, routes), before.name, number, coming)
 
 
 def _merged(
@@ -229,8 +234,8 @@ def delete(place_: deploy.Place, name: str) -> None:
         ClusterError: Something is left.
     """
     check_name(name)
-    if deploy.find(place_.target, name) is not None:
-        endpoint(place_.target, name)
+    if (found := deploy.find(place_.target, name)) is not None:
+        _of_endpoint(found)
     place_.target.delete(name)
 
 
@@ -244,8 +249,8 @@ def delete_deployment(place_: deploy.Place, name: str) -> None:
     """
     check_name(name)
     target = place_.target
-    if deploy.find(target, name) is not None:
-        deploy.deployment(target, name)
+    if (here := deploy.find(target, name)) is not None:
+        deploy.of_model(here)
         for found in endpoints(target):
             routes = found.revision.routes if found.revision else None
             if routes and name in {*routes["weights"], *routes["shadows"]}:
@@ -289,20 +294,22 @@ def _planned_with(
 ) -> tuple[deploy.Place, ReleasePlan, int | None]:
     """Return what adds a variant that will be there to an endpoint, or makes one of it."""
     check_name(name)
-    if deploy.find(here.target, name) is None:
+    before = deploy.find(here.target, name)
+    if before is None:
         without = here.settings.only_of_models | here.settings.only_of_one
         shared = {key: value for key, value in here.given.items() if key not in without}
         made = place(target_uri, {**shared, "weights": {variant: 100}})
         return made.place, planned(made, name, 1, variant), None
-    before = endpoint(here.target, name)
-    newest = deploy.newest_of(before)
-    reach = {key: value for key, value in here.given.items() if key in deploy.CONNECTION}
-    there = variants(here.target, name)
-    routes = _merged(name, newest.routes or {}, {} if variant in there else {
-        "weights": {variant: 0}})  # fmt: skip
-    place_ = deploy.with_earlier(target_uri, deploy.place(target_uri, reach), newest.settings)
-    plan = planned(EndpointPlace(place_, routes), name, newest.number + 1, variant)
-    return place_, plan, before.serving
+    routes = deploy.newest_of(_of_endpoint(before)).routes or {}
+    is_there = variant in {*routes["weights"], *routes["shadows"]}
+    added = {} if is_there else {"weights": {variant: 0}}
+    found = place(target_uri, {**_reach(here), **added})
+    return *_next(target_uri, found, before, variant), before.serving
+
+
+def _reach(here: deploy.Place) -> dict[str, Any]:
+    """Return the settings by which a target is reached."""
+    return {key: value for key, value in here.given.items() if key in deploy.CONNECTION}
 
 
 def remove_variant(target_uri: str, here: deploy.Place, name: str, variant: str) -> None:
@@ -316,9 +323,8 @@ def remove_variant(target_uri: str, here: deploy.Place, name: str, variant: str)
     without: dict[str, Any] = {
         key: {variant: None} for key in _KEPT_INSIDE if variant in routes[key]
     }
-    reach = {key: value for key, value in here.given.items() if key in deploy.CONNECTION}
     if without:
-        update(target_uri, place(target_uri, {**reach, **without}), name, Progress())
+        update(target_uri, place(target_uri, {**_reach(here), **without}), name, Progress())
 
 
 def counts(target: Target, name: str) -> Mapping[str, Any]:

@@ -14,6 +14,7 @@ from typing import Any
 from mlflow.version import VERSION
 
 from mlflow_exec.scoring.asgi import (
+    EVENT_STREAM,
     JSON,
     NOT_FOUND,
     TIMED_OUT,
@@ -24,6 +25,7 @@ from mlflow_exec.scoring.asgi import (
     Send,
     in_time,
     lifespan,
+    nobody_left,
     refusal,
     route_in,
     send_answer,
@@ -37,7 +39,7 @@ from mlflow_exec.scoring.metrics import Metrics
 from mlflow_exec.scoring.open_inference import OpenInference
 from mlflow_exec.scoring.options import ScoringOptions
 from mlflow_exec.scoring.scorer import Scorer
-from mlflow_exec.scoring.streaming import EVENT_STREAM, Stream
+from mlflow_exec.scoring.streaming import Stream
 from mlflow_exec.scoring.traces import Traces
 from mlflow_exec.scoring.workers import Workers
 
@@ -96,10 +98,7 @@ class ScoringApp:
 
     async def drained(self) -> bool:
         """Wait until no request is under way, for `stop_s` at most; return whether that is so."""
-        end_s = monotonic() + self.options.stop_s
-        while self.metrics.in_flight and monotonic() < end_s:
-            await asyncio.sleep(0.02)
-        return not self.metrics.in_flight
+        return await nobody_left(lambda: self.metrics.in_flight, self.options.stop_s)
 
     def flush(self) -> None:
         """Send the last traces, after the last request; this blocks, for seconds at most."""
@@ -204,14 +203,18 @@ class ScoringApp:
             if self._batches is None:
                 self._batches = Batches(self.scorer, self._workers, self.options, self.metrics)
             return await self._batches.answer(body, content_type, timeout_s)
-        fast_path = self.scorer.fast_path
+        fast_path, request = self.scorer.fast_path, None
         if fast_path and fast_path.is_cheap and len(body) <= _AT_ONCE_BYTES:
             request = fast_path.understand(body, content_type)
             if request is not None and request.rows <= _AT_ONCE_ROWS:
                 return self.scorer.answer_to(request, body, content_type)
-        answer: Answer = await self._workers.run(
-            lambda: self.scorer.answer(body, content_type), timeout_s
-        )
+
+        def predict() -> Answer:
+            if request is None:
+                return self.scorer.answer(body, content_type)
+            return self.scorer.answer_to(request, body, content_type)
+
+        answer: Answer = await self._workers.run(predict, timeout_s)
         return answer
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Awaitable, Callable, Coroutine
+from time import monotonic
 from typing import Any, NamedTuple
 
 Scope = dict[str, Any]
@@ -15,6 +16,7 @@ Receive = Callable[[], Awaitable[dict[str, Any]]]
 Send = Callable[[dict[str, Any]], Awaitable[None]]
 
 JSON = "application/json"
+EVENT_STREAM = "text/event-stream"
 
 
 class Answer(NamedTuple):
@@ -46,6 +48,14 @@ async def lifespan(receive: Receive, send: Send, end: Callable[[], Awaitable[Non
         await send({"type": message["type"] + ".complete"})
         if message["type"] == "lifespan.shutdown":
             return
+
+
+async def nobody_left(in_flight: Callable[[], int], timeout_s: float) -> bool:
+    """Wait until no request is under way, for so long at most; return whether that is so."""
+    end_s = monotonic() + timeout_s
+    while in_flight() and monotonic() < end_s:
+        await asyncio.sleep(0.02)
+    return not in_flight()
 
 
 def route_in(scope: Scope) -> str:

@@ -26,6 +26,7 @@ from mlflow_exec.scoring.asgi import (
     Send,
     in_time,
     lifespan,
+    nobody_left,
     refusal,
     route_in,
     send_answer,
@@ -107,11 +108,6 @@ class RouterApp:
         """Whether it takes requests."""
         return self._table is not None and not self._is_stopped
 
-    @property
-    def number(self) -> int | None:
-        """The number of the routes; None before there are any."""
-        return self._table.choice.routes.number if self._table else None
-
     def set_routes(self, routes: Routes) -> None:
         """Pass on by these routes from the next request on."""
         known = self._table.ways if self._table else {}
@@ -125,18 +121,15 @@ class RouterApp:
 
     async def drained(self) -> bool:
         """Wait until no request is under way, as long as they may take; return whether it is so."""
-        end_s = monotonic() + self.options.timeout_s + self.options.drain_s
-        while self._in_flight and monotonic() < end_s:
-            await asyncio.sleep(0.02)
-        return not self._in_flight
+        stop_s = self.options.timeout_s + self.options.drain_s
+        return await nobody_left(lambda: self._in_flight, stop_s)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one connection's event as ASGI asks for it."""
         if scope["type"] == "http":
             path = route_in(scope)
             if path in _OWN_PATHS:
-                is_get = scope["method"] == "GET"
-                if is_get:
+                if scope["method"] == "GET":
                     await send_answer(send, self._about(path))
                 else:
                     await send_answer(send, WRONG_METHOD, (b"allow", b"GET"))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Callable
 from typing import Any
@@ -11,7 +10,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.pyfunc import scoring_server
 from mlflow.utils.proto_json_utils import _get_jsonable_obj
 
-from mlflow_exec.scoring.asgi import Answer
+from mlflow_exec.scoring.asgi import Answer, refusal
 from mlflow_exec.scoring.fast_path import FastPath, Request
 from mlflow_exec.scoring.json_text import dumps
 
@@ -93,11 +92,12 @@ class Scorer:
         try:
             import pyarrow
         except ImportError:
-            return _refusal(415, "Arrow needs the package pyarrow in the model's environment.")
+            needed = "Arrow needs the package pyarrow in the model's environment."
+            return refusal(415, "BAD_REQUEST", needed)
         try:
             frame = pyarrow.ipc.open_stream(body).read_pandas()
         except (pyarrow.ArrowException, ValueError, OSError) as error:
-            return _refusal(400, f"The body is no Arrow stream: {error}")
+            return refusal(400, "BAD_REQUEST", f"The body is no Arrow stream: {error}")
         try:
             predictions = self.model.predict(frame)
         except MlflowException as error:
@@ -105,7 +105,7 @@ class Scorer:
             return Answer(status, text.encode(), "application/json", "mlflow")
         except Exception as error:
             _logger.exception("the model failed")
-            return _refusal(400, f"The model failed: {type(error).__name__}: {error}")
+            return refusal(400, "BAD_REQUEST", f"The model failed: {type(error).__name__}: {error}")
         answer = self.answer_of(predictions, len(frame), b'{"inputs": []}', "application/json")
         return answer._replace(path="mlflow")
 
@@ -151,11 +151,6 @@ class _Replayed:
 
     def predict(self, data: Any, params: Any = None) -> Any:
         return self._result()
-
-
-def _refusal(status: int, message: str) -> Answer:
-    text = json.dumps({"error_code": "BAD_REQUEST", "message": message})
-    return Answer(status, text.encode(), "application/json")
 
 
 def _raising(error: Exception) -> Callable[[], Any]:

@@ -12,28 +12,21 @@ from typing import Any
 
 from mlflow.exceptions import MlflowException
 
-from mlflow_exec.scoring.asgi import Answer
+from mlflow_exec.scoring.asgi import EVENT_STREAM, Answer, refusal
 from mlflow_exec.scoring.json_text import dumps
 from mlflow_exec.scoring.scorer import Scorer
 from mlflow_exec.scoring.workers import Workers
 
 _logger = logging.getLogger(__name__)
 
-EVENT_STREAM = "text/event-stream"
 _END = b"data: [DONE]\n\n"
 _AHEAD = 16
 """So many pieces may be ready before the client has taken them; then the model waits."""
 
-_NOT_STREAMED = Answer(
-    406,
-    json.dumps(
-        {
-            "error_code": "BAD_REQUEST",
-            "message": "This model has no predict_stream. Ask without Accept: text/event-stream.",
-        }
-    ).encode(),
-    "application/json",
-)
+_NOT_STREAMED = refusal(
+    406, "BAD_REQUEST",
+    "This model has no predict_stream. Ask without Accept: text/event-stream.",
+)  # fmt: skip
 
 
 class Stream:

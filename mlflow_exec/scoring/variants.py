@@ -6,11 +6,12 @@ from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from mlflow_exec.scoring.asgi import EVENT_STREAM
 from mlflow_exec.scoring.relayed import Headers
 
 VARIANT_HEADER = b"x-mlflow-exec-variant"
 SHADOW_HEADER = (b"x-mlflow-exec-shadow", b"1")
-_EVENT_STREAM = b"text/event-stream"
+_EVENT_STREAM = EVENT_STREAM.encode()
 # What belongs to one connection (RFC 9110, 7.6.1), or is made anew for the next.
 NOT_PASSED_ON = frozenset({
     b"connection", b"keep-alive", b"proxy-authenticate", b"proxy-authorization", b"te", b"trailer",

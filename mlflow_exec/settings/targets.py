@@ -94,11 +94,17 @@ class TargetSettings(Rendered):
     def scoring_options(self) -> dict[str, Any]:
         """Return what these settings say of `mlflow_exec.scoring.options.ScoringOptions`."""
         return {
-            "max_request_bytes": self.max_request,
-            "timeout_s": self.request_timeout_s,
+            **self.router_options(),
             "batch_max_rows": self.batch.max_rows,
             "batch_wait_ms": self.batch.wait_ms,
             "warmup": self.warmup,
+        }
+
+    def router_options(self) -> dict[str, Any]:
+        """Return what these settings say of `mlflow_exec.scoring.router.RouterOptions`."""
+        return {
+            "max_request_bytes": self.max_request,
+            "timeout_s": self.request_timeout_s,
             "drain_s": self.drain_s,
         }
 

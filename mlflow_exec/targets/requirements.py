@@ -10,10 +10,12 @@ from collections.abc import Sequence
 
 from mlflow_exec.errors import ConfigError
 
-SCORING_REQUIREMENTS = (
-    "uvicorn>=0.30", "httptools>=0.6", "uvloop>=0.19", "orjson>=3.10", "prometheus-client>=0.20",
-)  # fmt: skip
+_SERVER = ("uvicorn>=0.30", "httptools>=0.6", "uvloop>=0.19", "prometheus-client>=0.20")
+SCORING_REQUIREMENTS = (*_SERVER, "orjson>=3.10")
 """The scoring runtime's own, where it brings its server; mlflow is the model's."""
+
+ROUTER_REQUIREMENTS = (*_SERVER, "aiohttp>=3.10")
+"""Those of the router of an endpoint, where it asks by HTTP."""
 
 _NAME = re.compile(r"^([A-Za-z0-9][\w.-]*)")
 _FILE_OPTIONS = ("-r", "-c", "-e", "--requirement", "--constraint", "--editable")

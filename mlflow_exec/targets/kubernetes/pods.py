@@ -13,7 +13,11 @@ from mlflow_exec.credentials import Secret
 from mlflow_exec.errors import ConfigError
 from mlflow_exec.releases import EndpointRelease, Release
 from mlflow_exec.settings import KubernetesTargetSettings
-from mlflow_exec.targets.requirements import SCORING_REQUIREMENTS, merged_requirements
+from mlflow_exec.targets.requirements import (
+    ROUTER_REQUIREMENTS,
+    SCORING_REQUIREMENTS,
+    merged_requirements,
+)
 
 MODEL_CONTAINER = "model"
 PREPARE_CONTAINER = "prepare"
@@ -32,9 +36,6 @@ _TOKEN = "/mlflow-exec-token"
 _ROUTES = "/mlflow-exec-routes"
 _ORDER = "MLFLOW_EXEC_ORDER"
 _ENVIRONMENTS_BYTES = 20 * 1024**3
-_ROUTER_REQUIREMENTS = (
-    "uvicorn>=0.30", "httptools>=0.6", "uvloop>=0.19", "aiohttp>=3.10", "prometheus-client>=0.20",
-)  # fmt: skip
 _LISTENING = ("--host", "0.0.0.0", "--port", str(PORT))
 # So long everybody may take to hear that a pod gets no new requests.
 _NO_MORE_REQUESTS_S = 5
@@ -85,13 +86,10 @@ def router_pod_values(
         "format": 1,
         "model": None,
         "command": ["-m", "mlflow_exec.scoring.router_server", *_LISTENING],
-        **_environment(settings, None, _ROUTER_REQUIREMENTS),
+        **_environment(settings, None, ROUTER_REQUIREMENTS),
     }
     router = {
-        "router": {
-            "name": release.name, "max_request_bytes": settings.max_request,
-            "timeout_s": settings.request_timeout_s, "drain_s": settings.drain_s,
-        },
+        "router": {"name": release.name, **settings.router_options()},
         "address": "http://{name}",  # the Services of the same namespace
         "routes_file": f"{_ROUTES}/{ROUTES_FILE}",
     }  # fmt: skip

@@ -23,7 +23,6 @@ ROUTER_IMPORT_PATH = "mlflow_exec.scoring.ray_router:build"
 DEPLOYMENTS = {IMPORT_PATH: "Model", ROUTER_IMPORT_PATH: "Router"}
 """The one deployment of each of our applications, by what builds it."""
 
-
 # The runtime's own, where the model names none; the rest comes with Ray.
 _OWN_REQUIREMENTS = ("orjson>=3.10,<4",)
 # More than Ray's 5, because what is not being computed is being read or written meanwhile.
@@ -66,12 +65,7 @@ def make_endpoint_plan(release: EndpointRelease, settings: RayServeSettings) -> 
         ConfigError: A patch or a setting cannot be honoured.
     """
     code, content = _package(shipping.code_files())
-    router = {
-        "name": release.name,
-        "max_request_bytes": settings.max_request,
-        "timeout_s": settings.request_timeout_s,
-        "drain_s": settings.drain_s,
-    }
+    router = {"name": release.name, **settings.router_options()}
     application = _application(
         release.name, settings,
         import_path=ROUTER_IMPORT_PATH,
