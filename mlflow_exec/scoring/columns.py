@@ -107,16 +107,25 @@ class ColumnFrames:
 
     def frame(self, request_format: str, value: Any) -> pd.DataFrame | None:
         """Return the frame that MLflow would hand to the model, or None where it may differ."""
-        read = self._readers[request_format]
-        rows = read(self, value)
-        if not rows:
+        rows = self._readers[request_format](self, value)
+        index = _index_in(request_format, value)
+        if not rows or not is_plain_index(index, len(rows)):
             return None
-        index = value.get("index") if request_format == "dataframe_split" else None
-        if not is_plain_index(index, len(rows)):
+        if self._block is None:
+            return self._by_column(list(zip(*rows)), index)
+        table = self._one_block(rows)
+        return None if table is None else self.framed(table, index)
+
+    def array(self, request_format: str, value: Any) -> Any:
+        """Return the array in such a frame, where it is one and nothing else is in it, or None."""
+        rows = self._readers[request_format](self, value)
+        if not rows or self._block is None or _index_in(request_format, value) is not None:
             return None
-        if self._block:
-            return self._one_block(rows, index)
-        return self._by_column(list(zip(*rows)), index)
+        return self._one_block(rows)
+
+    def framed(self, table: Any, index: _Index = None) -> pd.DataFrame:
+        """Return the frame around an array of all columns."""
+        return pd.DataFrame(table, index=index, columns=self._columns, copy=False)
 
     def of_table(self, name: str, array: Any) -> pd.DataFrame | None:
         """Return the frame of a table of all columns that has the dtype already, else None."""
@@ -124,7 +133,7 @@ class ColumnFrames:
             return None
         if array.dtype != self._block.dtype or array.shape[1] != len(self.names) or not len(array):
             return None
-        return pd.DataFrame(np.array(array.T, order="C").T, columns=self._columns, copy=False)
+        return self.framed(np.array(array.T, order="C").T)
 
     def _split_rows(self, value: Any) -> _Rows | None:
         if type(value) is not dict or not value.keys() <= SPLIT_KEYS:
@@ -176,7 +185,7 @@ class ColumnFrames:
     def _is_all_names(self, columns: list[Any]) -> bool:
         return set(map(type, columns)) == {str} and self._name_set == frozenset(columns)
 
-    def _one_block(self, rows: _Rows, index: _Index) -> pd.DataFrame | None:
+    def _one_block(self, rows: _Rows) -> Any:
         kind = self._block
         assert kind is not None
         if not kind.accepts.issuperset(map(type, chain.from_iterable(rows))):
@@ -187,9 +196,7 @@ class ColumnFrames:
             return None
         # pandas keeps a block by columns; a model may well add up in another order by rows.
         block = np.array(table.T, dtype=kind.dtype, order="C")
-        if _is_changed(table.T, block):
-            return None
-        return pd.DataFrame(block.T, index=index, columns=self._columns, copy=False)
+        return None if _is_changed(table.T, block) else block.T
 
     def _by_column(self, columns: list[tuple[Any, ...]], index: _Index) -> pd.DataFrame | None:
         arrays: dict[str, Any] = {}
@@ -199,6 +206,10 @@ class ColumnFrames:
                 return None
             arrays[name] = array
         return pd.DataFrame(arrays, index=index)
+
+
+def _index_in(request_format: str, value: Any) -> _Index:
+    return value.get("index") if request_format == "dataframe_split" else None
 
 
 def is_plain_index(index: Any, rows: int) -> bool:
@@ -225,6 +236,10 @@ def _column(kind: ColumnKind, values: tuple[Any, ...]) -> Any:
 def _is_changed(array: Any, cast: Any) -> bool:
     """Whether a number is not what the text said, or would not be on each of MLflow's ways."""
     if array.dtype.kind == "f":
+        flat = array.ravel(order="K")
+        with np.errstate(over="ignore"):
+            if flat.dot(flat) < TOO_LARGE**2:  # in one call: then no number is too large
+                return False
         return bool((np.abs(array) >= TOO_LARGE).any())
     return array.dtype != cast.dtype and bool((array != cast).any())
 

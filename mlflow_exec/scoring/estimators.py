@@ -74,27 +74,32 @@ def quicker(predict: Callable[..., Any], names: list[str], dtypes: set[Any]) -> 
     ways = [product(nameless) if method == "predict" else None, getattr(nameless, method)]
     for way in ways:
         if way is not None:
-            by_array = _Quicker(predict, way, is_cheap=is_cheap)
+            by_array = Quicker(predict, way, is_cheap=is_cheap)
             if _is_proven(predict, by_array, names, dtype):
                 return by_array
     return predict
 
 
-class _Quicker:
-    """Predicts on the array in a frame; whatever fails is asked again in the usual way."""
+class Quicker:
+    """Predicts on the array in a frame; whatever fails is asked again in the usual way.
+
+    Attributes:
+        by_array: The same for the array itself; its errors come as they are.
+        is_cheap: Whether a few rows cost less than to hand them to a thread.
+    """
 
     def __init__(
         self, usual: Callable[..., Any], by_array: Callable[[Any], Any], *, is_cheap: bool
     ) -> None:
         self._usual = usual
-        self._by_array = by_array
+        self.by_array = by_array
         self.is_cheap = is_cheap
         # MLflow looks at each request what the method takes, and finds it here at once.
         self.__signature__ = inspect.signature(usual)
 
     def __call__(self, data: Any, params: Any = None) -> Any:
         try:
-            return self._by_array(data.to_numpy())
+            return self.by_array(data.to_numpy())
         except Exception:  # so that its message is of the frame
             return self._usual(data)
 
@@ -142,14 +147,14 @@ def _is_listed(estimator: Any, listed: dict[str, set[str]]) -> bool:
     )
 
 
-def _is_proven(predict: Any, by_array: _Quicker, names: list[str], dtype: Any) -> bool:
+def _is_proven(predict: Any, by_array: Quicker, names: list[str], dtype: Any) -> bool:
     """Whether both ways give the same to the last bit, for some rows."""
     random = np.random.default_rng(0)
     try:
         for rows in (1, 2, 50):
             values = (random.normal(size=(len(names), rows)) * 3).astype(dtype)
             frame = pd.DataFrame(values.T, columns=names)
-            usual, found = predict(frame), by_array._by_array(frame.to_numpy())
+            usual, found = predict(frame), by_array.by_array(frame.to_numpy())
             if type(usual) is not type(found) or not isinstance(usual, np.ndarray):
                 return False
             same = (usual.dtype, usual.shape) == (found.dtype, found.shape)

@@ -10,6 +10,8 @@ from __future__ import annotations
 import copy
 import json
 import logging
+from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -34,18 +36,36 @@ class Request:
     """A request that is fully understood.
 
     Attributes:
-        data: What the model gets.
+        array: The array in the frame that the model gets, where that is all it looks at.
         params: The parameters as they came.
         rows: How many rows the data has.
     """
 
-    __slots__ = ("data", "params", "rows")
+    __slots__ = ("_data", "_framed", "array", "params", "rows")
 
     def __init__(self, data: Any, params: dict[str, Any] | None) -> None:
-        self.data = data
+        self._data = data
+        self._framed: Callable[[Any], pd.DataFrame] = pd.DataFrame
+        self.array: Any = None
         self.params = params
         first = next(iter(data.values())) if type(data) is dict else data
         self.rows = len(first)
+
+    @classmethod
+    def of_array(
+        cls, array: Any, framed: Callable[[Any], pd.DataFrame], params: dict[str, Any] | None
+    ) -> Request:
+        """Return a request whose frame is made when it is asked for."""
+        made = cls(array, params)
+        made.array, made._data, made._framed = array, None, framed
+        return made
+
+    @property
+    def data(self) -> Any:
+        """What the model gets."""
+        if self._data is None:
+            self._data = self._framed(self.array)
+        return self._data
 
 
 class FastPath:
@@ -61,11 +81,12 @@ class FastPath:
         self._params_schema: ParamSchema | None = model.metadata.get_params_schema()
         self._param_names = {p.name for p in self._params_schema or []}
         self._unchecked = without_input_schema(model)
+        self._quicker: estimators.Quicker | None = None
         if isinstance(frames, ColumnFrames):
-            self._unchecked._predict_fn = estimators.quicker(
-                model._predict_fn, frames.names, frames.dtypes
-            )
-        self.is_cheap = getattr(self._unchecked._predict_fn, "is_cheap", False)
+            quicker = estimators.quicker(model._predict_fn, frames.names, frames.dtypes)
+            self._unchecked._predict_fn = quicker
+            self._quicker = quicker if isinstance(quicker, estimators.Quicker) else None
+        self.is_cheap = self._quicker is not None and self._quicker.is_cheap
         self.formats = proven_formats(model, frames)
 
     @classmethod
@@ -99,6 +120,10 @@ class FastPath:
         if request_format not in self.formats or not self._takes(params):
             return None
         try:
+            if self._quicker and isinstance(self._frames, ColumnFrames):
+                array = self._frames.array(request_format, value)
+                if array is not None:
+                    return Request.of_array(array, self._frames.framed, params)
             data = self._frames.frame(request_format, value)
         except Exception as error:  # pandas refuses it; MLflow knows what to say
             _logger.debug("left to MLflow: %s", error)
@@ -111,6 +136,9 @@ class FastPath:
 
     def predict(self, request: Request) -> Any:
         """Return the model's prediction; its errors come as they are."""
+        if self._quicker and request.array is not None and not request.params:
+            with suppress(Exception):  # its message is of the frame: see below
+                return self._quicker.by_array(request.array)
         return self._unchecked.predict(request.data, params=request.params)
 
     def _takes(self, params: Any) -> bool:

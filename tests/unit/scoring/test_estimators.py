@@ -56,7 +56,7 @@ def quick(estimator: Any, method: str = "predict", dtype: Any = np.float64) -> C
 
 
 def is_quick(predict: Any) -> bool:
-    return isinstance(predict, estimators._Quicker)
+    return isinstance(predict, estimators.Quicker)
 
 
 @pytest.mark.parametrize("name", sorted(LISTED))
@@ -80,7 +80,7 @@ def test_a_linear_model_is_one_product(name: str, classes: int) -> None:
         warnings.simplefilter("ignore")
         estimator = LISTED[name]().fit(TABLE, labels)
     predict: Any = quick(estimator)
-    assert predict._by_array.__module__ == linear.__name__
+    assert predict.by_array.__module__ == linear.__name__
     assert predict(TABLE).tobytes() == estimator.predict(TABLE).tobytes()
     assert predict(TABLE).shape == estimator.predict(TABLE).shape
     for wrong in (np.nan, np.inf):
@@ -93,7 +93,7 @@ def test_a_linear_model_is_one_product(name: str, classes: int) -> None:
 def test_a_sparse_linear_model_is_asked_itself() -> None:
     estimator = fitted(LISTED["SGDClassifier"]()).sparsify()
     predict: Any = quick(estimator)
-    assert predict._by_array.__module__ != linear.__name__
+    assert predict.by_array.__module__ != linear.__name__
     assert predict(TABLE).tobytes() == estimator.predict(TABLE).tobytes()
 
 
