@@ -14,7 +14,6 @@ import logging
 import os
 import secrets
 import shutil
-import socket
 import sys
 import tempfile
 import time
@@ -23,6 +22,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from mlflow_exec.clients import ray_processes
+from mlflow_exec.clients.ports import free_port, free_range
 from mlflow_exec.clients.ray import RayClient, read_token
 from mlflow_exec.clients.ray_processes import Family
 from mlflow_exec.errors import ClusterError, MissingExtraError, MlflowExecError, UnreachableError
@@ -40,6 +40,7 @@ _STATE_FILE = "ray.json"
 _SESSIONS_FILE = "ray-sessions"
 _POLL_S = 0.25
 _LOG_TAIL_LINES = 20
+_RANGE = 500  # ports: of a machine's replicas, and of those that have ended lately
 # What belongs to the submitting process, and would lead jobs to another Ray or another run.
 _NOT_INHERITED = (
     "RAY_ADDRESS", "RAY_API_SERVER_ADDRESS", "RAY_AUTH_TOKEN", "RAY_JOB_CONFIG_JSON_ENV_VAR",
@@ -58,6 +59,8 @@ _SERVE = {
 }
 
 
+# HAProxy asks the fallback where no replica seems well; another Ray's would know none of them.
+_HAPROXY_PORTS = ("HAPROXY_METRICS", "HAPROXY_STATS", "FALLBACK_PROXY_HTTP", "FALLBACK_PROXY_GRPC")
 _HAPROXY_FILES = {
     "CONFIG_FILE_LOC": "haproxy.cfg", "SOCKET_PATH": "admin.sock", "SERVER_STATE_BASE": "",
     "SERVER_STATE_FILE": "server-state", "METRICS_SOCKET_PATH": "metrics.sock",
@@ -287,7 +290,12 @@ def _environment(mark: str, folder: Path, token_file: Path) -> dict[str, str]:
 
 def _of_haproxy(folder: Path) -> dict[str, str]:
     """Return what keeps Serve's proxy out of the way of another Ray's on this machine."""
-    own = {f"RAY_SERVE_HAPROXY_{use}_PORT": str(free_port()) for use in ("METRICS", "STATS")}
+    own = {f"RAY_SERVE_{use}_PORT": str(free_port()) for use in _HAPROXY_PORTS}
+    # HAProxy may ask at the port of a replica that has ended for some seconds more: the replica of
+    # another Ray must not be what answers there.
+    first = free_range(_RANGE)
+    own["RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT"] = str(first)
+    own["RAY_SERVE_DIRECT_INGRESS_MAX_HTTP_PORT"] = str(first + _RANGE)
     if folder.parent == _TOP:  # else the names of the sockets might get too long
         for use, name in _HAPROXY_FILES.items():
             own[f"RAY_SERVE_HAPROXY_{use}"] = str(folder / name)
@@ -343,13 +351,6 @@ def _short_folder() -> Path:
     # The names of Ray's sockets in it take 66 characters, and 107 is all that a socket may have.
     top = _TOP if os.access(_TOP, os.W_OK) else None
     return Path(tempfile.mkdtemp(prefix="mlx-ray-", dir=top))
-
-
-def free_port() -> int:
-    """Return a port of this machine's loopback that nobody uses now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 # -- ending ---------------------------------------------------------------------------------

@@ -19,6 +19,7 @@ from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
 from mlflow_exec.clients import ray_embedded
+from mlflow_exec.clients.ports import free_port
 from mlflow_exec.clients.ray import PACKAGE_LIMIT_BYTES, find_token, resolve_address
 from mlflow_exec.clients.ray_packages import put_package
 from mlflow_exec.clients.ray_serve import ServeClient, ask
@@ -242,7 +243,7 @@ class RayServeTarget(Target):
         own = ray_embedded.recorded()
         if own is None or own.address != client.address:
             return {}
-        options = {"host": "127.0.0.1", "port": ray_embedded.free_port()}
+        options = {"host": "127.0.0.1", "port": free_port()}
         return {"proxy_location": "HeadOnly", "http_options": options}
 
     def delete(self, name: str, *, timeout_s: float = 120) -> None:
