@@ -87,10 +87,14 @@ class ScoringApp:
         """
         BearerTokens(options)  # before the model, which may take minutes
         loaded = load(options)
-        app = cls(loaded.model, options)
+        try:
+            app = cls(loaded.model, options)
+            if options.warmup:
+                warm_up(app.scorer, loaded)
+        except BaseException:
+            loaded.close()
+            raise
         app._loaded = loaded  # with the files that the model may still read
-        if options.warmup:
-            warm_up(app.scorer, loaded)
         # What is there now stays. Each full collection would look at all of it, while every
         # request waits: 140 ms with pandas and scikit-learn loaded.
         gc.collect()

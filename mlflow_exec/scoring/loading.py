@@ -37,8 +37,12 @@ class LoadedModel:
     def __init__(self, model: Any, path: str, folder: str | None = None) -> None:
         self.model = model
         self.path = path
-        if folder:
-            weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
+        self._remove = folder and weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
+
+    def close(self) -> None:
+        """Remove the files that were fetched for it, sooner than with the model."""
+        if self._remove:
+            self._remove()
 
 
 def load(options: ScoringOptions) -> LoadedModel:
@@ -58,9 +62,11 @@ def load(options: ScoringOptions) -> LoadedModel:
             folder = tempfile.mkdtemp(prefix="mlflow-exec-model-")
             path = download_artifacts(artifact_uri=options.model_uri, dst_path=folder)
         return LoadedModel(load_model(path, **given), path, folder)
-    except Exception as error:
+    except BaseException as error:
         if folder:
             shutil.rmtree(folder, ignore_errors=True)
+        if not isinstance(error, Exception):  # it is told to stop
+            raise
         raise LoadError(
             f"model {options.model_uri}: cannot be loaded: {type(error).__name__}: {error}"
         ) from error

@@ -56,7 +56,14 @@ def listen(load: Callable[[], Any], host: str, port: int, *, what: str, stop_s: 
     """
     # The first process of a container, as this one may be, is not ended by a signal that it does
     # not handle: while it loads it would be waited for in vain.
-    signal.signal(signal.SIGTERM, lambda *_: os._exit(_EXIT_STOPPED))
+    stopped = False
+
+    def stop(*_: object) -> None:
+        nonlocal stopped
+        stopped = True
+        raise SystemExit(_EXIT_STOPPED)
+
+    signal.signal(signal.SIGTERM, stop)
     try:
         import uvicorn
     except ImportError as error:
@@ -64,7 +71,11 @@ def listen(load: Callable[[], Any], host: str, port: int, *, what: str, stop_s: 
             "serving: uvicorn is missing in this environment; pip install uvicorn"
         ) from error
     with _bound(host, port) as taken:
-        app = load()
+        try:
+            app = load()
+        finally:
+            if stopped:  # now: code of the model may hold the error back, or have threads that stay
+                os._exit(_EXIT_STOPPED)
         address = f"http://{host}:{taken.getsockname()[1]}"
         print(f"serving {what} on {address}", file=sys.stderr, flush=True)
         config = uvicorn.Config(

@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 
 from mlflow_exec.testing.collecting import until
-from tests.unit.runtime.test_model_server import handles
+from mlflow_exec.testing.served_models import ROW, save_model
 from tests.unit.scoring.collector import collecting
 
 COMMAND = [str(Path(sys.executable).with_name("mlflow-exec")), "serve"]
@@ -91,11 +91,15 @@ class Served:
 
 @contextlib.contextmanager
 def serving(model: Path | str, folder: Path, *flags: str) -> Iterator[Served]:
+    with started([*COMMAND, "-m", str(model), "--port", "0", *flags], folder) as served:
+        yield served
+
+
+@contextlib.contextmanager
+def started(command: list[str], folder: Path) -> Iterator[Served]:
     log = folder / "serve.log"
     with log.open("w") as stream:
-        process = subprocess.Popen(
-            [*COMMAND, "-m", str(model), "--port", "0", *flags], stderr=stream, text=True
-        )
+        process = subprocess.Popen(command, stderr=stream, text=True)
     served = Served(process, log)
     try:
         until(served.is_serving, "the server answers")
@@ -119,6 +123,19 @@ def test_it_answers_and_ends_on_sigterm(models: Path, tmp_path: Path) -> None:
         assert (status, text[:17]) == (200, '{"predictions": [')
         assert served.ask("GET", "/metrics")[1].count('requests_total{code="200"') == 1
         assert served.ask("POST", "/invocations", "{")[0] == 400
+        served.process.send_signal(signal.SIGTERM)
+        assert served.process.wait(30) in (0, -signal.SIGTERM)
+
+
+@pytest.mark.parametrize("target", ["ray-serve", "k8s"])
+def test_mlflows_run_local_is_the_same_server(models: Path, tmp_path: Path, target: str) -> None:
+    command = [str(Path(sys.executable).with_name("mlflow")), "deployments", "run-local"]
+    model = ("-t", target, "--name", "price", "-m", str(models / "linear"))
+    settings = ("-C", "port=0", "-C", "max_request=1000")
+    with started([*command, *model, *settings], tmp_path) as served:
+        assert served.ask("POST", "/invocations", BODY)[0] == 200
+        assert 'model="price"' in served.ask("GET", "/metrics")[1]
+        assert served.ask("POST", "/invocations", " " * 2000)[0] == 413
         served.process.send_signal(signal.SIGTERM)
         assert served.process.wait(30) in (0, -signal.SIGTERM)
 
@@ -167,20 +184,30 @@ def test_a_request_may_take_its_time_after_sigterm_too(models: Path, tmp_path: P
         assert served.process.wait(30) == 0
 
 
-def test_sigterm_ends_what_is_still_loading(models: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("busy_in", ["loading", "predicting"])
+def test_sigterm_ends_what_is_not_ready_and_takes_its_files_away(
+    busy_in: str, tmp_path: Path
+) -> None:
     """By a handler of its own: the first process of a container overlooks it without one."""
-    example = models / "slow" / "serving_input_example.json"
-    example.write_text('{"inputs": {"a": [600.0], "b": [2.0]}}')
+    making: dict[str, Any] = {busy_in: "print('busy', flush=True); time.sleep(600)"}
+    model = save_model(tmp_path, 1, **making)
+    (model / "serving_input_example.json").write_text(json.dumps(ROW))
+    files = tmp_path / "temporary"
+    files.mkdir()
     command = [sys.executable, "-m", "mlflow_exec.scoring", "--port", "0"]
-    process = subprocess.Popen([*command, "--model-uri", str(models / "slow")])
-    try:
-        until(lambda: handles(process.pid, signal.SIGTERM), "it minds SIGTERM")
-        process.send_signal(signal.SIGTERM)
-        assert process.wait(30) == 143
-    finally:
-        example.unlink()
-        process.kill()
-        process.wait()
+    with subprocess.Popen(
+        [*command, "--model-uri", model.as_uri()], stdout=subprocess.PIPE, text=True,
+        env={**os.environ, "TMPDIR": str(files)},
+    ) as process:  # fmt: skip
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "busy\n"
+            assert len(list(files.iterdir())) == 1
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(30) == 143
+            assert list(files.iterdir()) == []
+        finally:
+            process.kill()
 
 
 def test_traces_are_sent_before_it_ends(
