@@ -1,9 +1,10 @@
-"""Take a picture of a run's page in MLflow's UI, for the documentation.
+"""Take a picture for the documentation: a run in MLflow's UI, the applications of a Ray Serve.
 
-    python docs/screenshot.py --tracking-uri http://localhost:5000 --run-id 1f… --output run.png
+    python docs/screenshot.py --output run.png run --tracking-uri http://localhost:5000 --run-id 1f…
+    python docs/screenshot.py --output s.png serve --dashboard http://localhost:8265 --shows wine
 
 Needs ``pip install selenium``, Chromium and its driver (Debian: ``chromium chromium-driver``), and
-a tracking server that asks for no sign-in. The page is MLflow's own with two changes: tags are
+a tracking server that asks for no sign-in. MLflow's page is its own with two changes: tags are
 shown in full (MLflow cuts long ones and shows the rest when the mouse is over them), and the button
 of its assistant is hidden.
 """
@@ -15,6 +16,7 @@ import json
 import shutil
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from urllib.error import URLError
@@ -41,33 +43,36 @@ STYLE = """
 [data-component-type="tag"] span { display: inline !important; }
 [data-assistant-ui] { display: none !important; }
 """
+TOKEN_COOKIE = "ray-authentication-token"  # Ray's name: _private/authentication
 SHOWN = "return [...document.querySelectorAll('[title]')].map(element => element.title)"
 
 
 def main() -> int:
     """Take the picture that the command line asks for."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--tracking-uri", required=True, help="where the tracking server answers")
-    parser.add_argument("--run-id", required=True)
     parser.add_argument("--output", type=Path, required=True, help="the PNG file to write")
     parser.add_argument("--width", type=int, default=1400, help="of the page, in CSS pixels")
     parser.add_argument("--height", type=int, default=1000, help="of the page, in CSS pixels")
     parser.add_argument("--scale", type=float, default=2, help="pixels of the PNG per CSS pixel")
+    pages = parser.add_subparsers(required=True)
+    run = pages.add_parser("run", help="a run in MLflow's UI")
+    run.add_argument("--tracking-uri", required=True, help="where the tracking server answers")
+    run.add_argument("--run-id", required=True)
+    run.set_defaults(open=open_run)
+    serve = pages.add_parser("serve", help="the applications in the dashboard of a Ray")
+    serve.add_argument("--dashboard", required=True, help="where it answers")
+    serve.add_argument("--token-file", type=Path, help="with the token that it asks for")
+    serve.add_argument("--shows", required=True, nargs="+", help="the applications to wait for")
+    serve.set_defaults(open=open_serve)
     options = parser.parse_args()
-    server = options.tracking_uri.rstrip("/")
-    try:
-        run = fetch_run(server, options.run_id)
-    except URLError as error:
-        print(f"{server}: cannot read run {options.run_id!r}: {error}", file=sys.stderr)
-        return 1
     options.output.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as profile:
         browser = start_browser(Path(profile), options.width, options.height, options.scale)
         try:
-            open_run(browser, server, run)
+            options.open(browser, options)
             options.output.write_bytes(browser.get_screenshot_as_png())
-        except TimeoutException as error:
-            print(f"{server}: {error.msg}", file=sys.stderr)
+        except (TimeoutException, URLError) as error:
+            print(f"no picture: {error}", file=sys.stderr)
             return 1
         finally:
             browser.quit()
@@ -104,8 +109,10 @@ def start_browser(profile: Path, width: int, height: int, scale: float) -> webdr
     return browser
 
 
-def open_run(browser: webdriver.Chrome, server: str, run: dict[str, Any]) -> None:
-    """Open the page of ``run`` and return when it shows all that there is to show."""
+def open_run(browser: webdriver.Chrome, options: argparse.Namespace) -> None:
+    """Open the page of a run and return when it shows all that there is to show."""
+    server = options.tracking_uri.rstrip("/")
+    run = fetch_run(server, options.run_id)
     choose = (
         f"for (const [k, v] of Object.entries({json.dumps(CHOICES)})) localStorage.setItem(k, v)"
     )
@@ -114,25 +121,49 @@ def open_run(browser: webdriver.Chrome, server: str, run: dict[str, Any]) -> Non
     browser.get(f"{server}/#/experiments/{info['experiment_id']}/runs/{info['run_id']}")
     # MLflow shows no tag of its own among the tags.
     expected = {tag["key"] for tag in tags if not tag["key"].startswith("mlflow.")}
-    before = ""
 
-    def complete(_: webdriver.Chrome) -> bool:
-        # Parts of the page come one by one: it is complete when nothing came since the last look.
-        nonlocal before
-        last, before = before, browser.execute_script("return document.body.innerText")
-        shown = set(browser.execute_script(SHOWN))
-        return before == last and info["run_id"] in before and expected <= shown
+    def shows_all(text: str) -> bool:
+        return info["run_id"] in text and expected <= set(browser.execute_script(SHOWN))
 
-    WebDriverWait(browser, LOAD_TIMEOUT_S, poll_frequency=1).until(
-        complete,
-        f"the page of run {info['run_id']} does not show the run with its tags {sorted(expected)}",
-    )
+    wait_for(browser, shows_all, f"the page of run {info['run_id']} with its tags")
     style = f"document.head.appendChild(document.createElement('style')).textContent = {STYLE!r}"
     browser.execute_script(style)
     # Two frames later the browser has drawn what the style has changed.
     browser.execute_async_script(
         "const done = arguments[0]; requestAnimationFrame(() => requestAnimationFrame(done))"
     )
+
+
+def open_serve(browser: webdriver.Chrome, options: argparse.Namespace) -> None:
+    """Open the page of Ray Serve's applications and return when it shows these."""
+    dashboard = options.dashboard.rstrip("/")
+    browser.get(f"{dashboard}/favicon.ico")  # a cookie is of a page's server
+    if options.token_file:
+        token = options.token_file.read_text(encoding="utf-8").strip()
+        browser.add_cookie({"name": TOKEN_COOKIE, "value": token})
+    browser.get(f"{dashboard}/#/serve")
+    expected = set(options.shows)
+    wait_for(
+        browser,
+        lambda text: expected <= set(text.split()) and "Loading" not in text,
+        f"the applications {sorted(expected)}",
+    )
+
+
+def wait_for(browser: webdriver.Chrome, shows: Callable[[str], bool], what: str) -> None:
+    """Wait until the page shows it, and nothing came to it since the last look.
+
+    Raises:
+        TimeoutException: It does not.
+    """
+    before = ""
+
+    def complete(_: webdriver.Chrome) -> bool:
+        nonlocal before
+        last, before = before, browser.execute_script("return document.body.innerText")
+        return before == last and shows(before)
+
+    WebDriverWait(browser, LOAD_TIMEOUT_S, poll_frequency=1).until(complete, f"no sign of {what}")
 
 
 if __name__ == "__main__":
