@@ -98,6 +98,7 @@ class Quicker:
         self.__signature__ = inspect.signature(usual)
 
     def __call__(self, data: Any, params: Any = None) -> Any:
+        """Predict on a frame."""
         try:
             return self.by_array(data.to_numpy())
         except Exception:  # so that its message is of the frame

@@ -1,146 +1,109 @@
-"""What endpoints do on every target: one address over several deployments.
+"""The conformance suite of endpoints, on every target: one address over several deployments.
 
-A module of tests has the suite's class as a base, and the fixture ``endpoints`` for its system.
+A module of tests has the suite's class as a base, and the fixture ``served`` for its system.
 """
 
 from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
-from mlflow.deployments import BaseDeploymentClient
 from mlflow.exceptions import MlflowException
 
 from mlflow_exec.testing.collecting import until
-from tests.mlflow.ray_deployments import mlflow_deployments, run
-from tests.mlflow.served_models import ROW, save_model, steady_load
+from mlflow_exec.testing.commands import mlflow_deployments, run
+from mlflow_exec.testing.served import Served, steady_load
+from mlflow_exec.testing.served_models import ROW
 
 
-@dataclass(frozen=True)
-class Endpoints:
-    """Endpoints on one system.
-
-    Attributes:
-        client: MLflow's.
-        uri: The target's.
-        of_variants: The settings of deployments.
-        of_endpoints: The settings of endpoints.
-        of_both: The settings of a deployment whose endpoint is made along with it.
-        asks: Returns what asks an endpoint, with some headers, and returns status and body.
-        routers: Returns what tells one router of an endpoint from one that was started later.
-        models: A folder for models.
-    """
-
-    client: BaseDeploymentClient
-    uri: str
-    of_variants: Mapping[str, str]
-    of_endpoints: Mapping[str, str]
-    of_both: Mapping[str, str]
-    asks: Callable[[str, Mapping[str, str]], Callable[[], tuple[int, bytes]]]
-    routers: Callable[[str], set[str]]
-    models: Path
-
-    def make(self, name: str, answer: int) -> None:
-        """Deploy a model that answers this."""
-        path = str(save_model(self.models, answer))
-        self.client.create_deployment(name, path, config=dict(self.of_variants))
-
-    def answers(self, name: str, count: int, headers: Mapping[str, str] | None = None) -> list[int]:
-        """Ask an endpoint so often; returns what it predicted."""
-        ask, found = self.asks(name, headers or {}), []
-        for _ in range(count):
-            status, body = ask()
-            assert status == 200, body
-            found += json.loads(body)["predictions"]
-        return found
-
-    def options(self) -> list[str]:
-        """Return the settings of deployments as a command line has them."""
-        pairs = [f"{key}={value}" for key, value in self.of_variants.items()]
-        return [part for pair in pairs for part in ("-C", pair)]
-
-    def reach(self) -> list[str]:
-        """Return the settings by which a command line reaches the target."""
-        return ["-t", self.uri]
+def answers(
+    served: Served, name: str, count: int, headers: Mapping[str, str] | None = None
+) -> list[int]:
+    """Ask an endpoint so often; returns what it predicted."""
+    ask, found = served.asks(name, headers or {}), []
+    for _ in range(count):
+        status, body = ask()
+        assert status == 200, body
+        found += json.loads(body)["predictions"]
+    return found
 
 
-@pytest.fixture(scope="class")
-def wine(endpoints: Endpoints) -> Iterator[dict[str, Any]]:
-    """An endpoint over two deployments, of which nine of ten requests go to the first."""
-    with ThreadPoolExecutor() as pool:
-        list(pool.map(endpoints.make, ("wine-1", "wine-2"), (1, 2)))
-    config = {**endpoints.of_endpoints, "weights": {"wine-1": 90, "wine-2": 10}}
-    yield endpoints.client.create_endpoint("wine", config)
-    endpoints.client.delete_endpoint("wine")
-    for name in ("wine-1", "wine-2"):
-        endpoints.client.delete_deployment(name)
+class EndpointConformance:
+    """What endpoints do on every target, in this order; see `mlflow_exec.testing.deployments`."""
 
-
-class EndpointSuite:
-    """The tests, in this order."""
+    @pytest.fixture(scope="class")
+    @classmethod
+    def wine(cls, served: Served) -> Iterator[dict[str, Any]]:
+        """An endpoint over two deployments, of which nine of ten requests go to the first."""
+        with ThreadPoolExecutor() as pool:
+            list(pool.map(served.make, ("wine-1", "wine-2"), (1, 2)))
+        config = {**served.of_endpoints, "weights": {"wine-1": 90, "wine-2": 10}}
+        yield served.client.create_endpoint("wine", config)
+        served.client.delete_endpoint("wine")
+        for name in ("wine-1", "wine-2"):
+            served.client.delete_deployment(name)
 
     @pytest.mark.parametrize("count", [300, pytest.param(10_000, marks=pytest.mark.large)])
     def test_each_deployment_gets_its_share_and_zero_is_none(
-        self, endpoints: Endpoints, wine: dict[str, Any], count: int
+        self, served: Served, wine: dict[str, Any], count: int
     ) -> None:
-        endpoints.client.update_endpoint("wine", {"weights": {"wine-1": 90, "wine-2": 10}})
-        found = Counter(endpoints.answers("wine", count))
+        served.client.update_endpoint("wine", {"weights": {"wine-1": 90, "wine-2": 10}})
+        found = Counter(answers(served, "wine", count))
         assert found == {1: count * 9 // 10, 2: count // 10}
-        endpoints.client.update_endpoint("wine", {"weights": {"wine-1": 0}})
-        assert Counter(endpoints.answers("wine", count // 5)) == {2: count // 5}
+        served.client.update_endpoint("wine", {"weights": {"wine-1": 0}})
+        assert Counter(answers(served, "wine", count // 5)) == {2: count // 5}
 
     def test_weights_change_under_load_without_a_restart_or_a_failure(
-        self, endpoints: Endpoints, wine: dict[str, Any]
+        self, served: Served, wine: dict[str, Any]
     ) -> None:
-        before = endpoints.routers("wine")
-        with steady_load(endpoints.asks("wine", {}), threads=2) as load:
+        before = served.replicas("wine")
+        with steady_load(served.asks("wine", {}), threads=2) as load:
             for weights in ({"wine-1": 1, "wine-2": 0}, {"wine-1": 0, "wine-2": 1}):
-                changed = endpoints.client.update_endpoint("wine", {"weights": weights})
+                changed = served.client.update_endpoint("wine", {"weights": weights})
                 assert changed["weights"] == weights
                 seen = len(load.answers)
                 load.reaches(20)
                 # Two were under way at most when it was told that the change is done.
                 expected = 1 if weights["wine-1"] else 2
                 assert set(load.answers[seen + 2 :]) == {expected}
-        assert endpoints.routers("wine") == before
+        assert served.replicas("wine") == before
         assert not load.failures
 
     def test_a_key_stays_with_its_deployment(
-        self, endpoints: Endpoints, wine: dict[str, Any]
+        self, served: Served, wine: dict[str, Any]
     ) -> None:
         config = {"weights": {"wine-1": 50, "wine-2": 50}, "sticky_header": "X-User"}
-        endpoints.client.update_endpoint("wine", config)
+        served.client.update_endpoint("wine", config)
         by_user = [
-            endpoints.answers("wine", 3, {"X-User": f"user-{number}"}) for number in range(20)
+            answers(served, "wine", 3, {"X-User": f"user-{number}"}) for number in range(20)
         ]
         assert all(len(set(found)) == 1 for found in by_user)
         assert {found[0] for found in by_user} == {1, 2}
 
     def test_copies_for_a_shadow_are_compared_and_counted(
-        self, endpoints: Endpoints, wine: dict[str, Any]
+        self, served: Served, wine: dict[str, Any]
     ) -> None:
-        run("mlflow-exec", "endpoints", "update", *endpoints.reach(), "-n", "wine",
+        run("mlflow-exec", "endpoints", "update", "-t", served.uri, "-n", "wine",
             "-w", "wine-1=1", "-w", "wine-2=0", "-s", "wine-2=50")  # fmt: skip
 
         def counted() -> int:
-            counts = endpoints.client.get_endpoint("wine")["counts"]["shadows"]
+            counts = served.client.get_endpoint("wine")["counts"]["shadows"]
             assert counts.get("wine-2", {}).get("same", 0) == 0
             return int(counts.get("wine-2", {}).get("different", 0))
 
         before = counted()
-        assert endpoints.answers("wine", 20) == [1] * 20
+        assert answers(served, "wine", 20) == [1] * 20
         until(lambda: counted() == before + 10, "half of them are compared", 60)
 
     def test_the_command_line_and_mlflows(
-        self, endpoints: Endpoints, wine: dict[str, Any], tmp_path: Path
+        self, served: Served, wine: dict[str, Any], tmp_path: Path
     ) -> None:
-        name, target = ("-n", "wine", *endpoints.reach()), endpoints.reach()
+        name, target = ("-n", "wine", "-t", served.uri), ("-t", served.uri)
         run("mlflow-exec", "endpoints", "update", *name, "-w", "wine-2=1", "--remove", "wine-1")
         found = json.loads(run("mlflow-exec", "endpoints", "get", *name, "-o", "json"))
         assert (found["state"], found["weights"]) == ("READY", {"wine-2": 1.0})
@@ -165,9 +128,9 @@ class EndpointSuite:
         assert "wine" in run("mlflow-exec", "endpoints", "list", *target)
 
     def test_an_endpoint_is_no_deployment_and_a_deployment_no_endpoint(
-        self, endpoints: Endpoints, wine: dict[str, Any]
+        self, served: Served, wine: dict[str, Any]
     ) -> None:
-        client = endpoints.client
+        client = served.client
         assert "wine" not in [found["name"] for found in client.list_deployments()]
         assert [found["name"] for found in client.list_endpoints()] == ["wine"]
         for call in (client.get_deployment, client.delete_deployment):
@@ -197,29 +160,29 @@ class EndpointSuite:
         ],
     )
     def test_a_wrong_route_is_refused_before_anything_is_touched(
-        self, endpoints: Endpoints, wine: dict[str, Any], config: dict[str, Any], says: str
+        self, served: Served, wine: dict[str, Any], config: dict[str, Any], says: str
     ) -> None:
-        before = endpoints.client.get_endpoint("wine")["revision"]
+        before = served.client.get_endpoint("wine")["revision"]
         with pytest.raises(MlflowException, match=says):
-            endpoints.client.update_endpoint("wine", config)
-        assert endpoints.client.get_endpoint("wine")["revision"] == before
+            served.client.update_endpoint("wine", config)
+        assert served.client.get_endpoint("wine")["revision"] == before
 
     def test_a_deployment_that_gets_requests_is_not_deleted(
-        self, endpoints: Endpoints, wine: dict[str, Any]
+        self, served: Served, wine: dict[str, Any]
     ) -> None:
-        endpoints.client.update_endpoint("wine", {"weights": {"wine-1": 1, "wine-2": 1}})
+        served.client.update_endpoint("wine", {"weights": {"wine-1": 1, "wine-2": 1}})
         with pytest.raises(MlflowException, match="variant of endpoint 'wine'; take it out"):
-            endpoints.client.delete_deployment("wine-1")
-        assert {1, 2} == set(endpoints.answers("wine", 4))
+            served.client.delete_deployment("wine-1")
+        assert {1, 2} == set(answers(served, "wine", 4))
 
     def test_a_deployment_is_made_as_a_variant(
-        self, endpoints: Endpoints, wine: dict[str, Any]
+        self, served: Served, wine: dict[str, Any]
     ) -> None:
-        client = endpoints.client
-        path = str(save_model(endpoints.models, 4))
+        client = served.client
+        path = served.model(4)
         made = mlflow_deployments(
-            "create", *endpoints.reach(), "--name", "wine-4", "-m", path, "--endpoint", "wine",
-            *endpoints.options(),
+            "create", "-t", served.uri, "--name", "wine-4", "-m", path, "--endpoint", "wine",
+            *served.options(),
         )  # fmt: skip
         assert "wine-4 is created" in made
         assert client.get_endpoint("wine")["weights"] == {"wine-1": 1, "wine-2": 1, "wine-4": 0}
@@ -227,15 +190,15 @@ class EndpointSuite:
         assert {one["name"] for one in listed} == {"wine-1", "wine-2", "wine-4"}
         client.delete_deployment("wine-4", endpoint="wine")
         assert client.get_endpoint("wine")["weights"] == {"wine-1": 1, "wine-2": 1}
-        back = ("mlflow-exec", "endpoints", "rollback", "-n", "wine", *endpoints.reach())
+        back = ("mlflow-exec", "endpoints", "rollback", "-n", "wine", "-t", served.uri)
         assert "there is no deployment 'wine-4'" in run(*back, fails=True)
         with pytest.raises(MlflowException, match="'wine-5' is the deployment's own name"):
             client.create_deployment("wine-5", path, config={}, endpoint="wine-5")
 
-    def test_the_first_variant_makes_the_endpoint(self, endpoints: Endpoints) -> None:
-        client = endpoints.client
-        path = str(save_model(endpoints.models, 3, requirements=("mlflow-skinny", "pandas")))
-        client.create_deployment("beer-3", path, config=dict(endpoints.of_both), endpoint="beer")
+    def test_the_first_variant_makes_the_endpoint(self, served: Served) -> None:
+        client = served.client
+        path = served.model(3, requirements=("mlflow-skinny", "pandas"))
+        client.create_deployment("beer-3", path, config=dict(served.of_both), endpoint="beer")
         assert client.get_endpoint("beer")["weights"] == {"beer-3": 100}
         assert client.predict(endpoint="beer", inputs=ROW)["predictions"] == [3]
         with pytest.raises(MlflowException, match="one deployment at least needs more than 0"):

@@ -4,11 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
-import time
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import mlflow
@@ -60,53 +56,3 @@ def save_model(
             pip_requirements=list(requirements),
         )  # fmt: skip
     return path
-
-
-@dataclass
-class Load:
-    """Requests one after the other in each of some threads, and how they were answered."""
-
-    answers: list[int] = field(default_factory=list)
-    failures: list[str] = field(default_factory=list)
-
-    def reaches(self, count: int) -> None:
-        """Wait until there were so many answers more than now."""
-        wanted = len(self.answers) + count
-        end_s = time.monotonic() + 60
-        while len(self.answers) < wanted:
-            assert time.monotonic() < end_s, f"no {count} answers: {self.failures[:3]}"
-            time.sleep(0.02)
-
-
-@contextmanager
-def steady_load(ask: Callable[[], tuple[int, bytes]], threads: int = 4) -> Iterator[Load]:
-    """Ask all the time; at the end every answer was a right one.
-
-    Args:
-        ask: Sends one request; returns the status code and the body.
-        threads: How many ask at a time.
-    """
-    load, stop = Load(), threading.Event()
-
-    def run() -> None:
-        while not stop.is_set():
-            try:
-                status, body = ask()
-            except Exception as error:
-                load.failures.append(repr(error))
-                continue
-            if status == 200:
-                load.answers.append(json.loads(body)["predictions"][0])
-            else:
-                load.failures.append(f"{status}: {body[:300]!r}")
-
-    running = [threading.Thread(target=run) for _ in range(threads)]
-    for thread in running:
-        thread.start()
-    try:
-        yield load
-    finally:
-        stop.set()
-        for thread in running:
-            thread.join()
-    assert load.failures == [], f"{len(load.failures)} of {len(load.answers)}: {load.failures[:3]}"

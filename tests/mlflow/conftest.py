@@ -14,6 +14,7 @@ from mlflow.deployments import BaseDeploymentClient, get_deploy_client
 
 from mlflow_exec.clients.ray_embedded import recorded
 from mlflow_exec.clients.ray_serve import ServeClient
+from mlflow_exec.testing.served_models import save_model
 from tests.clusters.processes import appears
 from tests.clusters.pytest_kubernetes import KubernetesCluster, unavailable
 from tests.clusters.pytest_ray import RayCluster, require_ray
@@ -23,7 +24,6 @@ from tests.clusters.yarn.cluster import YarnCluster
 from tests.mlflow.interventions import offer
 from tests.mlflow.k8s_runs import K8sRuns
 from tests.mlflow.ray_runs import RayRuns
-from tests.mlflow.served_models import save_model
 from tests.mlflow.yarn_faults import FRAIL
 from tests.mlflow.yarn_runs import YarnRuns
 from tests.servers import MlflowServer, mlflow_server

@@ -6,20 +6,27 @@ import itertools
 import json
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
+import pytest
+import yaml
 from kubernetes import client
+from mlflow.deployments import get_deploy_client
 
 from mlflow_exec.releases import Model, ModelPackage, Release, Rollout
 from mlflow_exec.settings import KubernetesTargetSettings
 from mlflow_exec.shipping import content_hash
 from mlflow_exec.targets.base import ReleasePlan
 from mlflow_exec.targets.kubernetes import KubernetesTarget
+from mlflow_exec.testing.served import Served
+from mlflow_exec.testing.served_models import BODY, JSON, save_model
+from tests.clusters.kubernetes.pods import pod_patch
+from tests.clusters.kubernetes.services import pod_dns, service_network
 from tests.clusters.pytest_kubernetes import KubernetesCluster
-from tests.mlflow.served_models import BODY, JSON, save_model
 
 READY_S = 120.0
 
@@ -115,15 +122,11 @@ class K8sDeployments:
                 if any(c.type == "Ready" and c.status == "True" for c in pod.status.conditions)
             }
 
-    def kill_a_pod(self, name: str) -> str:
-        """Kill one of the pods of a deployment, in the middle of what it does; return its name."""
+    def kill_pod(self, name: str) -> None:
+        """Kill a pod in the middle of what it does."""
         with self.cluster.api_client() as api:
             core = client.CoreV1Api(api)
-            chosen = f"mlflow-exec/deployment={name}"
-            pods = core.list_namespaced_pod(self.namespace, label_selector=chosen).items
-            victim: str = pods[0].metadata.name
-            core.delete_namespaced_pod(victim, self.namespace, grace_period_seconds=0)
-            return victim
+            core.delete_namespaced_pod(name, self.namespace, grace_period_seconds=0)
 
     def everything(self, name: str) -> list[str]:
         """Return every object with the label of a deployment, whatever its kind."""
@@ -162,3 +165,35 @@ class K8sDeployments:
             return response.status, response.data
 
         return ask
+
+
+@contextmanager
+def served_by(made: K8sDeployments, tracking_uri: str) -> Iterator[Served]:
+    """Give the deployments and endpoints of a namespace, as the suites use them."""
+    given = {key: str(value) for key, value in made.given().items() if key != "kubeconfig"}
+    cluster = made.cluster.processes()
+    pods = {**pod_patch("model")["spec"], **pod_dns(cluster.slot, made.namespace)}
+    pods["initContainers"] = [{**pods["containers"][0], "name": "prepare"}]
+    patch = made.folder / "patch.yaml"
+    patch.write_text(yaml.safe_dump({"spec": {"template": {"spec": pods}}}))
+    routers = {
+        **given,
+        "image": made.cluster.image,
+        "environment": "uv",
+        "patch": str(patch),
+        "cache": json.dumps({"host_path": str(made.folder / "cache")}),
+    }
+    models = made.folder / "models"
+    models.mkdir()
+    with (
+        pytest.MonkeyPatch.context() as monkeypatch,
+        made.cluster.api_client() as api,
+        service_network(cluster.slot, made.namespace, api),
+    ):
+        monkeypatch.setenv("KUBECONFIG", str(made.cluster.kubeconfig))
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", tracking_uri)
+        yield Served(
+            get_deploy_client(made.uri), made.uri, given, routers, routers, made.ask_once,
+            made.ready_pods, made.kill_pod, made.everything, models,
+        )  # fmt: skip
+    made.close()

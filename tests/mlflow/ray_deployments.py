@@ -2,49 +2,64 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-import urllib.error
-import urllib.request
-from collections.abc import Callable
+import http.client
+import os
+import signal
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from types import NoneType
+from urllib.parse import urlsplit
 
-from click.testing import CliRunner
-from mlflow.deployments.cli import commands
+from mlflow.deployments import BaseDeploymentClient, get_deploy_client
 
-from tests.mlflow.served_models import BODY, JSON
+from mlflow_exec.clients.ray_serve import ServeClient
+from mlflow_exec.testing.served import Ask, Served
+from mlflow_exec.testing.served_models import BODY, JSON
 
 SMALL = {"environment": "local", "resources.cpu": "0.1"}
 
 
-def asks(url: str) -> Callable[[], tuple[int, bytes]]:
-    """Return what asks a deployment once."""
+def asks(url: str, headers: Mapping[str, str] | None = None) -> Ask:
+    """Return what asks a deployment once, on a connection of its own."""
+    parts = urlsplit(url)
 
     def ask() -> tuple[int, bytes]:
-        request = urllib.request.Request(f"{url}/invocations", data=BODY, headers=JSON)
+        connection = http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=60)
+        sent = {**JSON, **(headers or {})}
+        connection.request("POST", f"{parts.path}/invocations", BODY, sent)
+        answer = connection.getresponse()
         try:
-            with urllib.request.urlopen(request, timeout=60) as answer:
-                return answer.status, answer.read()
-        except urllib.error.HTTPError as error:
-            return error.code, error.read()
+            return answer.status, answer.read()
+        finally:
+            connection.close()
 
     return ask
 
 
-def run(*command: str, fails: bool = False) -> str:
-    """Run a command of this environment; returns what it prints, or says where it fails."""
-    done = subprocess.run(
-        [str(Path(sys.executable).parent / command[0]), *command[1:]],
-        capture_output=True, text=True, timeout=300,
+def served_by(
+    client: Callable[[], ServeClient], models: Path, **settings: str
+) -> Served:
+    """Return the deployments and endpoints of a Ray, as the suites use them."""
+    deployments: BaseDeploymentClient = get_deploy_client("ray-serve")
+    small = {**SMALL, **settings}
+
+    def asks_of(name: str, headers: Mapping[str, str]) -> Ask:
+        application = client().applications()["applications"][name]
+        port = client().applications()["http_options"]["port"]
+        return asks(f"http://127.0.0.1:{port}{application['route_prefix']}", headers)
+
+    def running(name: str) -> set[str]:
+        found = client().applications()["applications"].get(name) or {"deployments": {}}
+        return {
+            str(replica["pid"])
+            for deployment in found["deployments"].values()
+            for replica in deployment["replicas"]
+            if replica["state"] == "RUNNING"
+        }
+
+    def leftovers(name: str) -> list[str]:
+        return [found for found in client().applications()["applications"] if found == name]
+
+    return Served(
+        deployments, "ray-serve", small, {}, small, asks_of, running,
+        lambda replica: os.kill(int(replica), signal.SIGKILL), leftovers, models,
     )  # fmt: skip
-    assert (done.returncode != 0) == fails, done.stdout + done.stderr
-    return done.stderr if fails else done.stdout
-
-
-def mlflow_deployments(*arguments: str, fails: bool = False) -> str:
-    """Run a verb of MLflow's command line in this process, which has imported it already."""
-    done = CliRunner().invoke(commands, arguments)
-    assert (done.exit_code != 0) == fails, f"{done.output}\n{done.exception!r}"
-    assert isinstance(done.exception, (NoneType, SystemExit)), "a traceback would be printed"
-    return done.output if fails else done.stdout

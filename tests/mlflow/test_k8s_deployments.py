@@ -10,17 +10,14 @@ import pytest
 from mlflow_exec.errors import ConflictError, DeploymentNotFoundError, RejectedError
 from mlflow_exec.jobs import FailureCategory
 from mlflow_exec.releases import Rollout, RolloutState
-from mlflow_exec.testing.collecting import until
+from mlflow_exec.testing.served_models import BODY, JSON
 from tests.clusters.pytest_kubernetes import KubernetesCluster
 from tests.mlflow.k8s_deployments import K8sDeployments
-from tests.mlflow.served_models import BODY, JSON, steady_load
 
 BROKEN = {
     "missing": "import a_package_that_is_not_there",
     "raising": "raise ValueError('the weights are gone')",
-    "greedy": "self.weights = bytes(bytearray(800 * 1024 * 1024))",
 }
-MEMORY = {"memory": "600Mi"}
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +36,7 @@ def rollouts(served: K8sDeployments) -> Iterator[dict[str, Rollout]]:
     try:
         with ThreadPoolExecutor(len(names)) as pool:
             deployed = pool.map(
-                lambda name: served.deploy(name, served.model(2), resources=MEMORY), names
+                lambda name: served.deploy(name, served.model(2)), names
             )
             yield dict(zip(names, deployed, strict=True))
     finally:
@@ -50,19 +47,10 @@ def rollouts(served: K8sDeployments) -> Iterator[dict[str, Rollout]]:
 def broken(served: K8sDeployments, rollouts: dict[str, Rollout]) -> dict[str, Rollout]:
     """What becomes of updates to models that cannot be served."""
     def update(name: str) -> Rollout:
-        return served.deploy(name, served.model(3, loading=BROKEN[name]), 2, resources=MEMORY)
+        return served.deploy(name, served.model(3, loading=BROKEN[name]), 2)
 
     with ThreadPoolExecutor(len(BROKEN)) as pool:
         return dict(zip(BROKEN, pool.map(update, BROKEN), strict=True))
-
-
-def test_a_deployment_answers_when_it_is_ready(
-    served: K8sDeployments, rollouts: dict[str, Rollout]
-) -> None:
-    rollout = rollouts["steady"]
-    assert (rollout.state, rollout.failure) == (RolloutState.READY, None)
-    assert (rollout.serving, rollout.replicas, rollout.ready) == (1, 1, 1)
-    assert served.answer("steady") == 2
 
 
 @pytest.mark.parametrize(
@@ -70,7 +58,6 @@ def test_a_deployment_answers_when_it_is_ready(
     [
         ("missing", FailureCategory.USER_ERROR, "a_package_that_is_not_there"),
         ("raising", FailureCategory.USER_ERROR, "the weights are gone"),
-        ("greedy", FailureCategory.OUT_OF_MEMORY, "more memory than its limit"),
     ],
 )
 def test_a_broken_model_says_why_and_the_old_one_goes_on(
@@ -112,13 +99,13 @@ def test_what_serves_stays_and_is_gone_back_to_however_few_revisions_are_kept(
 ) -> None:
     """Its pods are of the first revision, which the second has left as they were."""
     model, target = served.model(2), served.target(revision_limit=1)
-    served.deploy("few", model, 1, resources=MEMORY)
+    served.deploy("few", model, 1)
     [first] = served.ready_pods("few")
-    second = served.deploy("few", model, 2, num_replicas=2, resources=MEMORY)
+    second = served.deploy("few", model, 2, num_replicas=2)
     assert (second.state, second.serving) == (RolloutState.READY, 2)
     answering = served.ready_pods("few")
     raising = served.model(3, loading=BROKEN["raising"])
-    broken = served.deploy("few", raising, 3, resources=MEMORY, num_replicas=2, revision_limit=1)
+    broken = served.deploy("few", raising, 3, num_replicas=2, revision_limit=1)
     assert (broken.state, broken.serving) == (RolloutState.FAILED, 2)
     kept = target.revisions("few")
     assert [revision.number for revision in kept] == [2, 3]
@@ -128,37 +115,6 @@ def test_what_serves_stays_and_is_gone_back_to_however_few_revisions_are_kept(
     assert served.ready_pods("few") == answering
     assert first in answering
     target.delete("few")
-
-
-def test_an_update_and_a_scale_down_lose_no_request(
-    served: K8sDeployments, rollouts: dict[str, Rollout]
-) -> None:
-    with steady_load(served.ask_once("steady")) as load:
-        load.reaches(20)
-        model = served.model(3)
-        updated = served.deploy("steady", model, 2, num_replicas=2)
-        assert updated.state is RolloutState.READY
-        until(lambda: load.answers[-20:] == [3] * 20, "only the new revision answers")
-        there = served.pod_names("steady")
-        smaller = served.deploy("steady", model, 3, num_replicas=1)
-        assert (smaller.state, smaller.serving) == (RolloutState.READY, 3)
-        until(lambda: len(served.pod_names("steady")) == 1, "the others are gone")
-    assert set(load.answers) == {2, 3}
-    assert served.pod_names("steady") < there
-
-
-def test_a_killed_replica_loses_no_request_of_our_clients(
-    served: K8sDeployments, rollouts: dict[str, Rollout]
-) -> None:
-    assert served.deploy("steady", served.model(4), 4, num_replicas=2).state is RolloutState.READY
-    with steady_load(lambda: served.ask("steady")) as load:
-        load.reaches(20)
-        killed = served.kill_a_pod("steady")
-        load.reaches(50)
-        target = served.target()
-        until(lambda: target.get("steady").state is RolloutState.READY, "it is whole again")
-        until(lambda: killed not in str(served.everything("steady")), "it is gone")
-    assert set(load.answers) == {4}
 
 
 def test_of_two_clients_that_apply_the_same_number_one_is_told_so(

@@ -21,10 +21,10 @@ from mlflow.deployments import BaseDeploymentClient, get_deploy_client
 from mlflow.exceptions import MlflowException
 
 from mlflow_exec.testing.collecting import until
+from mlflow_exec.testing.served_models import BODY, JSON, ROW, save_model
 from tests.clusters.kubernetes.pods import pod_patch
 from tests.clusters.pytest_kubernetes import KubernetesCluster
 from tests.mlflow.k8s_deployments import K8sDeployments
-from tests.mlflow.served_models import BODY, JSON, ROW, save_model
 from tests.servers import MlflowServer
 
 TOKEN = "a-token-that-nobody-may-see"

@@ -2,121 +2,86 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 from kubernetes import client
-from mlflow.deployments import get_deploy_client
 from mlflow.exceptions import MlflowException
 
 from mlflow_exec.testing.collecting import until
+from mlflow_exec.testing.endpoints import EndpointConformance, answers
+from mlflow_exec.testing.served import Served
 from tests.clusters.kubernetes.gateway_api import install_http_routes, remove_http_routes
-from tests.clusters.kubernetes.pods import pod_patch
-from tests.clusters.kubernetes.services import pod_dns, service_network
 from tests.clusters.pytest_kubernetes import KubernetesCluster
-from tests.mlflow.endpoint_suite import Endpoints, EndpointSuite, wine
-from tests.mlflow.k8s_deployments import K8sDeployments
-from tests.mlflow.served_models import save_model
+from tests.mlflow.k8s_deployments import K8sDeployments, served_by
 from tests.servers import MlflowServer
-
-__all__ = ["wine"]
 
 
 @pytest.fixture(scope="module")
-def served(
+def made(
     kubernetes_cluster: KubernetesCluster,
     k8s_namespace: str,
     tmp_path_factory: pytest.TempPathFactory,
-) -> Iterator[K8sDeployments]:
-    folder = tmp_path_factory.mktemp("endpoints")
-    made = K8sDeployments(kubernetes_cluster, k8s_namespace, folder)
-    yield made
-    made.close()
+) -> K8sDeployments:
+    return K8sDeployments(kubernetes_cluster, k8s_namespace, tmp_path_factory.mktemp("endpoints"))
 
 
 @pytest.fixture(scope="module")
-def endpoints(served: K8sDeployments, k8s_tracking: MlflowServer) -> Iterator[Endpoints]:
-    given = {key: str(value) for key, value in served.given().items() if key != "kubeconfig"}
-    cluster = served.cluster.processes()
-    pods = {**pod_patch("model")["spec"], **pod_dns(cluster.slot, served.namespace)}
-    pods["initContainers"] = [{**pods["containers"][0], "name": "prepare"}]
-    patch = served.folder / "patch.yaml"
-    patch.write_text(yaml.safe_dump({"spec": {"template": {"spec": pods}}}))
-    routers = {
-        **given,
-        "image": served.cluster.image,
-        "environment": "uv",
-        "patch": str(patch),
-        "cache": json.dumps({"host_path": str(served.folder / "cache")}),
-    }
-    models = Path(served.folder / "models")
-    models.mkdir()
-    with (
-        pytest.MonkeyPatch.context() as monkeypatch,
-        served.cluster.api_client() as api,
-        service_network(cluster.slot, served.namespace, api),
-    ):
-        monkeypatch.setenv("KUBECONFIG", str(served.cluster.kubeconfig))
-        monkeypatch.setenv("MLFLOW_TRACKING_URI", k8s_tracking.url)
-        yield Endpoints(
-            get_deploy_client(served.uri), served.uri, given, routers, routers,
-            served.ask_once, served.ready_pods, models,
-        )  # fmt: skip
+def served(made: K8sDeployments, k8s_tracking: MlflowServer) -> Iterator[Served]:
+    with served_by(made, k8s_tracking.url) as found:
+        yield found
 
 
-class TestEndpointsOnKubernetes(EndpointSuite):
+class TestEndpointsOnKubernetes(EndpointConformance):
     def test_each_of_several_routers_hears_of_new_routes(
-        self, endpoints: Endpoints, wine: dict[str, Any]
+        self, served: Served, wine: dict[str, Any]
     ) -> None:
-        deployments = endpoints.client
+        deployments = served.client
         deployments.update_endpoint("wine", {"num_replicas": 2})
-        routers = endpoints.routers("wine")
+        routers = served.replicas("wine")
         assert len(routers) == 2
         for answer in (1, 2, 1):
             weights = {"wine-1": 0, "wine-2": 0, f"wine-{answer}": 1}
             deployments.update_endpoint("wine", {"weights": weights})
-            assert endpoints.answers("wine", 20) == [answer] * 20
-        assert endpoints.routers("wine") == routers
+            assert answers(served, "wine", 20) == [answer] * 20
+        assert served.replicas("wine") == routers
 
 
 @pytest.fixture
-def http_routes(served: K8sDeployments) -> Iterator[client.CustomObjectsApi]:
-    with served.cluster.api_client() as api:
+def http_routes(made: K8sDeployments) -> Iterator[client.CustomObjectsApi]:
+    with made.cluster.api_client() as api:
         install_http_routes(api)
         yield client.CustomObjectsApi(api)
         remove_http_routes(api)
 
 
 def test_a_cluster_without_the_gateway_api_says_so(
-    endpoints: Endpoints, served: K8sDeployments
+    served: Served, made: K8sDeployments
 ) -> None:
-    path = str(save_model(endpoints.models, 9))
-    gateway = {**endpoints.of_variants, "gateway": {"name": "public"}}
+    path = served.model(9)
+    gateway = {**served.of_deployments, "gateway": {"name": "public"}}
     with pytest.raises(MlflowException, match=r"has no HTTPRoutes .*; have the Gateway API"):
-        endpoints.client.create_deployment("tea-5", path, config=gateway)
-    assert served.everything("tea-5") == []
+        served.client.create_deployment("tea-5", path, config=gateway)
+    assert made.everything("tea-5") == []
 
 
 def test_a_gateway_gets_a_route_that_splits_by_the_weights_and_goes_with_the_setting(
-    endpoints: Endpoints, served: K8sDeployments, http_routes: client.CustomObjectsApi
+    served: Served, made: K8sDeployments, http_routes: client.CustomObjectsApi
 ) -> None:
-    deployments = endpoints.client
+    deployments = served.client
 
     def route(name: str) -> Any:
         found = http_routes.list_namespaced_custom_object(
-            "gateway.networking.k8s.io", "v1", served.namespace, "httproutes"
+            "gateway.networking.k8s.io", "v1", made.namespace, "httproutes"
         )
         specs = [item["spec"] for item in found["items"] if item["metadata"]["name"] == name]
         return specs[0] if specs else None
 
     gateway = {"name": "public", "namespace": "edge", "hostnames": ["tea.example.org"]}
     for answer in (5, 6):
-        path = str(save_model(endpoints.models, answer))
-        config = {**endpoints.of_variants, "gateway": gateway if answer == 5 else None}
+        path = served.model(answer)
+        config = {**served.of_deployments, "gateway": gateway if answer == 5 else None}
         given = {key: value for key, value in config.items() if value is not None}
         deployments.create_deployment(f"tea-{answer}", path, config=given)
     spec = route("tea-5")
@@ -127,7 +92,7 @@ def test_a_gateway_gets_a_route_that_splits_by_the_weights_and_goes_with_the_set
 
     weights = {"tea-5": 99.5, "tea-6": 0.5}
     routes = {"weights": weights, "gateway": gateway}
-    deployments.create_endpoint("tea", {**endpoints.of_endpoints, **routes})
+    deployments.create_endpoint("tea", {**served.of_endpoints, **routes})
     backends = {b["name"]: b["weight"] for b in route("tea")["rules"][0]["backendRefs"]}
     assert backends == {"tea-5": 199, "tea-6": 1}
     deployments.update_endpoint("tea", {"weights": {"tea-5": 1, "tea-6": 0}, "shadows": {

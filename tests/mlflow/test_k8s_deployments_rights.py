@@ -14,9 +14,9 @@ from mlflow_exec.errors import AccessDeniedError
 from mlflow_exec.releases import RolloutState
 from mlflow_exec.settings import KubernetesTargetSettings
 from mlflow_exec.targets.kubernetes import KubernetesTarget
+from mlflow_exec.testing.served_models import BODY, JSON
 from tests.clusters.pytest_kubernetes import KubernetesCluster
 from tests.mlflow.k8s_deployments import K8sDeployments
-from tests.mlflow.served_models import BODY, JSON
 from tests.mlflow.test_k8s_handles import colleague, entries, write_kubeconfig
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "serving-kubernetes.md"

@@ -10,10 +10,10 @@ import pytest
 from mlflow.deployments import BaseDeploymentClient
 from mlflow.exceptions import MlflowException
 
+from mlflow_exec.testing.served_models import ROW, save_model
 from tests.clusters.pytest_kubernetes import unavailable
 from tests.clusters.pytest_ray import RayCluster
 from tests.mlflow.ray_deployments import SMALL
-from tests.mlflow.served_models import ROW, save_model
 
 TOKEN = "MLFLOW_EXEC_TOKEN"
 

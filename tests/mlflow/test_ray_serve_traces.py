@@ -11,8 +11,8 @@ import mlflow
 import pytest
 from mlflow.deployments import BaseDeploymentClient, get_deploy_client
 
+from mlflow_exec.testing.served_models import BODY, JSON, save_model
 from tests.clusters.pytest_ray import RayCluster
-from tests.mlflow.served_models import BODY, JSON, save_model
 from tests.servers import MlflowServer
 from tests.unit.scoring.collector import collecting
 

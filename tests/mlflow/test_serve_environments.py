@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import pytest
 
-from tests.mlflow.served_models import save_model
+from mlflow_exec.testing.served_models import save_model
 from tests.mlflow.test_serve import COMMAND, serving
 
 ASKED = '{"dataframe_split": {"columns": ["x"], "data": [[1.5]]}}'

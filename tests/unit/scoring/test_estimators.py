@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -11,6 +12,9 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from mlflow.models import Model, ModelSignature
+from mlflow.pyfunc import PyFuncModel, scoring_server
+from mlflow.types import ColSpec, Schema
 from sklearn import set_config
 from sklearn.base import BaseEstimator
 from sklearn.compose import ColumnTransformer
@@ -19,6 +23,8 @@ from sklearn.preprocessing import FunctionTransformer, PolynomialFeatures, Stand
 from sklearn.utils import all_estimators
 
 from mlflow_exec.scoring import estimators, linear
+from mlflow_exec.scoring.scorer import Scorer
+from tests.unit.scoring.asgi import ask
 
 NAMES = ["a", "b", "c", "d"]
 RANDOM = np.random.default_rng(3)
@@ -173,3 +179,22 @@ def test_an_error_is_that_of_the_frame() -> None:
     with pytest.raises(ValueError, match="Input X contains NaN") as theirs:
         LOGISTIC.predict(table)
     assert str(ours.value) == str(theirs.value)
+
+
+def test_an_array_is_all_that_a_request_needs_and_errors_are_mlflows() -> None:
+    signature = ModelSignature(Schema([ColSpec("double", name) for name in NAMES]))
+    model = PyFuncModel(Model(signature=signature), Wrapper(LOGISTIC))
+    scorer, theirs = Scorer(model), scoring_server.init(model)
+    for row in ([0.5, -1, 2.0, 3], [0.5, None, 2.0, 3]):
+        body = json.dumps({"dataframe_split": {"columns": NAMES, "data": [row]}}).encode()
+        request = scorer.understand(body, "application/json")
+        assert request is not None
+        assert request.array is not None
+        pd.testing.assert_frame_equal(request.data, pd.DataFrame([row], columns=NAMES, dtype=float))
+        reply = ask(theirs, "POST", "/invocations", body, {"content-type": "application/json"})
+        answer = scorer.answer(body, "application/json")
+        assert (answer.status, answer.path) == (reply.status, "fast")
+        if reply.status != 200:  # the stack differs
+            assert json.loads(answer.body)["message"] == json.loads(reply.body)["message"]
+        else:
+            assert answer.body == reply.body

@@ -1,0 +1,29 @@
+"""Commands as a user gives them, in this environment."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from types import NoneType
+
+from click.testing import CliRunner
+from mlflow.deployments.cli import commands
+
+
+def run(*command: str, fails: bool = False) -> str:
+    """Run a command of this environment; returns what it prints, or says where it fails."""
+    done = subprocess.run(
+        [str(Path(sys.executable).parent / command[0]), *command[1:]],
+        capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    assert (done.returncode != 0) == fails, done.stdout + done.stderr
+    return done.stderr if fails else done.stdout
+
+
+def mlflow_deployments(*arguments: str, fails: bool = False) -> str:
+    """Run a verb of MLflow's command line in this process, which has imported it already."""
+    done = CliRunner().invoke(commands, arguments)
+    assert (done.exit_code != 0) == fails, f"{done.output}\n{done.exception!r}"
+    assert isinstance(done.exception, (NoneType, SystemExit)), "a traceback would be printed"
+    return done.output if fails else done.stdout

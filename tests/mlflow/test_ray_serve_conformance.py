@@ -1,0 +1,32 @@
+"""Deployments on a real Ray Serve keep the contract of targets."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+
+from mlflow_exec.clients.ray_serve import ServeClient
+from mlflow_exec.testing.deployments import DeploymentConformance
+from mlflow_exec.testing.served import Served
+from tests.mlflow.ray_deployments import served_by
+
+
+@pytest.fixture(scope="module")
+def served(served_on: Callable[[], ServeClient], models: Path) -> Served:
+    return served_by(served_on, models)
+
+
+class TestDeploymentsOnRayServe(DeploymentConformance):
+    broken: ClassVar[Mapping[str, tuple[Mapping[str, Any], Mapping[str, str], str]]] = {
+        **DeploymentConformance.broken,
+        "a requirement that is not there": (
+            {"requirements": ("surely-not-on-any-index==7.7",)}, {"environment": "uv"},
+            "environment_setup.*surely-not-on-any-index",
+        ),
+        "more CPUs than there are": (
+            {}, {"resources.cpu": "1000", "timeout_s": "90"}, "not ready after timeout_s.*1000",
+        ),
+    }  # fmt: skip
