@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import shutil
 import sys
 import tempfile
@@ -160,8 +161,9 @@ def wait_for(browser: webdriver.Chrome, shows: Callable[[str], bool], what: str)
 
     def complete(_: webdriver.Chrome) -> bool:
         nonlocal before
-        last, before = before, browser.execute_script("return document.body.innerText")
-        return before == last and shows(before)
+        last, text = before, browser.execute_script("return document.body.innerText")
+        before = re.sub(r"\d+", "", text)  # the seconds since something go on
+        return before == last and shows(text)
 
     WebDriverWait(browser, LOAD_TIMEOUT_S, poll_frequency=1).until(complete, f"no sign of {what}")
 

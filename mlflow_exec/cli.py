@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any, TypeVar
@@ -46,12 +46,16 @@ cli.add_command(endpoints)
 cli.add_command(serve)
 
 
-def main() -> None:
-    """Run the command line; errors are one sentence on stderr and exit code 1."""
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line; errors are one sentence on stderr and exit code 1.
+
+    Args:
+        arguments: What follows the program's name; those of this process if None.
+    """
     # MLflow prints links to stdout when it ends a run; stdout is for the result.
     os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
     with _errors():
-        cli()
+        cli(arguments)
 
 
 @contextmanager

@@ -26,7 +26,7 @@ from mlflow.exceptions import MlflowException
 
 from mlflow_exec.runs.deploy import place
 from mlflow_exec.testing.collecting import until
-from mlflow_exec.testing.commands import mlflow_deployments, run
+from mlflow_exec.testing.commands import mlflow_deployments, mlflow_exec
 from mlflow_exec.testing.served import Served, steady_load
 from mlflow_exec.testing.served_models import BODY, JSON, ROW
 
@@ -133,7 +133,7 @@ class ByOurs(ByPython):
 
     def _ask(self, verb: str, name: str, *more: str, fails: bool = False) -> str:
         target = ("-t", self.served.uri, "-n", name)
-        return run("mlflow-exec", "deployments", verb, *target, *more, "-o", "json", fails=fails)
+        return mlflow_exec("deployments", verb, *target, *more, "-o", "json", fails=fails)
 
     def create(self, name: str, model: str) -> None:
         made = json.loads(self._ask("create", name, "-m", model, *self.served.options()))
@@ -146,7 +146,7 @@ class ByOurs(ByPython):
         return str(json.loads(self._ask("get", name))["state"])
 
     def names(self) -> str:
-        return run("mlflow-exec", "deployments", "list", "-t", self.served.uri)
+        return mlflow_exec("deployments", "list", "-t", self.served.uri)
 
     def delete(self, name: str) -> None:
         assert json.loads(self._ask("delete", name)) == {"deleted": name}
@@ -250,7 +250,7 @@ class DeploymentConformance:
         printed = mlflow_deployments("create", *given, "-C", "render=only")
         assert "shown" in printed
         assert "is created" not in printed
-        ours = run("mlflow-exec", "deployments", "render", *given)
+        ours = mlflow_exec("deployments", "render", *given)
         assert ours.strip() == printed.strip()
         assert served.leftovers("shown") == []
 
@@ -308,11 +308,11 @@ class DeploymentConformance:
             load.reaches(20)
             served.client.update_deployment("iris", two, config={"num_replicas": "2"})
             until(lambda: load.answers[-20:] == [2] * 20, "only the new one answers", 60)
-            assert len(served.replicas("iris")) == 2
+            until(lambda: len(served.replicas("iris")) == 2, "two are left", 60)
             served.client.update_deployment("iris", config={"num_replicas": "1"})
             until(lambda: len(served.replicas("iris")) == 1, "one is left", 60)
             back = json.loads(
-                run("mlflow-exec", "deployments", "rollback", "-t", served.uri, "-n", "iris",
+                mlflow_exec("deployments", "rollback", "-t", served.uri, "-n", "iris",
                     "--to", "1", "-o", "json")
             )  # fmt: skip
             until(lambda: load.answers[-20:] == [1] * 20, "only the first answers", 60)
@@ -322,13 +322,13 @@ class DeploymentConformance:
     def test_revisions_are_kept_and_compared(self, served: Served, iris: dict[str, Any]) -> None:
         served.client.update_deployment("iris", config={"request_timeout_s": "19"})
         where = ("-t", served.uri, "-n", "iris", "-o", "json")
-        kept = json.loads(run("mlflow-exec", "deployments", "revisions", *where))
+        kept = json.loads(mlflow_exec("deployments", "revisions", *where))
         newest = kept[-1]["number"]
         assert [r["number"] for r in kept] == list(range(1, newest + 1))
-        diff = ("mlflow-exec", "deployments", "diff", *where, "--from")
-        lines = json.loads(run(*diff, str(newest - 1), "--to", str(newest)))["diff"]
+        diff = ("deployments", "diff", *where, "--from")
+        lines = json.loads(mlflow_exec(*diff, str(newest - 1), "--to", str(newest)))["diff"]
         assert [line for line in lines if line.startswith("+") and "19" in line], lines
-        assert json.loads(run(*diff, "1", "--to", "1")) == {"diff": []}
+        assert json.loads(mlflow_exec(*diff, "1", "--to", "1")) == {"diff": []}
 
     def test_a_killed_replica_loses_no_request_of_our_clients(
         self, served: Served, iris: dict[str, Any]

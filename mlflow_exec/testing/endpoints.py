@@ -16,7 +16,7 @@ import pytest
 from mlflow.exceptions import MlflowException
 
 from mlflow_exec.testing.collecting import until
-from mlflow_exec.testing.commands import mlflow_deployments, run
+from mlflow_exec.testing.commands import mlflow_deployments, mlflow_exec
 from mlflow_exec.testing.served import Served, steady_load
 from mlflow_exec.testing.served_models import ROW
 
@@ -88,7 +88,7 @@ class EndpointConformance:
     def test_copies_for_a_shadow_are_compared_and_counted(
         self, served: Served, wine: dict[str, Any]
     ) -> None:
-        run("mlflow-exec", "endpoints", "update", "-t", served.uri, "-n", "wine",
+        mlflow_exec("endpoints", "update", "-t", served.uri, "-n", "wine",
             "-w", "wine-1=1", "-w", "wine-2=0", "-s", "wine-2=50")  # fmt: skip
 
         def counted() -> int:
@@ -104,14 +104,14 @@ class EndpointConformance:
         self, served: Served, wine: dict[str, Any], tmp_path: Path
     ) -> None:
         name, target = ("-n", "wine", "-t", served.uri), ("-t", served.uri)
-        run("mlflow-exec", "endpoints", "update", *name, "-w", "wine-2=1", "--remove", "wine-1")
-        found = json.loads(run("mlflow-exec", "endpoints", "get", *name, "-o", "json"))
+        mlflow_exec("endpoints", "update", *name, "-w", "wine-2=1", "--remove", "wine-1")
+        found = json.loads(mlflow_exec("endpoints", "get", *name, "-o", "json"))
         assert (found["state"], found["weights"]) == ("READY", {"wine-2": 1.0})
         assert found["shadows"] == {}, "who has a weight needs no copies any more"
         assert found["counts"]["answers"]["wine-2"]["200"] > 0
-        back = json.loads(run("mlflow-exec", "endpoints", "rollback", *name, "-o", "json"))
+        back = json.loads(mlflow_exec("endpoints", "rollback", *name, "-o", "json"))
         assert (back["weights"], back["shadows"]) == ({"wine-1": 1, "wine-2": 0}, {"wine-2": 50})
-        rendered = run("mlflow-exec", "endpoints", "render", *name, "-w", "wine-2=5")
+        rendered = mlflow_exec("endpoints", "render", *name, "-w", "wine-2=5")
         assert "router" in rendered
         body = tmp_path / "body.json"
         body.write_text(json.dumps(ROW))
@@ -125,7 +125,7 @@ class EndpointConformance:
         shown = mlflow_deployments("get-endpoint", *target, "--endpoint", "wine")
         assert "'wine-2': 3.0" in shown
         assert "'name': 'wine'" in mlflow_deployments("list-endpoints", *target)
-        assert "wine" in run("mlflow-exec", "endpoints", "list", *target)
+        assert "wine" in mlflow_exec("endpoints", "list", *target)
 
     def test_an_endpoint_is_no_deployment_and_a_deployment_no_endpoint(
         self, served: Served, wine: dict[str, Any]
@@ -190,8 +190,8 @@ class EndpointConformance:
         assert {one["name"] for one in listed} == {"wine-1", "wine-2", "wine-4"}
         client.delete_deployment("wine-4", endpoint="wine")
         assert client.get_endpoint("wine")["weights"] == {"wine-1": 1, "wine-2": 1}
-        back = ("mlflow-exec", "endpoints", "rollback", "-n", "wine", "-t", served.uri)
-        assert "there is no deployment 'wine-4'" in run(*back, fails=True)
+        back = ("endpoints", "rollback", "-n", "wine", "-t", served.uri)
+        assert "there is no deployment 'wine-4'" in mlflow_exec(*back, fails=True)
         with pytest.raises(MlflowException, match="'wine-5' is the deployment's own name"):
             client.create_deployment("wine-5", path, config={}, endpoint="wine-5")
 
