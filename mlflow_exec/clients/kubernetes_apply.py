@@ -19,6 +19,7 @@ _MERGE = "application/merge-patch+json"
 
 RESOURCES = {
     "Deployment": ("deployments", "apps/v1"),
+    "InferenceService": ("inferenceservices", "serving.kserve.io/v1beta1"),
     "Service": ("services", ""),
     "PodDisruptionBudget": ("poddisruptionbudgets", "policy/v1"),
     "HorizontalPodAutoscaler": ("horizontalpodautoscalers", "autoscaling/v2"),

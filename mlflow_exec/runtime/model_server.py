@@ -67,6 +67,7 @@ class ServeOrder:
         command: The arguments of the environment's Python that start the server.
         environment: The Python environment.
         environment_cache: Where it is kept.
+        python_path: What the server imports before what its environment has.
         secrets: Secret variables of both containers.
         secret_names: Variables of the container that are secrets, too; masked in the log.
         format: The version of this format.
@@ -76,6 +77,7 @@ class ServeOrder:
     command: Tuple[str, ...]
     environment: EnvironmentSpec = field(default_factory=EnvironmentSpec)
     environment_cache: Optional[EnvironmentCacheSpec] = None
+    python_path: Optional[str] = None
     secrets: Dict[str, SecretSource] = field(default_factory=dict)
     secret_names: Tuple[str, ...] = ()
     format: int = FORMAT
@@ -250,6 +252,9 @@ def _become_server(
     python = sys.executable
     if order.environment.manager != "local" and environment.bin_dir is not None:
         python = os.path.join(environment.bin_dir, "python")
+    if order.python_path is not None:
+        before = env.get("PYTHONPATH")
+        env["PYTHONPATH"] = os.pathsep.join(filter(None, [order.python_path, before]))
     log.say("server: " + " ".join([python, *order.command]))
     try:
         os.execve(python, [python, *order.command], env)

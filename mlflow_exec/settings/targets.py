@@ -183,10 +183,16 @@ class KubernetesGateway(Settings):
 class KubernetesTargetSettings(KubernetesPods, TargetSettings):
     """Settings of `-t k8s`."""
 
+    only_of_models: ClassVar[frozenset[str]] = TargetSettings.only_of_models | {"kind"}
     only_of_one: ClassVar[frozenset[str]] = TargetSettings.only_of_one | {
         "gateway", "ingress_class", "ingress_host",
     }  # fmt: skip
 
+    kind: Literal["deployment", "kserve"] = Field(
+        "deployment",
+        description="What is made: a Deployment, or an InferenceService of KServe. It stays as it "
+        "was created.",
+    )
     image: str = Field(
         "python:3.11-slim", description="Any image with the model's Python; nothing is built."
     )

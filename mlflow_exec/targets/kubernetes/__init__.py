@@ -1,7 +1,7 @@
-"""Deployments on Kubernetes: a Deployment, a Service, and what belongs to them, in one namespace.
+"""Deployments on Kubernetes: their head, a Service, and what belongs to them, in one namespace.
 
 Applied on the server's side by the field manager ``mlflow-exec``. The revisions are ConfigMaps that
-the Deployment owns, as it owns everything else, so that nothing outlives it.
+the head owns, as it owns everything else, so that nothing outlives it. `kinds` says what it can be.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import base64
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
+from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import unquote
 
@@ -23,9 +24,12 @@ from mlflow_exec.reports import Finding, Report
 from mlflow_exec.settings import KubernetesTargetSettings, TargetSettings
 from mlflow_exec.targets.base import TOKEN_VARIABLE, Answer, ReleasePlan, Target, not_found
 from mlflow_exec.targets.kubernetes.applying import Application
+from mlflow_exec.targets.kubernetes.kinds import DEPLOYMENT, kind_of
+from mlflow_exec.targets.kubernetes.kserve import service_rollout
 from mlflow_exec.targets.kubernetes.objects import (
     APPS,
-    find_deployment,
+    find_head,
+    heads,
     largest_request_bytes,
     listed,
     number_of,
@@ -35,7 +39,6 @@ from mlflow_exec.targets.kubernetes.objects import (
 from mlflow_exec.targets.kubernetes.plan import (
     LABEL_DEPLOYMENT,
     PACKAGE_BYTES,
-    TEMPLATE,
     make_endpoint_plan,
     make_plan,
     repeated,
@@ -44,6 +47,8 @@ from mlflow_exec.targets.kubernetes.preflight import RIGHTS, ROLE, check, option
 from mlflow_exec.targets.kubernetes.removal import remove
 from mlflow_exec.targets.kubernetes.routers import tell_routers, with_routes
 from mlflow_exec.targets.kubernetes.status import rollout_of
+
+Json = Mapping[str, Any]
 
 _SCHEME = "k8s"
 _TOKEN_VOLUME = "mlflow-exec-token"
@@ -54,7 +59,7 @@ TOKEN_HEADER = "X-Mlflow-Exec-Token"
 class KubernetesTarget(Target):
     """Deployments in one namespace of a Kubernetes cluster."""
 
-    template = TEMPLATE
+    template = DEPLOYMENT.template
 
     def __init__(self, settings: TargetSettings, uri: str) -> None:
         """See `TargetFactory`.
@@ -131,47 +136,44 @@ class KubernetesTarget(Target):
         """See :meth:`~.Target.get`."""
         check_name(name)
         client, namespace = self._client, self._namespace
-        deployment = find_deployment(client, namespace, name)
-        if deployment is None:
+        head = find_head(client, namespace, name)
+        if head is None:
             raise not_found(name, self._where())
-        chosen = selector(name)
-        sets = listed(client, "replicasets", namespace, chosen, group=APPS)
-        pods = listed(client, "pods", namespace, chosen)
+        below = _below(client, namespace, selector(name), {str(head["kind"])})
         known = records(client, namespace, name)
-        revision = known.get((name, number_of(deployment)))
-        url = self._url(deployment)
-        rollout = rollout_of(deployment, sets, pods, revision, url, known.values())
-        return with_routes(client, namespace, rollout, pods, self._unreachable)
+        return self._rollout(head, below.get(name, _Below()), list(known.values()))
 
     def rollouts(self) -> Iterator[Rollout]:
         """See :meth:`~.Target.rollouts`: one list for each kind of object."""
-        client, namespace, chosen = self._client, self._namespace, selector()
-        deployments = listed(client, "deployments", namespace, chosen, group=APPS)
-        if not deployments:
+        client, namespace = self._client, self._namespace
+        found = heads(client, namespace)
+        if not found:
             return
-        sets = _by_deployment(listed(client, "replicasets", namespace, chosen, group=APPS))
-        pods = _by_deployment(listed(client, "pods", namespace, chosen))
+        below = _below(client, namespace, selector(), {str(head["kind"]) for head in found})
         known = records(client, namespace)
-        for deployment in deployments:
-            name = deployment["metadata"]["name"]
-            revision = known.get((name, number_of(deployment)))
-            url = self._url(deployment)
+        for head in found:
+            name = head["metadata"]["name"]
             of_it = [r for (owner, _), r in known.items() if owner == name]
-            yield rollout_of(
-                deployment, sets.get(name, []), pods.get(name, []), revision, url, of_it
-            )
+            yield self._rollout(head, below.get(name, _Below()), of_it)
+
+    def _rollout(self, head: Json, below: _Below, known: list[Revision]) -> Rollout:
+        client, namespace = self._client, self._namespace
+        metadata, sets, pods = head["metadata"], below.replica_sets, below.pods
+        url = f"http://{metadata['name']}.{metadata['namespace']}.svc"
+        revision = next((r for r in known if r.number == number_of(head)), None)
+        if head["kind"] == DEPLOYMENT.name:
+            found = rollout_of(head, sets, pods, revision, url, known)
+            return with_routes(client, namespace, found, pods, self._unreachable)
+        made = next(iter(below.deployments), None)
+        return service_rollout(head, made, sets, pods, revision, url, known, client.now())
 
     def revisions(self, name: str) -> list[Revision]:
         """See :meth:`~.Target.revisions`."""
         check_name(name)
         found = records(self._client, self._namespace, name)
-        if not found and find_deployment(self._client, self._namespace, name) is None:
+        if not found and find_head(self._client, self._namespace, name) is None:
             raise not_found(name, self._where())
         return [found[key] for key in sorted(found)]
-
-    def _url(self, deployment: Mapping[str, Any]) -> str:
-        metadata = deployment["metadata"]
-        return f"http://{metadata['name']}.{metadata['namespace']}.svc"
 
     def _where(self) -> str:
         return f"{self._client.name}, namespace {self._namespace!r}"
@@ -194,10 +196,10 @@ class KubernetesTarget(Target):
         """
         check_name(name)
         if name not in self._limits:
-            deployment = find_deployment(self._client, self._namespace, name)
-            if deployment is None:
+            head = find_head(self._client, self._namespace, name)
+            if head is None:
                 raise not_found(name, self._where())
-            self._limits[name] = largest_request_bytes(deployment)
+            self._limits[name] = largest_request_bytes(head)
         limit_bytes = self._limits[name]
         if body is not None and limit_bytes is not None and len(body) > limit_bytes:
             raise RejectedError(
@@ -235,8 +237,8 @@ class KubernetesTarget(Target):
 
     def _read_token(self, name: str) -> str | None:
         """Return the token that requests must bring; None where it may not be read."""
-        deployment = find_deployment(self._client, self._namespace, name)
-        pod = deployment["spec"]["template"]["spec"] if deployment else {}
+        head = find_head(self._client, self._namespace, name)
+        pod = kind_of(head).pods_of(head)["spec"] if head else {}
         for volume in pod.get("volumes") or ():
             if volume["name"] == _TOKEN_VOLUME:
                 source = volume["secret"]
@@ -257,10 +259,27 @@ class KubernetesTarget(Target):
         yield from findings(client, namespace, None, [*RIGHTS, *optional_rights()], ROLE)
 
 
-def _by_deployment(items: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
-    found: dict[str, list[dict[str, Any]]] = {}
-    for item in items:
-        found.setdefault(item["metadata"]["labels"][LABEL_DEPLOYMENT], []).append(item)
+@dataclass
+class _Below:
+    """What controllers have made below the head of one deployment."""
+
+    deployments: list[Json] = field(default_factory=list)
+    replica_sets: list[Json] = field(default_factory=list)
+    pods: list[Json] = field(default_factory=list)
+
+
+def _below(
+    client: api.KubernetesClient, namespace: str, chosen: str, kinds: set[str]
+) -> dict[str, _Below]:
+    """Return what is below the heads of these kinds, by the name of the deployment."""
+    found: dict[str, _Below] = {}
+    wanted = [("replicasets", APPS, "replica_sets"), ("pods", "", "pods")]
+    if kinds - {DEPLOYMENT.name}:
+        wanted.append(("deployments", APPS, "deployments"))
+    for resource, group, where in wanted:
+        for item in listed(client, resource, namespace, chosen, group=group):
+            name = item["metadata"]["labels"][LABEL_DEPLOYMENT]
+            getattr(found.setdefault(name, _Below()), where).append(item)
     return found
 
 

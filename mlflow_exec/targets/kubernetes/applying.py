@@ -1,4 +1,4 @@
-"""Applies a release so that the Deployment changes last, and a failure before changes nothing."""
+"""Applies a release so that its head changes last, and a failure before changes nothing."""
 
 from __future__ import annotations
 
@@ -19,15 +19,17 @@ from mlflow_exec.errors import ClusterError, ConflictError, NotFoundError
 from mlflow_exec.releases import Revision
 from mlflow_exec.targets.base import ReleasePlan
 from mlflow_exec.targets.kubernetes.changes import secret_of, with_replicas, with_same_pods
+from mlflow_exec.targets.kubernetes.kinds import kind_of
 from mlflow_exec.targets.kubernetes.objects import (
     APPS,
-    find_deployment,
+    find_head,
     holds,
     listed,
     number_of,
     pods_number,
     read_record,
     ready_pods_numbers,
+    refuse_another_kind,
     refuse_foreign,
     revision_of,
     selector,
@@ -68,8 +70,8 @@ class Application:
 
     def _take(self, revision: Revision) -> None:
         self._revision = revision
-        self._deployment, *self._others = revision.objects
-        self._namespace = str(self._deployment["metadata"]["namespace"])
+        self._head, *self._others = revision.objects
+        self._namespace = str(self._head["metadata"]["namespace"])
         self._record = revision_record(revision, self._namespace)
 
     def run(self) -> Revision:
@@ -81,11 +83,12 @@ class Application:
             ClusterError: The cluster refuses something; what was made is removed.
         """
         name = self._revision.name
-        before = find_deployment(self._client, self._namespace, name)
+        before = find_head(self._client, self._namespace, name)
         if before is not None and before["metadata"].get("deletionTimestamp"):
             raise ConflictError(f"{name}: it is being deleted; try again when it is gone")
+        refuse_another_kind(self._head, before)
         if before is None:
-            refuse_foreign(self._client, self._deployment)
+            refuse_foreign(self._client, self._head)
             refuse_foreign(self._client, next(o for o in self._others if o["kind"] == "Service"))
         previous = revision_of(self._client, before)
         if before is not None and previous is not None:
@@ -94,10 +97,10 @@ class Application:
             self._take(kept)
         self._claim(before)
         try:
-            deployment = before or self._make_paused()
-            self._own(deployment, made_now=before is None)
+            head = before or self._make_held()
+            self._own(head, made_now=before is None)
             self._remove_unwanted(previous)
-            self._apply_deployment(deployment, previous)
+            self._apply_head(head, previous)
         except BaseException:
             if before is None or number_of(before) != self._revision.number:
                 with suppress(ClusterError):
@@ -173,13 +176,12 @@ class Application:
 
     # -- the objects ------------------------------------------------------------------------
 
-    def _make_paused(self) -> dict[str, Any]:
-        """Make the Deployment, which owns all the rest, so that it starts nothing yet."""
-        spec = {**self._deployment["spec"], "paused": True}
-        return apply(self._client, {**self._deployment, "spec": spec})
+    def _make_held(self) -> dict[str, Any]:
+        """Make the head, which owns all the rest, so that it starts nothing yet."""
+        return apply(self._client, kind_of(self._head).held(self._head))
 
-    def _own(self, deployment: Json, *, made_now: bool) -> None:
-        owner = _owner(deployment)
+    def _own(self, head: Json, *, made_now: bool) -> None:
+        owner = _owner(head)
         if made_now:  # the record was there before its owner
             body = {"metadata": {"ownerReferences": [owner]}}
             path = path_of(self._record)
@@ -211,7 +213,7 @@ class Application:
             self._client.request("POST", path, body=body)
         self._made.append(item)
 
-    def _apply_deployment(self, live: Json, previous: Revision | None) -> None:
+    def _apply_head(self, live: Json, previous: Revision | None) -> None:
         """Apply it, unless somebody has applied a later revision.
 
         Raises:
@@ -219,13 +221,13 @@ class Application:
         """
         for attempt in range(_TRIES):
             if attempt:
-                live = self._client.request("GET", path_of(self._deployment))
+                live = self._client.request("GET", path_of(self._head))
             if number_of(live) > self._revision.number:
                 raise self._too_late(number_of(live))
-            item, replicas = with_replicas(self._deployment, live, previous)
+            item, replicas = with_replicas(self._head, live, previous)
             if replicas is not None:
                 scale(self._client, live, replicas)
-                live = self._client.request("GET", path_of(self._deployment))
+                live = self._client.request("GET", path_of(self._head))
             item["metadata"]["resourceVersion"] = live["metadata"]["resourceVersion"]
             try:
                 apply(self._client, item)
@@ -241,7 +243,7 @@ class Application:
             self._remove_others(previous.objects, self._revision.objects)
 
     def _remove_others(self, objects: Sequence[Json], wanted: Sequence[Json]) -> None:
-        kinds = {*KEPT_KINDS, "Deployment", *(item["kind"] for item in wanted)}
+        kinds = {*KEPT_KINDS, self._head["kind"], *(item["kind"] for item in wanted)}
         for item in objects:
             if item["kind"] not in kinds:
                 self._remove(item)
@@ -251,12 +253,12 @@ class Application:
     def _undo(self, before: Json | None, previous: Revision | None) -> None:
         """Remove what was made, and let what the revision before had stand again."""
         if before is None:
-            self._remove(self._deployment)
+            self._remove(self._head)
         else:
             there = previous.objects if previous else ()
             self._remove_others(self._others, there)
             for item in there:
-                if item["kind"] != "Deployment" and not is_kept(item):
+                if item["kind"] != self._head["kind"] and not is_kept(item):
                     apply(self._client, _owned(item, _owner(before)))
         for item in [*self._made, self._record]:
             self._remove(item)
@@ -312,11 +314,11 @@ def _owned(item: Json, owner: Json) -> dict[str, Any]:
     return {**item, "metadata": {**item["metadata"], "ownerReferences": [owner]}}
 
 
-def _owner(deployment: Json) -> dict[str, Any]:
-    metadata = deployment["metadata"]
+def _owner(head: Json) -> dict[str, Any]:
+    metadata, kind = head["metadata"], kind_of(head)
     return {
-        "apiVersion": "apps/v1",
-        "kind": "Deployment",
+        "apiVersion": kind.api_version,
+        "kind": kind.name,
         "name": metadata["name"],
         "uid": metadata["uid"],
         "controller": False,

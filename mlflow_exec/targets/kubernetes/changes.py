@@ -9,6 +9,7 @@ from typing import Any
 
 from mlflow_exec.clients.kubernetes_apply import FIELD_MANAGER, managers_of
 from mlflow_exec.releases import Revision
+from mlflow_exec.targets.kubernetes.kinds import kind_of
 from mlflow_exec.targets.kubernetes.plan import LABEL_REVISION
 
 Json = Mapping[str, Any]
@@ -28,25 +29,26 @@ def with_same_pods(
 
     Args:
         revision: As it is planned.
-        live: The Deployment in the cluster.
+        live: The head in the cluster.
         previous: Its revision there.
         same_values: Whether the Secret of ``previous`` has the values that this one brings.
     """
-    label = (live["spec"]["template"]["metadata"].get("labels") or {}).get(LABEL_REVISION)
-    there = deepcopy(dict(previous.objects[0]["spec"]["template"]))
+    kind = kind_of(live)
+    label = (kind.pods_of(live)["metadata"].get("labels") or {}).get(LABEL_REVISION)
+    there = deepcopy(kind.pods_of(previous.objects[0]))
     ours, theirs = secret_of(revision.objects), secret_of(previous.objects)
     objects = deepcopy(list(revision.objects))
     if same_values and ours and theirs:
         names = ours["metadata"]["name"], theirs["metadata"]["name"]
         objects = [_renamed(item, *names) for item in objects]
-    spec = objects[0]["spec"]
-    same_start = _starts_by_timeout(spec) and all(
+    pods = kind.pods_of(objects[0])
+    same_start = _starts_by_timeout(objects[0]["spec"], pods) and all(
         revision.settings.get(key) == previous.settings.get(key) for key in ("patch", "template")
     )
-    if label is None or _compared(spec["template"], same_start) != _compared(there, same_start):
+    if label is None or _compared(pods, same_start) != _compared(there, same_start):
         return revision
     there["metadata"]["labels"][LABEL_REVISION] = label
-    spec["template"] = there
+    objects[0] = kind.with_pods(objects[0], there)
     return replace(revision, objects=tuple(objects))
 
 
@@ -67,9 +69,9 @@ def _renamed(part: Any, old: str, new: str) -> Any:
     }
 
 
-def _starts_by_timeout(spec: Json) -> bool:
+def _starts_by_timeout(spec: Json, pods: Json) -> bool:
     """Whether it is by ``timeout_s`` alone how long pods may take to start."""
-    found = {probe.get("failureThreshold") for probe in _startup_probes(spec["template"])}
+    found = {probe.get("failureThreshold") for probe in _startup_probes(pods)}
     return found == {spec.get("progressDeadlineSeconds")}
 
 
@@ -87,12 +89,12 @@ def _compared(template: Json, same_start: bool) -> dict[str, Any]:
 
 
 def with_replicas(
-    deployment: Json, live: Json, previous: Revision | None
+    head: Json, live: Json, previous: Revision | None
 ) -> tuple[dict[str, Any], int | None]:
-    """Return a Deployment as it is to be applied, and the number that has to be set before.
+    """Return a head as it is to be applied, and the number that has to be set before.
 
     Args:
-        deployment: As it is planned.
+        head: As it is planned.
         live: As it is in the cluster.
         previous: Its revision there.
 
@@ -100,7 +102,9 @@ def with_replicas(
         The number is None where applying alone sets it, or where it is not to be touched: applied
         all the same, somebody else's number is then told as a conflict.
     """
-    item = deepcopy(dict(deployment))
+    item = deepcopy(dict(head))
+    if not kind_of(head).has_scale:
+        return item, None
     setters = managers_of(live, "spec", "replicas")
     wanted, there = item["spec"].get("replicas"), live["spec"].get("replicas")
     ours = (FIELD_MANAGER, "Apply")

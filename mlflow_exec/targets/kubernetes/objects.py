@@ -12,9 +12,10 @@ from typing import Any
 from mlflow_exec.clients.kubernetes import KubernetesClient, object_path
 from mlflow_exec.clients.kubernetes_apply import collection_of
 from mlflow_exec.clients.kubernetes_watch import list_pages
-from mlflow_exec.errors import ConflictError, NotFoundError
+from mlflow_exec.errors import AccessDeniedError, ConfigError, ConflictError, NotFoundError
 from mlflow_exec.releases import MANAGED_BY, Revision
 from mlflow_exec.targets.base import ReleasePlan
+from mlflow_exec.targets.kubernetes.kinds import KINDS, kind_of
 from mlflow_exec.targets.kubernetes.plan import (
     LABEL_DEPLOYMENT,
     LABEL_MANAGED,
@@ -29,10 +30,10 @@ APPS = "apps/v1"
 _RECORD = "revision.json"
 
 
-def is_ours(item: Json) -> bool:
-    """Whether an object is of a deployment of mlflow-exec."""
+def is_ours(item: Json, name: str) -> bool:
+    """Whether an object is of the deployment of mlflow-exec that has this name."""
     labels = item["metadata"].get("labels") or {}
-    return labels.get(LABEL_MANAGED) == MANAGED_BY and LABEL_DEPLOYMENT in labels
+    return labels.get(LABEL_MANAGED) == MANAGED_BY and labels.get(LABEL_DEPLOYMENT) == name
 
 
 def selector(name: str | None = None, *further: str) -> str:
@@ -41,21 +42,62 @@ def selector(name: str | None = None, *further: str) -> str:
     return ",".join([f"{LABEL_MANAGED}={MANAGED_BY}", one, *further])
 
 
-def find_deployment(client: KubernetesClient, namespace: str, name: str) -> dict[str, Any] | None:
-    """Return the Deployment of that name; None if there is none of ours.
+def find_head(client: KubernetesClient, namespace: str, name: str) -> dict[str, Any] | None:
+    """Return the object at the head of the deployment of that name; None if there is none of ours.
 
     Raises:
         ClusterError: The cluster cannot be asked.
     """
-    try:
-        found = client.request("GET", object_path("deployments", namespace, name, group=APPS))
-    except NotFoundError:
-        return None
-    return found if is_ours(found) else None
+    for kind in KINDS:
+        path = f"{collection_of(kind, namespace)}/{name}"
+        with suppress(NotFoundError, *_not_asked(kind)):
+            found = client.request("GET", path)
+            if is_ours(found, name):
+                return {**found, "kind": kind}
+    return None
+
+
+def heads(client: KubernetesClient, namespace: str) -> list[dict[str, Any]]:
+    """Return the objects at the heads of all deployments of ours."""
+    found = []
+    for kind in KINDS:
+        path = collection_of(kind, namespace)
+        with suppress(NotFoundError, *_not_asked(kind)):
+            for page in list_pages(client, path, selector()):
+                # A controller makes more of them, with the same labels and names of their own.
+                found += [
+                    {**item, "kind": kind}
+                    for item in page["items"]
+                    if is_ours(item, item["metadata"]["name"])
+                ]
+    return found
+
+
+def _not_asked(kind: str) -> tuple[type[Exception], ...]:
+    """Return the error by which a cluster keeps a kind to itself that few have a right to."""
+    return () if kind == "Deployment" else (AccessDeniedError,)
+
+
+def refuse_another_kind(head: Json, live: Json | None) -> None:
+    """Refuse to make something else of a deployment than it is.
+
+    Raises:
+        ConfigError: It is planned as another kind than it is there.
+    """
+    if live is not None and live["kind"] != head["kind"]:
+        raise ConfigError(
+            f"kind: {head['metadata']['name']!r} is served by {_with_article(live['kind'])}, and "
+            f"cannot become {_with_article(head['kind'])} while it serves; deploy it under another "
+            f"name, or delete it and create it anew"
+        )
+
+
+def _with_article(kind: str) -> str:
+    return f"an {kind}" if kind[0] in "AEIOU" else f"a {kind}"
 
 
 def refuse_foreign(client: KubernetesClient, item: Json) -> None:
-    """Refuse to touch an object of that kind and name that is not of mlflow-exec.
+    """Refuse to touch an object of that kind and name that is not of the same deployment.
 
     Raises:
         ConflictError: There is one.
@@ -63,16 +105,20 @@ def refuse_foreign(client: KubernetesClient, item: Json) -> None:
     kind, metadata = item["kind"], item["metadata"]
     path = f"{collection_of(kind, metadata['namespace'])}/{metadata['name']}"
     with suppress(NotFoundError):
-        if not is_ours(client.request("GET", path)):
+        there = client.request("GET", path)
+        name = metadata["labels"][LABEL_DEPLOYMENT]
+        if not is_ours(there, name):
+            owner = (there["metadata"].get("labels") or {}).get(LABEL_DEPLOYMENT)
+            whose = f"of the deployment {owner!r}" if owner else "not of mlflow-exec"
             raise ConflictError(
-                f"name: namespace {metadata['namespace']!r} has a {kind} {metadata['name']!r} "
-                f"that is not of mlflow-exec; choose another name"
+                f"name: namespace {metadata['namespace']!r} has {_with_article(kind)} "
+                f"{metadata['name']!r} that is {whose}; choose another name"
             )
 
 
-def largest_request_bytes(deployment: Json) -> int | None:
-    """Return how large the body of a request to a Deployment may be; None if it is not told."""
-    for container in deployment["spec"]["template"]["spec"]["containers"]:
+def largest_request_bytes(head: Json) -> int | None:
+    """Return how large the body of a request to a deployment may be; None if it is not told."""
+    for container in kind_of(head).pods_of(head)["spec"]["containers"]:
         for entry in container.get("env") or ():
             if entry["name"] in (SCORING, ROUTER):
                 with suppress(ValueError, KeyError, TypeError):
@@ -92,7 +138,8 @@ def pods_number(revision: Revision) -> int:
 
     It is that of an earlier one where it has left that one's pods as they were.
     """
-    return number_of(revision.objects[0]["spec"]["template"])
+    head = revision.objects[0]
+    return number_of(kind_of(head).pods_of(head))
 
 
 def ready_pods_numbers(replica_sets: Iterable[Json]) -> set[int]:
@@ -123,12 +170,12 @@ def records(
     return found
 
 
-def revision_of(client: KubernetesClient, deployment: Json | None) -> Revision | None:
-    """Return the revision that a Deployment is now; None where its record is not there."""
-    if deployment is None:
+def revision_of(client: KubernetesClient, head: Json | None) -> Revision | None:
+    """Return the revision that a deployment is now; None where its record is not there."""
+    if head is None:
         return None
-    metadata = deployment["metadata"]
-    name = revision_name(metadata["name"], number_of(deployment))
+    metadata = head["metadata"]
+    name = revision_name(metadata["name"], number_of(head))
     try:
         path = object_path("configmaps", metadata["namespace"], name)
         return read_record(client.request("GET", path))

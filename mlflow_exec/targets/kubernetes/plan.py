@@ -19,10 +19,10 @@ from mlflow_exec.releases import MANAGED_BY, EndpointRelease, Release, Revision
 from mlflow_exec.scoring.routes import Routes
 from mlflow_exec.settings import KubernetesTargetSettings
 from mlflow_exec.targets.base import ReleasePlan
-from mlflow_exec.targets.kubernetes.gateway import ROUTE, route_values
+from mlflow_exec.targets.kubernetes.gateway import route_values
+from mlflow_exec.targets.kubernetes.kinds import BY_SETTING, DEPLOYMENT, Kind, kind_of
 from mlflow_exec.targets.kubernetes.pods import (
     CODE_ZIP,
-    MODEL_CONTAINER,
     MODEL_ZIP,
     PREPARE_CONTAINER,
     ROUTES_FILE,
@@ -32,7 +32,6 @@ from mlflow_exec.targets.kubernetes.pods import (
 )
 from mlflow_exec.templates import load_patch, merge, render, texts_in
 
-TEMPLATE = "kubernetes/deployment.yaml.j2"
 LABEL_MANAGED = "app.kubernetes.io/managed-by"
 LABEL_DEPLOYMENT = "mlflow-exec/deployment"
 LABEL_REVISION = "mlflow-exec/revision"
@@ -40,9 +39,6 @@ LABEL_REVISION = "mlflow-exec/revision"
 # A ConfigMap holds 1 MiB: https://kubernetes.io/docs/concepts/configuration/configmap/#motivation
 CONFIGMAP_BYTES = 1024 * 1024
 PACKAGE_BYTES = CONFIGMAP_BYTES - 64 * 1024
-_KINDS = (
-    "Deployment", "Service", "PodDisruptionBudget", "HorizontalPodAutoscaler", "Ingress", ROUTE,
-)  # fmt: skip
 KEPT_KINDS = ("ConfigMap", "Secret")
 
 Json = Mapping[str, Any]
@@ -51,11 +47,13 @@ Json = Mapping[str, Any]
 def make_plan(
     release: Release, settings: KubernetesTargetSettings, namespace: str
 ) -> ReleasePlan:
-    """Return the objects of a release, the Deployment first.
+    """Return the objects of a release, its head first.
 
     Raises:
         ConfigError: A template, a patch or a combination of settings cannot be honoured.
     """
+    kind = BY_SETTING[settings.kind]
+    kind.refuse(release.name, settings)
     base = {"namespace": namespace, "labels": _labels(release.name)}
     files_name, kept, data = _code(base, release.name)
     package_name = None
@@ -71,7 +69,7 @@ def make_plan(
         values = {**base, "name": secret_name, "data": shown}
         kept += render("kubernetes/credentials.yaml.j2", values)
     pods = pod_values(release, settings, secret_name, files_name, package_name)
-    objects = _rendered(release, settings, namespace, pods)
+    objects = _rendered(kind, release, settings, namespace, pods)
     return ReleasePlan(Revision.of(release, [*objects, *kept]), data, secrets)
 
 
@@ -91,7 +89,7 @@ def make_endpoint_plan(
     values = {**base, "name": routes_name, "files": {ROUTES_FILE: routes.to_json()}}
     kept += render("kubernetes/endpoint_routes.yaml.j2", values)
     pods = router_pod_values(release, settings, files_name, routes_name)
-    objects = _rendered(release, settings, namespace, pods)
+    objects = _rendered(DEPLOYMENT, release, settings, namespace, pods)
     return ReleasePlan(Revision.of_endpoint(release, [*objects, *kept]), data)
 
 
@@ -193,6 +191,7 @@ def _files(base: Json, name: str, files: Mapping[str, bytes]) -> list[dict[str, 
 
 
 def _rendered(
+    kind: Kind,
     release: Release | EndpointRelease,
     settings: KubernetesTargetSettings,
     namespace: str,
@@ -205,6 +204,7 @@ def _rendered(
     routing = release.routing if isinstance(release, EndpointRelease) else None
     values = {
         **pods,
+        **kind.values(settings),
         "name": release.name,
         "namespace": namespace,
         "labels": {**settings.labels, **_labels(release.name, release.number)},
@@ -222,16 +222,15 @@ def _rendered(
         "ingress_class": settings.ingress_class,
         **route_values(release.name, settings, routing),
     }
-    template: str | Path = Path(settings.template) if settings.template else TEMPLATE
+    template: str | Path = Path(settings.template) if settings.template else kind.template
     objects = render(template, values)
     patch = load_patch(settings.patch)
-    kind = patch.pop("kind", "Deployment")
-    patched = [item for item in objects if item.get("kind") == kind]
-    if patch and not patched:
-        raise TemplateError(f"patch: kind: there is no {kind} to patch; known: {_kinds(objects)}")
-    objects = [merge(item, patch) if item.get("kind") == kind else item for item in objects]
-    objects.sort(key=lambda item: item.get("kind") != "Deployment")
-    _protect(objects, values)
+    name = patch.pop("kind", kind.name)
+    if patch and name not in {item.get("kind") for item in objects}:
+        raise TemplateError(f"patch: kind: there is no {name} to patch; known: {_kinds(objects)}")
+    objects = [merge(item, patch) if item.get("kind") == name else item for item in objects]
+    objects.sort(key=lambda item: item.get("kind") != kind.name)
+    _protect(kind, objects, values)
     _refuse_literals(objects, settings.not_secret)
     return objects
 
@@ -240,13 +239,14 @@ def _kinds(objects: list[dict[str, Any]]) -> str:
     return ", ".join(str(item.get("kind")) for item in objects)
 
 
-def _protect(objects: list[dict[str, Any]], values: Json) -> None:
+def _protect(kind: Kind, objects: list[dict[str, Any]], values: Json) -> None:
     """Refuse a template or patch that takes away what finds the deployment again."""
     found = [item.get("kind") for item in objects]
-    if found.count("Deployment") != 1 or found.count("Service") != 1 or {*found} - {*_KINDS}:
+    known = {kind.name, "Service", *kind.beside}
+    if found.count(kind.name) != 1 or found.count("Service") != 1 or {*found} - known:
         raise TemplateError(
-            f"template: one Deployment and one Service are needed, and else only of "
-            f"{', '.join(_KINDS[2:])}; given {_kinds(objects)}"
+            f"template: one {kind.name} and one Service are needed, and else only of "
+            f"{', '.join(kind.beside)}; given {_kinds(objects)}"
         )
     wanted = {key: values[key] for key in ("name", "namespace")}
     for item in objects:
@@ -256,10 +256,10 @@ def _protect(objects: list[dict[str, Any]], values: Json) -> None:
                 f"patch: {item['kind']}: metadata.name and metadata.namespace must stay {wanted}"
             )
         _check_labels(item["kind"], metadata, values)
-    pod = objects[0]["spec"].get("template") or {}
+    pod = kind.pods_of(objects[0])
     _check_labels("template", pod.get("metadata") or {}, values)
     spec = pod.get("spec") or {}
-    for key, name in (("containers", MODEL_CONTAINER), ("initContainers", PREPARE_CONTAINER)):
+    for key, name in (("containers", kind.container), ("initContainers", PREPARE_CONTAINER)):
         if not any(container.get("name") == name for container in spec.get(key) or ()):
             raise TemplateError(f"patch: the container {name!r} in {key} must stay")
 
@@ -271,9 +271,10 @@ def _check_labels(where: str, metadata: Json, values: Json) -> None:
 
 
 def _refuse_literals(objects: list[dict[str, Any]], known_as_none: list[str]) -> None:
-    """Refuse secrets that would stand where everybody who sees the Deployment can read them."""
-    pod = objects[0]["spec"]["template"]["spec"]
-    way = "and everybody who sees the Deployment can read it; give it by the setting 'secrets'"
+    """Refuse secrets that would stand where everybody who sees the head can read them."""
+    kind = kind_of(objects[0])
+    pod = kind.pods_of(objects[0])["spec"]
+    way = f"and everybody who sees the {kind.name} can read it; give it by the setting 'secrets'"
     for container in [*(pod.get("initContainers") or ()), *pod["containers"]]:
         for entry in container.get("env") or ():
             name, value = str(entry.get("name")), str(entry.get("value") or "")
@@ -283,5 +284,5 @@ def _refuse_literals(objects: list[dict[str, Any]], known_as_none: list[str]) ->
     exempt = set(known_as_none)
     for text in texts_in(objects):
         if text not in exempt and holds_credentials(text):
-            raise TemplateError(f"a URL in the {TEMPLATE.rpartition('/')[2]} holds credentials, "
-                                f"{way}")
+            name = kind.template.rpartition("/")[2]
+            raise TemplateError(f"a URL in the {name} holds credentials, {way}")

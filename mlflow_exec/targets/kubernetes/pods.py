@@ -19,7 +19,6 @@ from mlflow_exec.targets.requirements import (
     merged_requirements,
 )
 
-MODEL_CONTAINER = "model"
 PREPARE_CONTAINER = "prepare"
 PORT = 8080
 TOKEN_KEY = "mlflow-exec-token"
@@ -64,7 +63,7 @@ def pod_values(
     download = _download_variables(release, settings, secret_name)
     return {
         **_containers(settings, secret_name, _order(release, settings), download, {
-            SCORING: _scoring(release, settings), "PYTHONPATH": f"{_FILES}/{CODE_ZIP}",
+            SCORING: _scoring(release, settings),
         }),
         "volume_mounts": _mounts(settings, package),
         "volumes": _volumes(settings, secret_name, files, package),
@@ -98,7 +97,6 @@ def router_pod_values(
     return {
         **_containers(settings, "", json.dumps(order, ensure_ascii=False), [], {
             ROUTER: json.dumps(router, ensure_ascii=False),
-            "PYTHONPATH": f"{_FILES}/{CODE_ZIP}",
         }),
         "volume_mounts": [*_mounts(settings, None), mount],
         "volumes": [*_volumes(settings, "", files, None), volume],
@@ -235,13 +233,20 @@ def _order(release: Release, settings: KubernetesTargetSettings) -> str:
 def _environment(
     settings: KubernetesTargetSettings, python: str | None, requirements: Sequence[str]
 ) -> dict[str, Any]:
-    """Return what the order says of the environment."""
+    """Return what the order says of the environment.
+
+    Our code is in its path by the order: a variable of the container is refused by KServe.
+    """
     environment: dict[str, Any] = {"manager": settings.environment, "python": python}
     cache = None
     if settings.environment == "uv":
         environment["dependencies"] = list(requirements)
         cache = {"path": f"{_CACHE}/environments", "limit_bytes": _ENVIRONMENTS_BYTES}
-    return {"environment": environment, "environment_cache": cache}
+    return {
+        "environment": environment,
+        "environment_cache": cache,
+        "python_path": f"{_FILES}/{CODE_ZIP}",
+    }
 
 
 def _scoring(release: Release, settings: KubernetesTargetSettings) -> str:

@@ -20,30 +20,30 @@ from mlflow_exec.reports import Report
 from mlflow_exec.targets.base import ReleasePlan
 from mlflow_exec.targets.kubernetes.changes import with_replicas
 from mlflow_exec.targets.kubernetes.gateway import ROUTE
+from mlflow_exec.targets.kubernetes.kinds import CHANGED, DEPLOYMENT, INFERENCE_SERVICE, kind_of
 from mlflow_exec.targets.kubernetes.objects import (
-    find_deployment,
+    find_head,
+    refuse_another_kind,
     refuse_foreign,
     revision_of,
     with_contents,
 )
 from mlflow_exec.targets.kubernetes.plan import KEPT_KINDS, is_kept
-from mlflow_exec.targets.kubernetes.pods import MODEL_CONTAINER
 
-_CHANGED = ("create", "get", "list", "patch", "delete")
 _OPTIONAL = {
-    "HorizontalPodAutoscaler": ("autoscaling", "horizontalpodautoscalers", "", _CHANGED),
-    "Ingress": ("networking.k8s.io", "ingresses", "", _CHANGED),
-    ROUTE: ("gateway.networking.k8s.io", "httproutes", "", _CHANGED),
+    "HorizontalPodAutoscaler": ("autoscaling", "horizontalpodautoscalers", "", CHANGED),
+    "Ingress": ("networking.k8s.io", "ingresses", "", CHANGED),
+    ROUTE: ("gateway.networking.k8s.io", "httproutes", "", CHANGED),
     "Secret": ("", "secrets", "", ("create", "get", "list", "delete")),
 }
-RIGHTS: Rights = (
-    ("apps", "deployments", "", _CHANGED),
+_ALWAYS: Rights = (
     ("apps", "replicasets", "", ("list",)),
     ("", "pods", "", ("list",)),
-    ("", "services", "", _CHANGED),
-    ("policy", "poddisruptionbudgets", "", _CHANGED),
-    ("", "configmaps", "", _CHANGED),
+    ("", "services", "", CHANGED),
+    ("policy", "poddisruptionbudgets", "", CHANGED),
+    ("", "configmaps", "", CHANGED),
 )
+RIGHTS: Rights = (*DEPLOYMENT.rights, *_ALWAYS)
 """Every verb that each deployment uses; the Role in the docs has these and the optional ones."""
 ROLE = "docs/serving-kubernetes.md"
 
@@ -57,11 +57,15 @@ def check(client: KubernetesClient, plan: ReleasePlan) -> Report:
         ConflictError: Something that is to be changed is somebody else's.
         ClusterError: The cluster refuses it, or cannot be asked.
     """
-    deployment, *others = plan.revision.objects
-    namespace = deployment["metadata"]["namespace"]
+    head, *others = plan.revision.objects
+    kind, namespace = kind_of(head), head["metadata"]["namespace"]
     _check_rights(client, namespace, plan)
-    live = find_deployment(client, namespace, plan.revision.name)
+    live = find_head(client, namespace, plan.revision.name)
+    refuse_another_kind(head, live)
     if live is None:
+        for made, name in kind.made(plan.revision.name):
+            metadata = {**head["metadata"], "name": name}
+            refuse_foreign(client, {"kind": made, "metadata": metadata})
         for item in plan.revision.objects:
             if not is_kept(item):
                 refuse_foreign(client, item)
@@ -70,13 +74,13 @@ def check(client: KubernetesClient, plan: ReleasePlan) -> Report:
             _check_contents(client, namespace, item, plan)
         else:
             _check_other(client, item)
-    _check_deployment(client, deployment, live)
-    template = deployment["spec"]["template"]
+    _check_head(client, head, live)
+    template = kind.pods_of(head)
     own = {i["metadata"]["name"] for i in others if i["kind"] in KEPT_KINDS}
     who = "the deployment"
     warnings = [*check_references(client, namespace, template["spec"], own)]
-    warnings += check_pod(client, deployment["metadata"], template, who)
-    warnings += check_nodes(client, template["spec"], MODEL_CONTAINER, who)
+    warnings += check_pod(client, head["metadata"], template, who)
+    warnings += check_nodes(client, template["spec"], kind.container, who)
     return Report(tuple(warnings))
 
 
@@ -92,15 +96,20 @@ def _check_other(client: KubernetesClient, item: Mapping[str, Any]) -> None:
         ) from error
 
 
-def _check_deployment(
-    client: KubernetesClient, deployment: Mapping[str, Any], live: Mapping[str, Any] | None
+def _check_head(
+    client: KubernetesClient, head: Mapping[str, Any], live: Mapping[str, Any] | None
 ) -> None:
-    item = dict(deployment)
+    item, kind = dict(head), kind_of(head)
     if live is not None:
-        item, replicas = with_replicas(deployment, live, revision_of(client, live))
+        item, replicas = with_replicas(head, live, revision_of(client, live))
         if replicas is not None:  # it is set before
             del item["spec"]["replicas"]
-    apply(client, item, dry=True)
+    try:
+        apply(client, item, dry=True)
+    except NotFoundError as error:
+        if not kind.not_known:
+            raise
+        raise ConfigError(f"kind: {client.name} {kind.not_known}") from error
 
 
 def _check_contents(
@@ -124,7 +133,8 @@ def _check_contents(
 
 def _check_rights(client: KubernetesClient, namespace: str, plan: ReleasePlan) -> None:
     kinds = {item["kind"] for item in plan.revision.objects}
-    wanted = [*RIGHTS, *(right for kind, right in _OPTIONAL.items() if kind in kinds)]
+    optional = (right for kind, right in _OPTIONAL.items() if kind in kinds)
+    wanted = [*kind_of(plan.revision.objects[0]).rights, *_ALWAYS, *optional]
     missing = list(missing_rights(client, namespace, wanted))
     if missing:
         raise AccessDeniedError(
@@ -137,6 +147,7 @@ def _check_rights(client: KubernetesClient, namespace: str, plan: ReleasePlan) -
 def optional_rights() -> Iterator[tuple[str, str, str, tuple[str, ...]]]:
     """Yield what only some deployments need."""
     yield from _OPTIONAL.values()
+    yield INFERENCE_SERVICE.rights[0]
     yield ("", "services", "proxy", ("get", "create"))
     yield ("", "pods", "", ("patch",))
     yield ("", "pods", "proxy", ("get",))

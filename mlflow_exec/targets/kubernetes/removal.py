@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from mlflow_exec.clients.kubernetes import KubernetesClient, object_path
-from mlflow_exec.clients.kubernetes_apply import RESOURCES
+from mlflow_exec.clients.kubernetes_apply import RESOURCES, path_of
 from mlflow_exec.errors import (
     AccessDeniedError,
     ClusterError,
@@ -16,10 +16,11 @@ from mlflow_exec.errors import (
     NotFoundError,
     UnreachableError,
 )
-from mlflow_exec.targets.kubernetes.objects import APPS, find_deployment, listed, selector
+from mlflow_exec.targets.kubernetes.kinds import KINDS
+from mlflow_exec.targets.kubernetes.objects import APPS, find_head, listed, selector
 
 _POLL_S = (0.1, 0.2, 0.5, 1.0)
-# Gone with the Deployment, when it is deleted in the foreground.
+# Gone with the head, when it is deleted in the foreground.
 _FOLLOWING = {"ReplicaSet": ("replicasets", APPS), "Pod": ("pods", "")}
 
 
@@ -33,11 +34,11 @@ def remove(client: KubernetesClient, namespace: str, name: str, timeout_s: float
     for round_ in itertools.count():
         left: list[str] = []
         try:
-            _delete_deployment(client, namespace, name)
+            _delete_head(client, namespace, name)
             for kind, resource, group, item in _objects(client, namespace, name):
                 metadata = item["metadata"]
                 left.append(f"{kind} {metadata['name']}")
-                gone_by_itself = kind in _FOLLOWING or kind == "Deployment"
+                gone_by_itself = kind in _FOLLOWING or kind in KINDS
                 if not gone_by_itself and not metadata.get("deletionTimestamp"):
                     _delete(client, object_path(resource, namespace, metadata["name"], group=group))
             if not left:
@@ -52,12 +53,11 @@ def remove(client: KubernetesClient, namespace: str, name: str, timeout_s: float
         time.sleep(_POLL_S[min(round_, len(_POLL_S) - 1)])
 
 
-def _delete_deployment(client: KubernetesClient, namespace: str, name: str) -> None:
-    found = find_deployment(client, namespace, name)
+def _delete_head(client: KubernetesClient, namespace: str, name: str) -> None:
+    found = find_head(client, namespace, name)
     if found is None or found["metadata"].get("deletionTimestamp"):
         return
-    path = object_path("deployments", namespace, name, group=APPS)
-    _delete(client, path, {"uid": found["metadata"]["uid"]})
+    _delete(client, path_of(found), {"uid": found["metadata"]["uid"]})
 
 
 def _delete(

@@ -50,7 +50,8 @@ _HINTS = {
 }
 
 
-def _failure(category: FailureCategory, message: str, hint: str = "") -> Failure:
+def explained(category: FailureCategory, message: str, hint: str = "") -> Failure:
+    """Return a failure with the usual hint of its category, where there is no better one."""
     return Failure(category, message, hint or _HINTS.get(category, ""))
 
 
@@ -61,6 +62,7 @@ def rollout_of(
     revision: Revision | None,
     url: str,
     known: Iterable[Revision] = (),
+    late: bool | None = None,
 ) -> Rollout:
     """Return the rollout.
 
@@ -71,6 +73,7 @@ def rollout_of(
         revision: The record of the revision that the Deployment is labelled with, if it is known.
         url: Where the Service answers.
         known: All the recorded revisions: which one serves, where several have the same pods.
+        late: Whether the newest pods have had their time; None: the Deployment itself says so.
     """
     metadata, spec = deployment["metadata"], deployment["spec"]
     status = deployment.get("status") or {}
@@ -83,7 +86,7 @@ def rollout_of(
         earlier = max(ready, default=None)
         serving = max((r.number for r in known if pods_number(r) == earlier), default=earlier)
     newest = [pod for pod in pods if _number(pod) == labelled]
-    state, message, failure = _state(deployment, newest, replicas)
+    state, message, failure = _state(deployment, newest, replicas, late)
     return Rollout(
         name=metadata["name"],
         state=state,
@@ -104,7 +107,7 @@ def _number(item: Json) -> int | None:
 
 
 def _state(
-    deployment: Json, newest: Sequence[Json], replicas: int
+    deployment: Json, newest: Sequence[Json], replicas: int, late: bool | None
 ) -> tuple[RolloutState, str, Failure | None]:
     """Return state, message and failure.
 
@@ -112,6 +115,7 @@ def _state(
         deployment: The Deployment.
         newest: The pods of its newest revision.
         replicas: How many are asked for.
+        late: See `rollout_of`.
     """
     metadata, status = deployment["metadata"], deployment.get("status") or {}
     if metadata.get("deletionTimestamp"):
@@ -126,10 +130,10 @@ def _state(
     conditions = {c["type"]: c for c in status.get("conditions") or ()}
     progressing = conditions.get("Progressing") or {}
     final, failure = _why(deployment, newest)
-    late = progressing.get("reason") == _LATE
+    late = progressing.get("reason") == _LATE if late is None else late
     if late and failure is None:
         text = f"Its replicas were not ready in time: {progressing.get('message')}"
-        failure = _failure(FailureCategory.DEADLINE, text)
+        failure = explained(FailureCategory.DEADLINE, text)
     message = f"{counts[1]} of {replicas} replicas answer"
     if failure is None:
         return RolloutState.DEPLOYING, f"{message}; {_waits_for(newest)}", None
@@ -163,7 +167,7 @@ def _why(deployment: Json, pods: Sequence[Json]) -> tuple[bool, Failure | None]:
         text = str(refused.get("message"))
         category = not_created(text)
         passes = category in (FailureCategory.QUOTA, FailureCategory.INFRASTRUCTURE)
-        return not passes, _failure(category, f"The pod cannot be created: {text}")
+        return not passes, explained(category, f"The pod cannot be created: {text}")
     return (False, found[0][1]) if found else (False, None)
 
 
@@ -174,11 +178,11 @@ def pod_failure(pod: Json) -> tuple[bool, Failure] | None:
     if pod["metadata"].get("deletionTimestamp") or status.get("phase") in ("Failed", "Succeeded"):
         return None
     if (lost := node_lost(pod)) is not None:
-        return False, _failure(lost.category, lost.message)
+        return False, explained(lost.category, lost.message)
     for condition in status.get("conditions") or ():
         if condition["type"] == "PodScheduled" and condition["status"] == "False":
             text = str(condition.get("message") or "no node takes it")
-            return False, _failure(FailureCategory.UNSCHEDULABLE, text)
+            return False, explained(FailureCategory.UNSCHEDULABLE, text)
     for kind in ("initContainerStatuses", "containerStatuses"):
         for container in status.get(kind) or ():
             if (why := _container_failure(container)) is not None:
@@ -194,7 +198,7 @@ def _container_failure(container: Json) -> tuple[bool, Failure] | None:
         return _not_pulled(container.get("image"), reason, text)
     if reason in CONFIG_REASONS:
         message = f"The container cannot be created: {text}"
-        return True, _failure(FailureCategory.INVALID_CONFIG, message)
+        return True, explained(FailureCategory.INVALID_CONFIG, message)
     ended = container["state"].get("terminated") or (
         (container.get("lastState") or {}).get("terminated") if not container.get("ready") else None
     )
@@ -209,12 +213,12 @@ def _container_failure(container: Json) -> tuple[bool, Failure] | None:
 def _not_pulled(image: object, reason: str, text: str) -> tuple[bool, Failure]:
     if TRANSIENT_PULL.search(text):
         message = f"The image {image!r} cannot be pulled yet, its registry limits pulls: {text}"
-        return False, _failure(FailureCategory.INFRASTRUCTURE, message)
+        return False, explained(FailureCategory.INFRASTRUCTURE, message)
     hint = ""
     if PULL_DENIED.search(text):
         hint = "Its registry asks for credentials: check image_pull_secrets, and the image's name."
     message = f"The image {image!r} cannot be pulled: {text}"
-    return reason in _PULLED_TWICE, _failure(FailureCategory.IMAGE_PULL, message, hint)
+    return reason in _PULLED_TWICE, explained(FailureCategory.IMAGE_PULL, message, hint)
 
 
 def _ended(name: str, ended: Json) -> Failure:
@@ -222,19 +226,19 @@ def _ended(name: str, ended: Json) -> Failure:
     said = str(ended.get("message") or "")
     try:  # what the first step itself says
         told = End.from_json(said)
-        return _failure(FailureCategory(told.category), told.message, told.hint)
+        return explained(FailureCategory(told.category), told.message, told.hint)
     except ValueError:
         pass
     if ended.get("reason") in ("StartError", "ContainerCannotRun"):
         message = f"The container cannot be started: {said}"
-        return _failure(FailureCategory.INVALID_CONFIG, message)
+        return explained(FailureCategory.INVALID_CONFIG, message)
     step = "The first step (environment and model)" if name == PREPARE_CONTAINER else "The server"
     if ended.get("reason") == "OOMKilled":
         message = f"{step} was killed because it used more memory than its limit."
-        return _failure(FailureCategory.OUT_OF_MEMORY, message)
+        return explained(FailureCategory.OUT_OF_MEMORY, message)
     words = last_words(said) or str(ended.get("reason") or "")
     message = f"{step} ended with exit code {ended.get('exitCode')}: {words}"
-    return _failure(FailureCategory.USER_ERROR, message)
+    return explained(FailureCategory.USER_ERROR, message)
 
 
 def _record(deployment: Json, replica_sets: Sequence[Json], pods: Sequence[Json]) -> dict[str, Any]:
