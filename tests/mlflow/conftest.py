@@ -22,6 +22,7 @@ from tests.clusters.pytest_yarn import running
 from tests.clusters.ray_head import RayHead, ray_head
 from tests.clusters.yarn.cluster import YarnCluster
 from tests.mlflow.interventions import offer
+from tests.mlflow.k8s_deployments import K8sDeployments
 from tests.mlflow.k8s_runs import K8sRuns
 from tests.mlflow.ray_runs import RayRuns
 from tests.mlflow.yarn_faults import FRAIL
@@ -194,6 +195,20 @@ def yarn_submissions(
     yield runs
     runs.close()
     mlflow.set_tracking_uri(None)
+
+
+# -- deployments on Kubernetes
+
+@pytest.fixture(scope="module")
+def served(
+    kubernetes_cluster: KubernetesCluster,
+    k8s_namespace: str,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[K8sDeployments]:
+    """Deployments go to a real Kubernetes; nothing of them is left there."""
+    made = K8sDeployments(kubernetes_cluster, k8s_namespace, tmp_path_factory.mktemp("served"))
+    yield made
+    made.close()
 
 
 # -- deployments on Ray Serve

@@ -11,22 +11,12 @@ from mlflow_exec.errors import ConflictError, DeploymentNotFoundError, RejectedE
 from mlflow_exec.jobs import FailureCategory
 from mlflow_exec.releases import Rollout, RolloutState
 from mlflow_exec.testing.served_models import BODY, JSON
-from tests.clusters.pytest_kubernetes import KubernetesCluster
 from tests.mlflow.k8s_deployments import K8sDeployments
 
 BROKEN = {
     "missing": "import a_package_that_is_not_there",
     "raising": "raise ValueError('the weights are gone')",
 }
-
-
-@pytest.fixture(scope="module")
-def served(
-    kubernetes_cluster: KubernetesCluster,
-    k8s_namespace: str,
-    tmp_path_factory: pytest.TempPathFactory,
-) -> K8sDeployments:
-    return K8sDeployments(kubernetes_cluster, k8s_namespace, tmp_path_factory.mktemp("served"))
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -14,25 +13,13 @@ from mlflow_exec.errors import ConfigError, ConflictError, RejectedError
 from mlflow_exec.jobs import FailureCategory
 from mlflow_exec.releases import Rollout, RolloutState
 from mlflow_exec.targets.kubernetes.applying import Application
-from mlflow_exec.targets.kubernetes.objects import find_deployment
+from mlflow_exec.targets.kubernetes.objects import find_head
 from mlflow_exec.testing.collecting import until
 from tests.clusters.pytest_kubernetes import KubernetesCluster
 from tests.mlflow.k8s_deployments import K8sDeployments
 
 # No node is of this kind: what is applied stays without pods.
 NOWHERE: dict[str, Any] = {"node_selector": {"mlflow-exec-test": "nowhere"}}
-
-
-@pytest.fixture(scope="module")
-def served(
-    kubernetes_cluster: KubernetesCluster,
-    k8s_namespace: str,
-    tmp_path_factory: pytest.TempPathFactory,
-) -> Iterator[K8sDeployments]:
-    folder = tmp_path_factory.mktemp("refused")
-    deployments = K8sDeployments(kubernetes_cluster, k8s_namespace, folder)
-    yield deployments
-    deployments.close()
 
 
 def held(served: K8sDeployments, name: str, category: FailureCategory) -> Rollout:
@@ -171,7 +158,7 @@ def test_what_a_client_has_left_unfinished_is_told_and_the_next_revision_goes_on
     target, plan = served.plan("unfinished", served.model(1), **NOWHERE)
     dying = Application(target._client, plan, 10)
     dying._claim(None)
-    dying._make_paused()  # and there it ends
+    dying._make_held()  # and there it ends
     rollout = target.get("unfinished")
     assert rollout.state is RolloutState.DEPLOYING
     assert "left unfinished" in rollout.message
@@ -188,7 +175,7 @@ def test_a_secret_that_a_client_has_left_never_reaches_the_next_ones_pods(
     monkeypatch.setenv("IRIS", "of before")
     served.apply("rotated", served.model(1), **given)
     target, plan = served.plan("rotated", served.model(2), 2, **given)
-    there = find_deployment(target._client, served.namespace, "rotated")
+    there = find_head(target._client, served.namespace, "rotated")
     assert there is not None
     Application(target._client, plan, 10)._own(there, made_now=False)  # and there it ends
     assert value_of(served, "rotated-secrets-2") == "of before"

@@ -15,20 +15,10 @@ from mlflow_exec.releases import RolloutState
 from mlflow_exec.settings import KubernetesTargetSettings
 from mlflow_exec.targets.kubernetes import KubernetesTarget
 from mlflow_exec.testing.served_models import BODY, JSON
-from tests.clusters.pytest_kubernetes import KubernetesCluster
 from tests.mlflow.k8s_deployments import K8sDeployments
 from tests.mlflow.test_k8s_handles import colleague, entries, write_kubeconfig
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "serving-kubernetes.md"
-
-
-@pytest.fixture(scope="module")
-def served(
-    kubernetes_cluster: KubernetesCluster,
-    k8s_namespace: str,
-    tmp_path_factory: pytest.TempPathFactory,
-) -> K8sDeployments:
-    return K8sDeployments(kubernetes_cluster, k8s_namespace, tmp_path_factory.mktemp("rights"))
 
 
 def documented_rules() -> list[dict[str, Any]]:
