@@ -14,6 +14,7 @@ from mlflow.deployments import BaseDeploymentClient, get_deploy_client
 
 from mlflow_exec.clients.ray_embedded import recorded
 from mlflow_exec.clients.ray_serve import ServeClient
+from mlflow_exec.testing.served import Served
 from mlflow_exec.testing.served_models import save_model
 from tests.clusters.processes import appears
 from tests.clusters.pytest_kubernetes import KubernetesCluster, unavailable
@@ -22,7 +23,7 @@ from tests.clusters.pytest_yarn import running
 from tests.clusters.ray_head import RayHead, ray_head
 from tests.clusters.yarn.cluster import YarnCluster
 from tests.mlflow.interventions import offer
-from tests.mlflow.k8s_deployments import K8sDeployments
+from tests.mlflow.k8s_deployments import K8sDeployments, served_by
 from tests.mlflow.k8s_runs import K8sRuns
 from tests.mlflow.ray_runs import RayRuns
 from tests.mlflow.yarn_faults import FRAIL
@@ -209,6 +210,21 @@ def served(
     made = K8sDeployments(kubernetes_cluster, k8s_namespace, tmp_path_factory.mktemp("served"))
     yield made
     made.close()
+
+
+@pytest.fixture(scope="session")
+def router_environments(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the routers of all modules find the environment that the first of them has built."""
+    return tmp_path_factory.mktemp("router-environments")
+
+
+@pytest.fixture(scope="module")
+def serving(
+    served: K8sDeployments, k8s_tracking: MlflowServer, router_environments: Path
+) -> Iterator[Served]:
+    """The deployments and endpoints of a namespace, as the suites use them."""
+    with served_by(served, k8s_tracking.url, router_environments) as found:
+        yield found
 
 
 # -- deployments on Ray Serve

@@ -168,8 +168,14 @@ class K8sDeployments:
 
 
 @contextmanager
-def served_by(made: K8sDeployments, tracking_uri: str) -> Iterator[Served]:
-    """Give the deployments and endpoints of a namespace, as the suites use them."""
+def served_by(made: K8sDeployments, tracking_uri: str, environments: Path) -> Iterator[Served]:
+    """Give the deployments and endpoints of a namespace, as the suites use them.
+
+    Args:
+        made: The namespace.
+        tracking_uri: Where the models are.
+        environments: Where routers find the environment that the first of them has built.
+    """
     given = {key: str(value) for key, value in made.given().items() if key != "kubeconfig"}
     cluster = made.cluster.processes()
     pods = {**pod_patch("model")["spec"], **pod_dns(cluster.slot, made.namespace)}
@@ -181,7 +187,7 @@ def served_by(made: K8sDeployments, tracking_uri: str) -> Iterator[Served]:
         "image": made.cluster.image,
         "environment": "uv",
         "patch": str(patch),
-        "cache": json.dumps({"host_path": str(made.folder / "cache")}),
+        "cache": json.dumps({"host_path": str(environments)}),
     }
     models = made.folder / "models"
     models.mkdir()
@@ -196,4 +202,3 @@ def served_by(made: K8sDeployments, tracking_uri: str) -> Iterator[Served]:
             get_deploy_client(made.uri), made.uri, given, routers, routers, made.ask_once,
             made.ready_pods, made.kill_pod, made.everything, models,
         )  # fmt: skip
-    made.close()

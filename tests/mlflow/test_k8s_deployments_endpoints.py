@@ -13,27 +13,15 @@ from mlflow_exec.testing.collecting import until
 from mlflow_exec.testing.endpoints import EndpointConformance, answers
 from mlflow_exec.testing.served import Served
 from tests.clusters.kubernetes.gateway_api import install_http_routes, remove_http_routes
-from tests.clusters.pytest_kubernetes import KubernetesCluster
-from tests.mlflow.k8s_deployments import K8sDeployments, served_by
-from tests.servers import MlflowServer
-
-
-@pytest.fixture(scope="module")
-def made(
-    kubernetes_cluster: KubernetesCluster,
-    k8s_namespace: str,
-    tmp_path_factory: pytest.TempPathFactory,
-) -> K8sDeployments:
-    return K8sDeployments(kubernetes_cluster, k8s_namespace, tmp_path_factory.mktemp("endpoints"))
-
-
-@pytest.fixture(scope="module")
-def served(made: K8sDeployments, k8s_tracking: MlflowServer) -> Iterator[Served]:
-    with served_by(made, k8s_tracking.url) as found:
-        yield found
+from tests.mlflow.k8s_deployments import K8sDeployments
 
 
 class TestEndpointsOnKubernetes(EndpointConformance):
+    @pytest.fixture(scope="class")
+    @classmethod
+    def served(cls, serving: Served) -> Served:
+        return serving
+
     def test_each_of_several_routers_hears_of_new_routes(
         self, served: Served, wine: dict[str, Any]
     ) -> None:
@@ -49,39 +37,39 @@ class TestEndpointsOnKubernetes(EndpointConformance):
 
 
 @pytest.fixture
-def http_routes(made: K8sDeployments) -> Iterator[client.CustomObjectsApi]:
-    with made.cluster.api_client() as api:
+def http_routes(served: K8sDeployments) -> Iterator[client.CustomObjectsApi]:
+    with served.cluster.api_client() as api:
         install_http_routes(api)
         yield client.CustomObjectsApi(api)
         remove_http_routes(api)
 
 
 def test_a_cluster_without_the_gateway_api_says_so(
-    served: Served, made: K8sDeployments
+    serving: Served, served: K8sDeployments
 ) -> None:
-    path = served.model(9)
-    gateway = {**served.of_deployments, "gateway": {"name": "public"}}
+    path = serving.model(9)
+    gateway = {**serving.of_deployments, "gateway": {"name": "public"}}
     with pytest.raises(MlflowException, match=r"has no HTTPRoutes .*; have the Gateway API"):
-        served.client.create_deployment("tea-5", path, config=gateway)
-    assert made.everything("tea-5") == []
+        serving.client.create_deployment("tea-5", path, config=gateway)
+    assert served.everything("tea-5") == []
 
 
 def test_a_gateway_gets_a_route_that_splits_by_the_weights_and_goes_with_the_setting(
-    served: Served, made: K8sDeployments, http_routes: client.CustomObjectsApi
+    serving: Served, served: K8sDeployments, http_routes: client.CustomObjectsApi
 ) -> None:
-    deployments = served.client
+    deployments = serving.client
 
     def route(name: str) -> Any:
         found = http_routes.list_namespaced_custom_object(
-            "gateway.networking.k8s.io", "v1", made.namespace, "httproutes"
+            "gateway.networking.k8s.io", "v1", served.namespace, "httproutes"
         )
         specs = [item["spec"] for item in found["items"] if item["metadata"]["name"] == name]
         return specs[0] if specs else None
 
     gateway = {"name": "public", "namespace": "edge", "hostnames": ["tea.example.org"]}
     for answer in (5, 6):
-        path = served.model(answer)
-        config = {**served.of_deployments, "gateway": gateway if answer == 5 else None}
+        path = serving.model(answer)
+        config = {**serving.of_deployments, "gateway": gateway if answer == 5 else None}
         given = {key: value for key, value in config.items() if value is not None}
         deployments.create_deployment(f"tea-{answer}", path, config=given)
     spec = route("tea-5")
@@ -92,7 +80,7 @@ def test_a_gateway_gets_a_route_that_splits_by_the_weights_and_goes_with_the_set
 
     weights = {"tea-5": 99.5, "tea-6": 0.5}
     routes = {"weights": weights, "gateway": gateway}
-    deployments.create_endpoint("tea", {**served.of_endpoints, **routes})
+    deployments.create_endpoint("tea", {**serving.of_endpoints, **routes})
     backends = {b["name"]: b["weight"] for b in route("tea")["rules"][0]["backendRefs"]}
     assert backends == {"tea-5": 199, "tea-6": 1}
     deployments.update_endpoint("tea", {"weights": {"tea-5": 1, "tea-6": 0}, "shadows": {
