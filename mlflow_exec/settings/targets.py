@@ -137,6 +137,11 @@ class RayServeSettings(RayDashboard, TargetSettings):
         description="The bearer token that requests must bring, by where the nodes have it; "
         "anybody may ask if null.",
     )
+    api: Literal["declarative", "imperative"] = Field(
+        "declarative",
+        description="`declarative` writes the document of Serve's REST interface; `imperative` has "
+        "a Ray job call its Python interface, which nobody who writes the document can undo.",
+    )
     route_prefix: str | None = Field(None, description="`/<name>` if null.")
     max_ongoing_requests: int | None = Field(
         None, ge=1, description="Requests in one replica at a time; a multiple of a batch if null."

@@ -11,6 +11,7 @@ from mlflow_exec.errors import ClusterError, ConflictError
 from mlflow_exec.targets.ray_serve.document import (
     in_the_making,
     is_running,
+    refuse_taken,
     with_application,
     without_application,
 )
@@ -70,8 +71,8 @@ def test_what_python_has_deployed_is_left_to_it() -> None:
     here = details(NEIGHBOUR)
     here["applications"]["theirs"] |= {"source": "imperative", "deployed_app_config": None}
     assert with_application(here, OURS, START)["applications"] == [OURS]
-    with pytest.raises(ConflictError, match="deployed by Python"):
-        with_application(here, {**OURS, "name": "theirs"}, START)
+    with pytest.raises(ConflictError, match="'theirs' that is not of mlflow-exec"):
+        refuse_taken(here, {**OURS, "name": "theirs"})
 
 
 def test_one_that_is_being_deleted_is_not_brought_back() -> None:
@@ -82,7 +83,10 @@ def test_one_that_is_being_deleted_is_not_brought_back() -> None:
 
 def test_a_route_is_not_taken_twice() -> None:
     with pytest.raises(ConflictError, match="application 'theirs' of this Serve has '/theirs'"):
-        with_application(details(NEIGHBOUR), {**OURS, "route_prefix": "/theirs"}, START)
+        refuse_taken(details(NEIGHBOUR), {**OURS, "route_prefix": "/theirs"})
+    going = details(NEIGHBOUR)
+    going["applications"]["theirs"]["status"] = "DELETING"
+    refuse_taken(going, {**OURS, "route_prefix": "/theirs"})
 
 
 def test_what_serve_is_building_is_waited_for() -> None:

@@ -9,7 +9,13 @@ import pytest
 from mlflow_exec.releases import RolloutState
 from mlflow_exec.settings import RayServeSettings
 from mlflow_exec.targets.ray_serve.plan import make_plan
-from mlflow_exec.targets.ray_serve.status import is_ours, revisions_in, rollout_of
+from mlflow_exec.targets.ray_serve.status import (
+    api_of,
+    is_ours,
+    revisions_in,
+    rollout_of,
+    submitted,
+)
 from tests.unit.releases import release
 
 
@@ -83,6 +89,12 @@ REASONS = [
      "mlflow-exec: the model was logged with Python 3.9, and this cluster runs 3.11",
      "invalid_config"),
     ("", "ray.exceptions.OutOfMemoryError: Task was killed", "out_of_memory"),
+    ("Failed to update the deployments ['Model'].",
+     "Failed to set up runtime environment.\nNo solution found when resolving dependencies",
+     "environment_setup"),
+    ("Failed to update the deployments ['Model'].",
+     "Failed to set up runtime environment.\nRuntimeError: Failed to download runtime_env file "
+     "package gcs://_ray_pkg_1.zip from the GCS to the Ray worker node.", "source_fetch"),
 ]  # fmt: skip
 
 
@@ -109,6 +121,29 @@ def test_others_applications_are_not_ours() -> None:
     assert not is_ours({"deployed_app_config": {"import_path": "app:app"}})
     assert not is_ours({"deployed_app_config": None})
     assert revisions_in({"deployments": [{"name": "Other", "user_config": {"revision": 1}}]}) == []
+
+
+def test_one_by_serves_python_interface_is_told_by_its_deployments() -> None:
+    told = application("RUNNING", "RUNNING", "RUNNING")
+    (sent,) = told["deployed_app_config"]["deployments"]
+    told["deployments"]["Model"]["deployment_config"]["user_config"] = sent["user_config"]
+    told["source"] = "imperative"
+    # An entry in the document that is not in force any more.
+    told["deployed_app_config"]["deployments"] = [{**sent, "user_config": {}}]
+    assert is_ours(told)
+    assert api_of(told) == "imperative"
+    assert [r.number for r in revisions_in(submitted(told))] == [1, 2]
+    rollout = rollout_of("iris", told, None)
+    assert (rollout.state, rollout.serving) == (RolloutState.READY, 2)
+
+
+@pytest.mark.parametrize(
+    "config", [None, "text", {}, {"revision": 1}, {"revision": {"objects": []}},
+               {"revision": {"objects": [{"import_path": "app:app"}]}}],
+)  # fmt: skip
+def test_others_applications_by_python_are_not_ours(config: Any) -> None:
+    model = {"deployment_config": {"user_config": config}}
+    assert not is_ours({"source": "imperative", "deployments": {"Model": model}})
 
 
 def test_a_record_that_cannot_be_read_is_no_end() -> None:

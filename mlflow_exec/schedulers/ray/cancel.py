@@ -13,12 +13,11 @@ import time
 from contextlib import suppress
 
 from mlflow_exec.clients.ray import RayClient
+from mlflow_exec.clients.ray_passing_jobs import forget
 from mlflow_exec.errors import ClusterError, NotFoundError
 from mlflow_exec.schedulers.ray.status import STATES
 
 _POLL_S = 0.25
-# JOB_MONITOR_LOOP_PERIOD_S is 1 there.
-_SEEN_S = 2.0
 
 # The names are from python/ray/dashboard/modules/job/common.py. An actor that answers runs its job
 # already, and has read the message.
@@ -58,19 +57,4 @@ def take_out_of_queue(client: RayClient, submission_id: str, end_s: float) -> No
             time.sleep(_POLL_S)
     finally:
         with suppress(NotFoundError, ClusterError):
-            _forget(client, name)  # it was only a means
-
-
-def _forget(client: RayClient, submission_id: str) -> None:
-    """Delete the record of a finished job.
-
-    Ray looks at each job once a second, and writes a failure for one that it finds without a record
-    before it has seen its end.
-    """
-    client.delete(submission_id)
-    end_s = time.monotonic() + _SEEN_S
-    while time.monotonic() < end_s:
-        time.sleep(_POLL_S)
-        if client.job(submission_id) is not None:
-            client.delete(submission_id)
-            return
+            forget(client, name)  # it was only a means

@@ -1,25 +1,21 @@
 """Deployments on Ray Serve, by the REST interface of a cluster's dashboard.
 
-Each deployment is an application of its own. Serve keeps one document of all applications, so each
-write reads it, changes one entry, writes it back, and looks whether that is what stands there; on
-one machine the writers take turns by a lock, and among machines who lost repeats it.
+Each deployment is an application of its own, which one of two ways leads to: Serve's document of
+all applications, or Serve's Python interface by way of a Ray job. Reading is the same for both.
 
 The revisions of a deployment are kept in its ``user_config``: a change of that restarts nothing.
 """
 
 from __future__ import annotations
 
-import logging
 import os
-import random
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
 from mlflow_exec.clients import ray_embedded
-from mlflow_exec.clients.ports import free_port
 from mlflow_exec.clients.ray import PACKAGE_LIMIT_BYTES, find_token, resolve_address
 from mlflow_exec.clients.ray_packages import put_package
 from mlflow_exec.clients.ray_serve import ServeClient, ask
@@ -43,26 +39,25 @@ from mlflow_exec.reports import Finding, Report
 from mlflow_exec.settings import RayServeSettings, TargetSettings
 from mlflow_exec.targets.base import TOKEN_VARIABLE, Answer, ReleasePlan, Target, not_found
 from mlflow_exec.targets.ray_serve.deaths import with_deaths
+from mlflow_exec.targets.ray_serve.declarative import DeclarativeWriter
 from mlflow_exec.targets.ray_serve.doctor import findings
-from mlflow_exec.targets.ray_serve.document import (
-    declared,
-    in_the_making,
-    with_application,
-    without_application,
-)
+from mlflow_exec.targets.ray_serve.document import refuse_taken
+from mlflow_exec.targets.ray_serve.imperative import ImperativeWriter
 from mlflow_exec.targets.ray_serve.plan import TEMPLATE, make_endpoint_plan, make_plan
-from mlflow_exec.targets.ray_serve.status import is_ours, revisions_in, rollout_of, user_config
-from mlflow_exec.targets.ray_serve.turns import turn
-
-_LOG = logging.getLogger(__name__)
+from mlflow_exec.targets.ray_serve.status import (
+    api_of,
+    is_ours,
+    revisions_in,
+    rollout_of,
+    submitted,
+)
+from mlflow_exec.targets.ray_serve.writing import Writer
 
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
-_TRIES = 5
 _POLL_S = 0.5
-# So long a write waits for another application's environment and code; then that begins anew.
-_BUILDING_S = 300.0
 # Room in a package for its names.
 _PACKAGE_BYTES = PACKAGE_LIMIT_BYTES - 1024 * 1024
+_WRITERS = {"declarative": DeclarativeWriter, "imperative": ImperativeWriter}
 _SCHEMES = {"ray-serve": "http", "ray-serve+https": "https"}
 
 
@@ -146,7 +141,7 @@ class RayServeTarget(Target):
         client = self._client(start=True)
         client.version()
         application = plan.revision.objects[0]
-        with_application(client.applications(), application, {})
+        refuse_taken(client.applications(), application)
         needed, there = application["args"]["python"], client.python_version()
         if needed and there and needed != there:
             raise ConfigError(
@@ -172,79 +167,13 @@ class RayServeTarget(Target):
         client = self._client(start=True)
         for name, content in plan.data.items():
             put_package(client, name, content)
-        self._write(client, plan.revision)
+        # Each revision by its own: going back to one leads back to its way, too.
+        api = plan.revision.settings.get("api", RayServeSettings.model_fields["api"].default)
+        self._writer(client, api).write(plan.revision)
         return plan.revision
 
-    def _write(self, client: ServeClient, revision: Revision) -> None:
-        def change(details: Mapping[str, Any]) -> dict[str, Any] | None:
-            ours = self._application(details, revision)
-            stands = declared(details).get(revision.name)
-            # Not as a whole: an older Ray keeps only the keys that it knows.
-            if stands and user_config(stands).get("revision") == revision.to_data():
-                _tell_unknown(client, ours, stands)
-                return None
-            return with_application(details, ours, self._start_options(client))
-
-        self._change(client, revision.name, change)
-
-    def _application(self, details: Mapping[str, Any], revision: Revision) -> dict[str, Any]:
-        """Return the application to send: the planned one, with the revisions so far."""
-        here = (details.get("applications") or {}).get(revision.name)
-        if here is not None and not is_ours(here) and here.get("status") != "DELETING":
-            raise ConflictError(
-                f"name: Serve has an application {revision.name!r} that is not of mlflow-exec; "
-                f"choose another name"
-            )
-        before = declared(details).get(revision.name)
-        history = list(user_config(before).get("history") or ()) if before else []
-        kept = revisions_in(before) if before else []
-        newest = kept[-1] if kept else None
-        if newest is not None and newest.number < revision.number:
-            history.append(newest.to_data())
-        elif newest is not None and newest.to_data() != revision.to_data():
-            raise ConflictError(
-                f"{revision.name}: somebody else has applied revision {newest.number} meanwhile; "
-                f"look at it by 'mlflow deployments get', then apply yours again"
-            )
-        application: dict[str, Any] = dict(revision.objects[0])
-        others = max(self._settings.revision_limit - 1, 1)  # one at least to go back to
-        config = {"revision": revision.to_data(), "history": history[-others:]}
-        application["deployments"] = [{**application["deployments"][0], "user_config": config}]
-        return application
-
-    def _change(
-        self,
-        client: ServeClient,
-        name: str,
-        change: Callable[[Mapping[str, Any]], dict[str, Any] | None],
-    ) -> None:
-        """Write a changed document until what is wanted stands there, which ``change`` tells."""
-        for attempt in range(_TRIES):
-            with turn(client.address):
-                details = client.applications()
-                if change(details) is None:
-                    return
-                document = change(_settled(client, name, details))
-                if document is not None:
-                    client.put_applications(document)
-            # Another machine may have read before this was written, and writes what it read.
-            time.sleep(random.uniform(0.3, 0.6) * (attempt + 1))
-        raise ConflictError(
-            f"Ray {client.address}: others change Serve's applications all the time; "
-            f"{_TRIES} tries were overwritten; try again"
-        )
-
-    @staticmethod
-    def _start_options(client: ServeClient) -> dict[str, Any]:
-        """Return the options of a Serve that is started by us.
-
-        On the Ray of this machine nobody else is let in; a cluster's has Ray's own defaults.
-        """
-        own = ray_embedded.recorded()
-        if own is None or own.address != client.address:
-            return {}
-        options = {"host": "127.0.0.1", "port": free_port()}
-        return {"proxy_location": "HeadOnly", "http_options": options}
+    def _writer(self, client: ServeClient, api: str) -> Writer:
+        return _WRITERS[api](client, self._settings.revision_limit)
 
     def delete(self, name: str, *, timeout_s: float = 120) -> None:
         """See :meth:`~.Target.delete`."""
@@ -263,7 +192,7 @@ class RayServeTarget(Target):
                     raise ConflictError(
                         f"delete: application {name!r} of this Serve is not of mlflow-exec"
                     )
-                self._change(client, name, lambda details: _without(details, name))
+                self._writer(client, api_of(here)).remove(name)
             if time.monotonic() > end_s:
                 raise ClusterError(
                     f"delete: application {name!r} is still {here.get('status')} after "
@@ -301,7 +230,7 @@ class RayServeTarget(Target):
     def revisions(self, name: str) -> list[Revision]:
         """See :meth:`~.Target.revisions`."""
         rollout = self.get(name)
-        return revisions_in(rollout.native.get("deployed_app_config") or {})
+        return revisions_in(submitted(rollout.native))
 
     def request(
         self,
@@ -346,35 +275,6 @@ class RayServeTarget(Target):
             yield Finding(True, "cluster", text)
             return
         yield from findings(client)
-
-
-def _settled(client: ServeClient, name: str, details: dict[str, Any]) -> dict[str, Any]:
-    """Return the document, once Serve builds no other application, or it takes too long."""
-    end_s = time.monotonic() + _BUILDING_S
-    told: list[str] = []
-    while (others := in_the_making(details, name)) and time.monotonic() < end_s:
-        if others != told:
-            told = others
-            _LOG.info("waiting until Serve has built %s", ", ".join(others))
-        time.sleep(_POLL_S)
-        details = client.applications()
-    return details
-
-
-def _tell_unknown(client: ServeClient, sent: Mapping[str, Any], stands: Mapping[str, Any]) -> None:
-    """Tell what this Ray has passed over of an application."""
-    (ours,), (theirs,) = sent["deployments"], stands["deployments"]
-    unknown = sorted((set(sent) - set(stands)) | (set(ours) - set(theirs)))
-    if unknown:
-        _LOG.warning(
-            "Ray %s does not know %s of the application, and passes over it%s", client.address,
-            ", ".join(unknown),
-            ": old replicas go before new ones come" if "max_surge_percent" in unknown else "",
-        )  # fmt: skip
-
-
-def _without(details: Mapping[str, Any], name: str) -> dict[str, Any] | None:
-    return without_application(details, name) if name in declared(details) else None
 
 
 def _address_in(uri: str) -> str | None:

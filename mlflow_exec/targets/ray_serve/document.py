@@ -12,6 +12,14 @@ from collections.abc import Mapping
 from typing import Any
 
 from mlflow_exec.errors import ClusterError, ConflictError
+from mlflow_exec.releases import Revision
+from mlflow_exec.targets.ray_serve.status import (
+    api_of,
+    is_ours,
+    revisions_in,
+    submitted,
+    user_config,
+)
 
 Json = Mapping[str, Any]
 
@@ -30,7 +38,7 @@ def declared(details: Json) -> dict[str, Json]:
     for name, application in (details.get("applications") or {}).items():
         config = application.get("deployed_app_config")
         stays = application.get("status") != "DELETING"
-        if config and stays and application.get("source", "declarative") == "declarative":
+        if config and stays and api_of(application) == "declarative":
             found[name] = config
     return found
 
@@ -49,6 +57,58 @@ def in_the_making(details: Json, but: str) -> list[str]:
     ]
 
 
+def refuse_taken(details: Json, application: Json) -> None:
+    """Refuse an application whose place is taken.
+
+    Raises:
+        ConflictError: Another application has the name or the route.
+    """
+    name, route = application["name"], application.get("route_prefix")
+    for other, found in (details.get("applications") or {}).items():
+        if found.get("status") == "DELETING":
+            continue
+        if other == name and not is_ours(found):
+            raise ConflictError(
+                f"name: Serve has an application {name!r} that is not of mlflow-exec; choose "
+                f"another name"
+            )
+        if other != name and found.get("route_prefix") == route:
+            raise ConflictError(
+                f"route_prefix: application {other!r} of this Serve has {route!r}; choose another"
+            )
+
+
+def next_application(details: Json, revision: Revision, limit: int) -> dict[str, Any]:
+    """Return the application to send: the planned one, with the revisions so far.
+
+    Args:
+        details: What Serve tells of all applications.
+        revision: The one to send.
+        limit: So many revisions are kept.
+
+    Raises:
+        ConflictError: The name is somebody else's, or somebody has applied a revision meanwhile.
+    """
+    here = (details.get("applications") or {}).get(revision.name) or {}
+    refuse_taken(details, revision.objects[0])
+    before = submitted(here) if here.get("status") != "DELETING" else {}
+    history = list(user_config(before).get("history") or ())
+    kept = revisions_in(before)
+    newest = kept[-1] if kept else None
+    if newest is not None and newest.number < revision.number:
+        history.append(newest.to_data())
+    elif newest is not None and newest.to_data() != revision.to_data():
+        raise ConflictError(
+            f"{revision.name}: somebody else has applied revision {newest.number} meanwhile; "
+            f"look at it by 'mlflow deployments get', then apply yours again"
+        )
+    application: dict[str, Any] = dict(revision.objects[0])
+    others = max(limit - 1, 1)  # one at least to go back to
+    config = {"revision": revision.to_data(), "history": history[-others:]}
+    application["deployments"] = [{**application["deployments"][0], "user_config": config}]
+    return application
+
+
 def with_application(details: Json, application: Json, start: Json) -> dict[str, Any]:
     """Return the document with one application added or exchanged.
 
@@ -58,21 +118,9 @@ def with_application(details: Json, application: Json, start: Json) -> dict[str,
         start: The options of an instance that is started by this; nothing else needs them.
 
     Raises:
-        ConflictError: Another application has the name or the route.
         ClusterError: The document cannot be written back as it was.
     """
-    name, route = application["name"], application.get("route_prefix")
-    others = dict(details.get("applications") or {})
-    here = others.pop(name, None)
-    if here is not None and here.get("source", "declarative") != "declarative":
-        raise ConflictError(f"name: Serve has an application {name!r} that was deployed by Python")
-    for other, found in others.items():
-        if found.get("route_prefix") == route and found.get("status") != "DELETING":
-            raise ConflictError(
-                f"route_prefix: application {other!r} of this Serve has {route!r}; choose another"
-            )
-    applications = {**declared(details), name: application}
-    return _document(details, applications, start)
+    return _document(details, {**declared(details), application["name"]: application}, start)
 
 
 def without_application(details: Json, name: str) -> dict[str, Any]:
@@ -83,6 +131,11 @@ def without_application(details: Json, name: str) -> dict[str, Any]:
     """
     applications = {key: value for key, value in declared(details).items() if key != name}
     return _document(details, applications, {})
+
+
+def empty(start: Json) -> dict[str, Any]:
+    """Return the document by which an instance is started that has no application yet."""
+    return {**start, "applications": []}
 
 
 def _document(details: Json, applications: Mapping[str, Json], start: Json) -> dict[str, Any]:

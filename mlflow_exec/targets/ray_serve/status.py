@@ -25,7 +25,16 @@ _STATES = {
 # python/ray/serve/_private/{application_state,deployment_state}.py of Ray 2.60.
 _REASONS: tuple[tuple[re.Pattern[str], FailureCategory, str], ...] = (
     (
-        re.compile(r"Runtime env setup for app|RuntimeEnvSetupError|runtime_env setup failed"),
+        re.compile(r"Failed to download runtime_env file package gcs://"),
+        FailureCategory.SOURCE_FETCH,
+        "Ray has removed what was sent along, as no replica used it any more; 'update' sends it "
+        "again.",
+    ),
+    (
+        re.compile(
+            r"Runtime env setup for app|RuntimeEnvSetupError|runtime_env setup failed"
+            r"|Failed to set up runtime environment"
+        ),
         FailureCategory.ENVIRONMENT_SETUP,
         "Mend the model's requirements, or give others by 'requirements'.",
     ),
@@ -56,8 +65,33 @@ _LIMIT_CHARS = 4000
 
 def is_ours(application: Json) -> bool:
     """Whether an application was deployed by mlflow-exec."""
-    config = application.get("deployed_app_config") or {}
-    return config.get("import_path") in DEPLOYMENTS
+    return submitted(application).get("import_path") in DEPLOYMENTS
+
+
+def api_of(application: Json) -> str:
+    """Return by which interface of Serve an application was deployed, as the setting names it."""
+    without = "declarative" if application.get("deployed_app_config") else "imperative"
+    return str(application.get("source") or without)
+
+
+def submitted(application: Json) -> Json:
+    """Return an application as it was submitted.
+
+    Serve keeps that of those in its document. Of those by its Python interface it tells each
+    deployment's options, among them our revisions, from which the rest follows.
+    """
+    if api_of(application) == "declarative":  # else its entry is one that is not in force
+        return dict(application.get("deployed_app_config") or {})
+    for import_path, name in DEPLOYMENTS.items():
+        deployment = (application.get("deployments") or {}).get(name) or {}
+        config = (deployment.get("deployment_config") or {}).get("user_config") or {}
+        try:
+            if config["revision"]["objects"][0]["import_path"] == import_path:
+                deployments = [{"name": name, "user_config": config}]
+                return {"import_path": import_path, "deployments": deployments}
+        except (KeyError, IndexError, TypeError):
+            continue  # somebody else's own
+    return {}
 
 
 def user_config(config: Json) -> Json:
@@ -84,7 +118,7 @@ def rollout_of(name: str, application: Json, url: str | None) -> Rollout:
         application: What Serve tells of it.
         url: Where it is asked.
     """
-    config = application.get("deployed_app_config") or {}
+    config = submitted(application)
     try:
         revisions = revisions_in(config)
     except ValueError:

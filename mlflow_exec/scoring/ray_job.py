@@ -1,0 +1,98 @@
+"""What a Ray job of ours does: puts an application on Serve by its Python interface, or removes it.
+
+Serve keeps such an application out of the one document that its REST interface knows, so that no
+writer of that document can undo it. The job needs Ray and nothing of the model's: replicas get an
+environment of their own.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+import sys
+from collections.abc import Callable, Mapping
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from ray import serve
+from ray.serve import context
+from ray.serve.api import _run
+from ray.serve.deployment import Application
+
+from mlflow_exec.scoring.ray_orders import ORDER, PASSED_OVER, REFUSED
+
+
+def run(order: Mapping[str, Any]) -> None:
+    """Do what was ordered, and return when Serve's controller has taken note of it.
+
+    Args:
+        order: Either ``remove``, the name of an application; or ``application``, as it would stand
+            in Serve's document, ``version``, which tells replicas that may stay from those that may
+            not, and ``before``, the revision that is to stand there until now, or null.
+    """
+    if "remove" in order:
+        serve.delete(order["remove"], _blocking=False)
+        return
+    application = order["application"]
+    _check_before(application, order["before"])
+    module, _, builder = application["import_path"].partition(":")
+    built = getattr(import_module(module), builder)(application["args"])
+    (settings,) = application["deployments"]
+    own = {**settings, "ray_actor_options": _actor(settings, application["runtime_env"])}
+    deployment = built._bound_deployment
+    deployment = deployment.options(**_known(deployment.options, own, ("name",)))
+    deployment = deployment.options(version=order["version"], _internal=True)
+    # The public way waits until the replicas are ready, which is the client's to watch.
+    more = _known(_run, application, ("import_path", "runtime_env", "args", "deployments"))
+    _run(Application(deployment), _blocking=False, **more)
+
+
+def _check_before(application: Mapping[str, Any], before: int | None) -> None:
+    """End the job where somebody else has applied a revision since the client looked."""
+    (settings,) = application["deployments"]
+    ours = settings["user_config"]["revision"]
+    details = context._get_global_client().get_serve_details()
+    here = (details.get("applications") or {}).get(application["name"]) or {}
+    deployment = (here.get("deployments") or {}).get(settings["name"]) or {}
+    config = (deployment.get("deployment_config") or {}).get("user_config") or {}
+    stands = config.get("revision") or {}
+    number = stands.get("number")
+    overtaken = number not in (None, before) and stands != ours
+    if overtaken and here.get("status") != "DELETING":
+        sys.exit(f"{REFUSED}revision {number} was applied by somebody else meanwhile")
+
+
+def _actor(settings: Mapping[str, Any], runtime_env: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options of replicas, with the application's environment below their own."""
+    actor = dict(settings.get("ray_actor_options") or {})
+    own = actor.get("runtime_env") or {}
+    actor["runtime_env"] = {**runtime_env, **own}
+    variables = {**(runtime_env.get("env_vars") or {}), **(own.get("env_vars") or {})}
+    if variables:
+        actor["runtime_env"]["env_vars"] = variables
+    return actor
+
+
+def _known(
+    call: Callable[..., Any], given: Mapping[str, Any], used: tuple[str, ...]
+) -> dict[str, Any]:
+    """Return the keywords that this Ray knows; tells of the others, but those used elsewhere."""
+    parameters = inspect.signature(call).parameters
+    rest = {key: value for key, value in given.items() if key not in used}
+    if unknown := sorted(set(rest) - set(parameters)):
+        print(PASSED_OVER + ", ".join(unknown), flush=True)
+    return {key: value for key, value in rest.items() if key in parameters}
+
+
+def _order(folder: str) -> dict[str, Any]:
+    for place in sys.path:
+        path = Path(place) / folder / ORDER
+        if path.is_file():
+            found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+            return found
+    sys.exit(f"{REFUSED}its order did not come along: no {folder} on Python's path")
+
+
+if __name__ == "__main__":
+    run(_order(sys.argv[1]))

@@ -1,0 +1,186 @@
+"""Applications by Serve's Python interface, which a Ray job of ours calls inside of the cluster.
+
+They are not in Serve's document, so that nobody who writes it can undo them. The job looks whether
+the revision that it follows is still the newest; who was overtaken nevertheless sees it afterwards.
+It is gone when it has ended; the application is Serve's own.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import secrets
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from functools import partial
+from typing import Any
+
+from mlflow_exec import shipping
+from mlflow_exec.clients.pauses import repeated
+from mlflow_exec.clients.ray_packages import package_name, put_package
+from mlflow_exec.clients.ray_passing_jobs import forget
+from mlflow_exec.errors import ClusterError, ConflictError, RejectedError
+from mlflow_exec.releases import Revision
+from mlflow_exec.scoring.ray_orders import JOB_MODULE, ORDER, PASSED_OVER, REFUSED
+from mlflow_exec.targets.ray_serve.declarative import tell_passed_over
+from mlflow_exec.targets.ray_serve.document import (
+    empty,
+    is_running,
+    next_application,
+    without_application,
+)
+from mlflow_exec.targets.ray_serve.status import (
+    api_of,
+    failure_of,
+    revisions_in,
+    submitted,
+    user_config,
+)
+from mlflow_exec.targets.ray_serve.turns import turn
+from mlflow_exec.targets.ray_serve.writing import TRIES, Writer, start_options
+
+_ENDS = ("SUCCEEDED", "FAILED", "STOPPED")
+_POLL_S = 0.5
+# It starts Python twice, on a machine that may be busy.
+_JOB_S = 300.0
+
+
+class ImperativeWriter(Writer):
+    """Has a job change one application."""
+
+    def write(self, revision: Revision) -> None:
+        """See `Writer`."""
+        self._start_serve()
+        for _ in range(TRIES):
+            details = self.client.applications()
+            application = next_application(details, revision, self.revision_limit)
+            here = (details.get("applications") or {}).get(revision.name) or {}
+            stands, has_entry = submitted(here), bool(here.get("deployed_app_config"))
+            if user_config(stands).get("revision") == revision.to_data() and not has_entry:
+                return
+            kept = revisions_in(stands)
+            order = {
+                "application": application,
+                "version": _version(application),
+                "before": kept[-1].number if kept else None,
+            }
+            if has_entry:
+                self._move(revision.name, order)
+            else:
+                self._run(revision.name, order)
+        raise ConflictError(
+            f"{revision.name}: others change it all the time; {TRIES} tries were overwritten; "
+            f"try again"
+        )
+
+    def remove(self, name: str) -> None:
+        """See `Writer`."""
+        self._run(name, {"remove": name})
+
+    def _move(self, name: str, order: Mapping[str, Any]) -> None:
+        """Run the job for an application that has an entry in the document, and remove that.
+
+        A controller that starts anew would apply the document's entry again. Who writes the
+        document on this machine meanwhile must not put it back.
+        """
+        with turn(self.client.address):
+            self._run(name, order)
+            details = self.client.applications()
+            if api_of(details["applications"][name]) == "imperative":
+                self.client.put_applications(without_application(details, name))
+
+    def _start_serve(self) -> None:
+        """Have the dashboard start Serve: one that a job starts would keep the job's packages."""
+        with turn(self.client.address):
+            if not is_running(self.client.applications()):
+                self.client.put_applications(empty(start_options(self.client)))
+
+    def _run(self, name: str, order: Mapping[str, Any]) -> None:
+        """Run the job, and return when it has done what was ordered.
+
+        Raises:
+            ConflictError: The job has found that another one was before it.
+            ClusterError: It has failed; the message says why.
+        """
+        job = self._job(name, order)
+        job_id = str(job["submission_id"])
+        self._submit(job)
+        end_s = time.monotonic() + _JOB_S
+        record = self._record(job_id)
+        while record is not None and record["status"] not in _ENDS:
+            if time.monotonic() > end_s:
+                repeated(partial(self.client.stop, job_id))
+                raise ClusterError(
+                    f"Ray {self.client.address}: job {job_id} has not put {name!r} on Serve after "
+                    f"{_JOB_S:g} s and was stopped; it is {record['status']}: "
+                    f"{record.get('message') or 'Ray does not say why'}"
+                )
+            time.sleep(_POLL_S)
+            record = self._record(job_id)
+        if record is None:  # somebody has removed it; what stands on Serve tells
+            return
+        log = self._log(job_id)
+        with suppress(ClusterError):
+            forget(self.client, job_id)
+        for line in log.splitlines():
+            if line.startswith(PASSED_OVER):
+                tell_passed_over(self.client, set(line[len(PASSED_OVER) :].split(", ")))
+        if record["status"] != "SUCCEEDED":
+            raise _failed(name, record, log)
+
+    def _job(self, name: str, order: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the submission, whose packages are in Ray's store."""
+        text = json.dumps(order, sort_keys=True, ensure_ascii=False)
+        digest = hashlib.sha256(text.encode()).hexdigest()
+        folder = f"mlflow_exec_order_{digest[:16]}"
+        packages = []
+        for files in (shipping.code_files(), {f"{folder}/{ORDER}": text.encode()}):
+            sha256, content = shipping.zipped(files)
+            packages.append(package_name(sha256))
+            put_package(self.client, packages[-1], content)
+        return {
+            # Each its own: Ray keeps a name for a while after the job's end.
+            "submission_id": f"mlflow-serve-{name}-{secrets.token_hex(4)}",
+            "entrypoint": f"python -m {JOB_MODULE} {folder}",
+            # No working_dir: Serve would give it to the replicas.
+            "runtime_env": {"py_modules": [f"gcs://{package}" for package in packages]},
+        }
+
+    def _submit(self, job: Mapping[str, Any]) -> None:
+        try:
+            repeated(lambda: self.client.submit(job))
+        except RejectedError as error:
+            if error.reason != "AlreadyExists":  # by a try whose answer was lost
+                raise
+
+    def _record(self, job_id: str) -> dict[str, Any] | None:
+        return repeated(lambda: self.client.job(job_id))
+
+    def _log(self, job_id: str) -> str:
+        try:
+            return repeated(lambda: self.client.job_log(job_id))
+        except ClusterError:
+            return ""
+
+
+def _version(application: Mapping[str, Any]) -> str:
+    """Return what is the same as long as replicas may stay."""
+    parts = {key: application.get(key) for key in ("import_path", "runtime_env", "args")}
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _failed(name: str, record: Mapping[str, Any], log: str) -> ClusterError:
+    lines = [line.strip() for line in log.splitlines() if line.strip()]
+    for line in lines:
+        if line.startswith(REFUSED):
+            return ConflictError(
+                f"{name}: {line[len(REFUSED) :]}; look at it by 'mlflow deployments get', then "
+                f"apply yours again"
+            )
+    # Where it ran, Ray's message is the log, too.
+    text = log[log.rfind("Traceback (") :] if "Traceback (" in log else "\n".join(lines[-20:])
+    failure = failure_of(text.strip() or str(record.get("message") or ""))
+    return ClusterError(
+        f"{name}: the Ray job that puts it on Serve has {record['status']}: {failure}"
+    )
