@@ -290,11 +290,12 @@ def _environment(mark: str, folder: Path, token_file: Path) -> dict[str, str]:
 
 def _of_haproxy(folder: Path) -> dict[str, str]:
     """Return what keeps Serve's proxy out of the way of another Ray's on this machine."""
-    own = {f"RAY_SERVE_{use}_PORT": str(free_port()) for use in _HAPROXY_PORTS}
-    # HAProxy may ask at the port of a replica that has ended for some seconds more: the replica of
-    # another Ray must not be what answers there.
+    # Serve takes them with its first application, when others may have got what was free now: so
+    # none that the system gives away. HAProxy asks at the port of a replica that has ended for some
+    # seconds more: the replica of another Ray must not be what answers there.
     first = free_range(_RANGE)
-    own["RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT"] = str(first)
+    own = {f"RAY_SERVE_{use}_PORT": str(first + n) for n, use in enumerate(_HAPROXY_PORTS)}
+    own["RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT"] = str(first + len(_HAPROXY_PORTS))
     own["RAY_SERVE_DIRECT_INGRESS_MAX_HTTP_PORT"] = str(first + _RANGE)
     if folder.parent == _TOP:  # else the names of the sockets might get too long
         for use, name in _HAPROXY_FILES.items():
