@@ -71,8 +71,12 @@ import sys
 from mlflow.deployments import get_deploy_client
 me, model, operations = sys.argv[1], sys.argv[2], int(sys.argv[3])
 client = get_deploy_client("ray-serve")
-# No node has so many, so that nothing starts.
-config = {"environment": "local", "resources.cpu": "1000", "wait": "false"}
+# No replica, as nobody asks it.
+none = {"min_replicas": 0, "initial_replicas": 0}
+config = {
+    "environment": "local", "wait": "false", "max_replicas": "2",
+    "patch": {"deployments": [{"name": "Model", "autoscaling_config": none}]},
+}
 there = False
 for number in range(operations):
     if not there:
@@ -82,7 +86,7 @@ for number in range(operations):
         client.delete_deployment(me)
         there = False
     else:
-        client.update_deployment(me, config={"num_replicas": str(1 + number % 2), "wait": "false"})
+        client.update_deployment(me, config={"max_replicas": str(2 + number % 2), "wait": "false"})
 print("there" if there else "gone")
 """
 

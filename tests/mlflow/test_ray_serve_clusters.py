@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
 from mlflow.deployments import BaseDeploymentClient, get_deploy_client
+from mlflow.exceptions import MlflowException
 
 from mlflow_exec.clients.ray_serve import ServeClient
 from mlflow_exec.runs.deploy import place
@@ -73,6 +74,18 @@ def test_another_authority_is_refused_in_one_sentence(
     assert "the certificate is not accepted" in sentence
     assert "set 'ca_cert' to a file with its authority" in sentence
     assert "Traceback" not in said
+
+
+def test_what_no_node_can_hold_is_refused_before_anything_is_sent(
+    deployments: BaseDeploymentClient, served_on: Callable[[], ServeClient], one: str
+) -> None:
+    largest = max(node["CPU"] for node in served_on().node_resources())
+    says = f"no node can hold a replica of 1000 CPU; the largest have {largest:g} CPU; ask for less"
+    for api in ("declarative", "imperative"):
+        config = {**SMALL, "resources.cpu": "1000", "api": api}
+        with pytest.raises(MlflowException, match=says):
+            deployments.create_deployment("huge", one, config=config)
+    assert "huge" not in served_on().applications()["applications"]
 
 
 def doctor(uri: str) -> dict[str, Any]:

@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from mlflow_exec.clients import ray_embedded
+from mlflow_exec.clients import ray_embedded, ray_fitting
 from mlflow_exec.clients.ray import RayClient
 from mlflow_exec.credentials import Secret
-from mlflow_exec.errors import ClusterError, ConfigError
+from mlflow_exec.errors import ConfigError
 from mlflow_exec.settings import NodeSecret
 
 
@@ -64,21 +64,8 @@ def check_here(secrets: Mapping[str, NodeSecret], embedded: ray_embedded.Embedde
 
 
 def unfit(submission: Mapping[str, Any], client: RayClient) -> str:
-    """Say what the job asks for that no node of the cluster has; empty if one could hold it.
-
-    A cluster that grows by itself may get a larger node, which is why this is not always an error.
-    """
+    """Say what the job asks for that no node of the cluster has; empty if one could hold it."""
     asked = {str(k): float(v) for k, v in (submission.get("entrypoint_resources") or {}).items()}
     for name, key in (("CPU", "num_cpus"), ("GPU", "num_gpus"), ("memory", "memory")):
         asked[name] = float(submission.get(f"entrypoint_{key}") or 0)
-    try:
-        nodes = client.node_resources()
-    except (ClusterError, KeyError, TypeError, ValueError):
-        return ""  # an answer of another version of Ray; the job itself will tell
-    if not nodes or any(all(n.get(k, 0) >= v for k, v in asked.items()) for n in nodes):
-        return ""
-    wanted = ", ".join(f"{value:g} {name}" for name, value in asked.items() if value)
-    largest = ", ".join(
-        f"{max(node.get(name, 0) for node in nodes):g} {name}" for name, v in asked.items() if v
-    )
-    return f"no node can hold a job of {wanted}; the largest have {largest}"
+    return ray_fitting.unfit(asked, "a job", client)

@@ -44,6 +44,7 @@ from mlflow_exec.targets.ray_serve.doctor import findings
 from mlflow_exec.targets.ray_serve.document import refuse_taken
 from mlflow_exec.targets.ray_serve.imperative import ImperativeWriter
 from mlflow_exec.targets.ray_serve.plan import TEMPLATE, make_endpoint_plan, make_plan
+from mlflow_exec.targets.ray_serve.preflight import check_python, check_room
 from mlflow_exec.targets.ray_serve.status import (
     api_of,
     is_ours,
@@ -142,13 +143,8 @@ class RayServeTarget(Target):
         client.version()
         application = plan.revision.objects[0]
         refuse_taken(client.applications(), application)
-        needed, there = application["args"]["python"], client.python_version()
-        if needed and there and needed != there:
-            raise ConfigError(
-                f"model_uri: {plan.revision.model_uri} was logged with Python {needed}, and the "
-                f"cluster {client.address} runs {there}; deploy it to a cluster with {needed}, or "
-                f"accept another Python by 'any_python'"
-            )
+        check_python(application["args"]["python"], plan.revision.model_uri, client)
+        warnings = tuple(check_room(application, client))
         for uri in application["runtime_env"].get("py_modules") or ():
             name = str(uri).removeprefix("gcs://")
             missing = str(uri).startswith("gcs://") and name not in plan.data
@@ -158,7 +154,7 @@ class RayServeTarget(Target):
                     f"removed its files, which were sent along ({name}); "
                     f"make an update instead"
                 )
-        return Report()
+        return Report(warnings)
 
     # -- acting -----------------------------------------------------------------------------
 
