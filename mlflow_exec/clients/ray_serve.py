@@ -54,11 +54,12 @@ class ServeClient(RayClient):
     def python_version(self) -> str:
         """Return the minor version of the cluster's Python (``3.11``); empty if it is not told.
 
-        It is read from the path of Ray's own files in the raylet's command line.
+        It is read from the path of Ray's own files in the raylet's command line, which is told
+        from some seconds after the node's start on.
         """
         try:
             summary = self._json("GET", "/nodes", params={"view": "summary"})["data"]["summary"]
-            texts = [" ".join((node.get("raylet") or {}).get("cmdline") or ()) for node in summary]
+            texts = [" ".join(node.get("cmdline") or ()) for node in summary]
         except (NotFoundError, KeyError, TypeError, AttributeError):
             return ""
         found = {match.group(1) for text in texts if (match := _PYTHON.search(text))}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -86,6 +87,17 @@ def test_what_no_node_can_hold_is_refused_before_anything_is_sent(
         with pytest.raises(MlflowException, match=says):
             deployments.create_deployment("huge", one, config=config)
     assert "huge" not in served_on().applications()["applications"]
+
+
+def test_a_model_of_another_python_is_refused_before_anything_is_sent(
+    deployments: BaseDeploymentClient, served_on: Callable[[], ServeClient], one: str
+) -> None:
+    here = "{}.{}".format(*sys.version_info)
+    until(lambda: served_on().python_version() == here, "the dashboard tells its Python", 60)
+    config = {**SMALL, "patch": json.dumps({"args": {"python": "3.6"}})}
+    with pytest.raises(MlflowException, match=f"logged with Python 3.6, and .* runs {here}"):
+        deployments.create_deployment("older", one, config=config)
+    assert "older" not in served_on().applications()["applications"]
 
 
 def doctor(uri: str) -> dict[str, Any]:
