@@ -153,7 +153,7 @@ def revisions(target: str, name: str, options: tuple[str, ...], output: str) -> 
     """Show the revisions that are kept of a deployment, the oldest first."""
     from mlflow_exec.runs import deploy
 
-    found = deploy.place(target, parsed(options)).target.revisions(name)
+    found = deploy.revisions(deploy.place(target, parsed(options)).target, name)
     rows = [_row(revision) for revision in found]
     keys = ("revision", "applied_at", "pinned_uri", "settings", "rolled_back_to")
     emit([revision.to_data() for revision in found], output, table(rows, keys))

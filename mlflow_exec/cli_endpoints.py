@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from functools import wraps
 from typing import Any
@@ -17,7 +18,7 @@ from mlflow_exec.cli_output import (
     target_option,
 )
 from mlflow_exec.errors import ConfigError
-from mlflow_exec.releases import Rollout
+from mlflow_exec.releases import Revision, Rollout
 
 _name = click.option("--name", "-n", required=True, help="The endpoint.")
 _ROUTES = (
@@ -135,6 +136,30 @@ def update(target: str, name: str, config: dict[str, Any], output: str) -> None:
     from mlflow_exec.runs.progress import Progress
 
     _shown(flow.update(target, flow.place(target, config), name, Progress()), output)
+
+
+@endpoints.command("revisions")
+@target_option
+@_name
+@settings_option
+@output_option
+def revisions(target: str, name: str, options: tuple[str, ...], output: str) -> None:
+    """Show the revisions that are kept of an endpoint, the oldest first."""
+    from mlflow_exec.runs import deploy
+    from mlflow_exec.runs import endpoints as flow
+
+    found = flow.revisions(deploy.place(target, parsed(options)).target, name)
+    rows = [_row(revision) for revision in found]
+    keys = ("revision", "applied_at", "weights", "shadows", "settings", "rolled_back_to")
+    emit([revision.to_data() for revision in found], output, table(rows, keys))
+
+
+def _row(revision: Revision) -> dict[str, Any]:
+    routes = revision.routes or {}
+    shown = {"weights": routes.get("weights"), "shadows": routes.get("shadows"),
+             "settings": dict(revision.settings)}  # fmt: skip
+    texts = {key: json.dumps(value, ensure_ascii=False) for key, value in shown.items()}
+    return {**revision.to_data(), "revision": revision.number, **texts}
 
 
 @endpoints.command("rollback")

@@ -190,7 +190,9 @@ def with_earlier(target_uri: str, place_: Place, earlier: Mapping[str, Any]) -> 
         if isinstance(old, Mapping) and isinstance(new, Mapping):
             both = {**old, **new}
             settings[key] = {name: value for name, value in both.items() if value is not None}
-    return place(target_uri, {k: v for k, v in settings.items() if v is not None})
+    found = place(target_uri, {k: v for k, v in settings.items() if v is not None})
+    found.target.reuse(place_.target)
+    return found
 
 
 def deployment(target: Target, name: str) -> Rollout:
@@ -208,12 +210,29 @@ def of_model(rollout: Rollout) -> Rollout:
     Raises:
         DeploymentNotFoundError: It is that of an endpoint.
     """
-    if rollout.revision is not None and rollout.revision.routes is not None:
+    if rollout.revision is not None:
+        _refuse_endpoint(rollout.revision)
+    return rollout
+
+
+def _refuse_endpoint(revision: Revision) -> None:
+    if revision.routes is not None:
         raise DeploymentNotFoundError(
-            f"{rollout.name}: it is an endpoint, and no deployment of a model; see "
+            f"{revision.name}: it is an endpoint, and no deployment of a model; see "
             f"'mlflow-exec endpoints'"
         )
-    return rollout
+
+
+def revisions(target: Target, name: str) -> list[Revision]:
+    """Return the revisions that are kept of a model's deployment, the oldest first.
+
+    Raises:
+        DeploymentNotFoundError: There is none; an endpoint is not one.
+    """
+    kept = target.revisions(name)
+    for revision in kept[-1:]:
+        _refuse_endpoint(revision)
+    return kept
 
 
 def deployments(target: Target) -> list[Rollout]:

@@ -19,7 +19,7 @@ from mlflow_exec.errors import (
     MlflowExecError,
     RolloutError,
 )
-from mlflow_exec.releases import EndpointRelease, Rollout, check_name
+from mlflow_exec.releases import EndpointRelease, Revision, Rollout, check_name
 from mlflow_exec.runs import deploy
 from mlflow_exec.runs.progress import Progress
 from mlflow_exec.settings import Routing, cast_options, expand_file, parse_settings
@@ -73,11 +73,28 @@ def endpoint(target: Target, name: str) -> Rollout:
 
 
 def _of_endpoint(rollout: Rollout) -> Rollout:
-    if rollout.revision is not None and rollout.revision.routes is None:
-        raise DeploymentNotFoundError(
-            f"{rollout.name}: it is a deployment, and no endpoint; see 'mlflow deployments get'"
-        )
+    if rollout.revision is not None:
+        _refuse_deployment(rollout.revision)
     return rollout
+
+
+def _refuse_deployment(revision: Revision) -> None:
+    if revision.routes is None:
+        raise DeploymentNotFoundError(
+            f"{revision.name}: it is a deployment, and no endpoint; see 'mlflow deployments get'"
+        )
+
+
+def revisions(target: Target, name: str) -> list[Revision]:
+    """Return the revisions that are kept of an endpoint, the oldest first.
+
+    Raises:
+        DeploymentNotFoundError: There is none; a deployment is not one.
+    """
+    kept = target.revisions(name)
+    for revision in kept[-1:]:
+        _refuse_deployment(revision)
+    return kept
 
 
 def endpoints(target: Target) -> list[Rollout]:

@@ -162,6 +162,9 @@ class Target(ABC):
     def diagnose(self) -> Iterator[Finding]:
         """Yield which system is reached, as whom, and what is missing; changes nothing."""
 
+    def reuse(self, other: Target) -> None:  # noqa: B027  # most have no connection to share
+        """Take over the connection of another target of this kind, where it leads there too."""
+
     def wait(
         self,
         name: str,

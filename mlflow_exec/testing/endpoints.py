@@ -139,6 +139,13 @@ class EndpointConformance:
         for call in (client.get_endpoint, client.delete_endpoint):
             with pytest.raises(MlflowException, match="it is a deployment"):
                 call("wine-1")
+        target = ("-t", served.uri, "-n")
+        for kind, name, says in (
+            ("deployments", "wine", "it is an endpoint"), ("endpoints", "wine", "weights"),
+            ("endpoints", "wine-1", "it is a deployment"), ("deployments", "wine-1", "pinned_uri"),
+        ):  # fmt: skip
+            refused = says.startswith("it is")
+            assert says in mlflow_exec(kind, "revisions", *target, name, fails=refused)
         with pytest.raises(MlflowException, match="a deployment or an endpoint 'wine-1'"):
             client.create_endpoint("wine-1", {"weights": {"wine-2": 1}})
 

@@ -16,11 +16,12 @@ from mlflow.exceptions import MlflowException
 from mlflow_exec.clients.ray_serve import ServeClient
 from mlflow_exec.runs.deploy import place
 from mlflow_exec.testing.collecting import until
+from mlflow_exec.testing.commands import run
+from mlflow_exec.testing.served_models import BODY, JSON
 from tests.clusters.pytest_kubernetes import unavailable
 from tests.clusters.pytest_ray import RayCluster
 from tests.clusters.ray_head import RayHead
-from tests.mlflow.ray_deployments import SMALL, run
-from tests.mlflow.served_models import BODY, JSON
+from tests.mlflow.ray_deployments import SMALL
 from tests.servers import free_port
 from tests.unit.tls_relay import Authority, TlsRelay
 

@@ -19,8 +19,10 @@ from mlflow_exec.runs.deploy import place
 from mlflow_exec.targets.ray_serve.document import without_application
 from mlflow_exec.targets.ray_serve.imperative import ImperativeWriter
 from mlflow_exec.testing.collecting import until
-from tests.mlflow.ray_deployments import SMALL, asks, run
-from tests.mlflow.served_models import ROW, save_model, steady_load
+from mlflow_exec.testing.commands import run
+from mlflow_exec.testing.served import steady_load
+from mlflow_exec.testing.served_models import ROW, save_model
+from tests.mlflow.ray_deployments import SMALL, asks
 
 IMPERATIVE = {**SMALL, "api": "imperative"}
 

@@ -19,8 +19,8 @@ from mlflow.deployments import BaseDeploymentClient
 from mlflow_exec.clients.ray_serve import ServeClient
 from mlflow_exec.targets.ray_serve.document import without_application
 from mlflow_exec.testing.collecting import until
+from mlflow_exec.testing.served_models import BODY, JSON
 from tests.mlflow.ray_deployments import SMALL, asks
-from tests.mlflow.served_models import BODY, JSON
 
 # Says its second piece when the file is there.
 _TALKS = """

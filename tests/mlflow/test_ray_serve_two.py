@@ -10,10 +10,11 @@ import pytest
 from mlflow.deployments import BaseDeploymentClient
 
 from mlflow_exec.clients import ray_embedded
+from mlflow_exec.testing.served import steady_load
+from mlflow_exec.testing.served_models import save_model
 from tests.clusters.pytest_kubernetes import unavailable
 from tests.clusters.pytest_ray import RayCluster
 from tests.mlflow.ray_deployments import SMALL, asks
-from tests.mlflow.served_models import save_model, steady_load
 
 
 @pytest.fixture

@@ -86,6 +86,13 @@ class KubernetesTarget(Target):
         """See :meth:`~.Target.package_limit_bytes`: what a ConfigMap holds."""
         return PACKAGE_BYTES
 
+    def reuse(self, other: Target) -> None:
+        """See :meth:`~.Target.reuse`."""
+        if isinstance(other, KubernetesTarget):
+            same = other._context == self._context
+            if same and other._settings.kubeconfig == self._settings.kubeconfig:
+                self._found = other._found
+
     @property
     def _client(self) -> api.KubernetesClient:
         if self._found is None:
