@@ -141,8 +141,8 @@ class EndpointConformance:
                 call("wine-1")
         target = ("-t", served.uri, "-n")
         for kind, name, says in (
-            ("deployments", "wine", "it is an endpoint"), ("endpoints", "wine", "weights"),
-            ("endpoints", "wine-1", "it is a deployment"), ("deployments", "wine-1", "pinned_uri"),
+            ("deployments", "wine", "it is an endpoint"), ("endpoints", "wine", "WEIGHTS"),
+            ("endpoints", "wine-1", "it is a deployment"), ("deployments", "wine-1", "PINNED URI"),
         ):  # fmt: skip
             refused = says.startswith("it is")
             assert says in mlflow_exec(kind, "revisions", *target, name, fails=refused)
