@@ -40,12 +40,15 @@ YARN_TESTS := $(wildcard $(addsuffix /test_yarn*.py,tests/clusters tests/conform
 
 test: test-first-half test-second-half test-elsewhere test-yarn ## Run the tests; with -j4 in a third of the time.
 
+LATER_TESTS := $(wildcard $(addprefix tests/mlflow/test_k8s_,[k-z]*.py deployments_[k-z]*.py))
+
 test-first-half: setup
 	$(PYTEST) $(filter-out $(YARN_TESTS),$(wildcard tests/clusters/test_*.py)) \
-	    $(wildcard tests/conformance/test_kubernetes*.py tests/mlflow/test_k8s_[a-j]*.py)
+	    $(wildcard tests/conformance/test_kubernetes*.py) \
+	    $(filter-out $(LATER_TESTS),$(wildcard tests/mlflow/test_k8s_*.py))
 
 test-second-half: setup
-	$(PYTEST) $(wildcard tests/mlflow/test_k8s_[k-z]*.py tests/mlflow/test_serve*.py) tests/unit/scoring
+	$(PYTEST) $(LATER_TESTS) $(wildcard tests/mlflow/test_serve*.py) tests/unit/scoring
 
 test-elsewhere: setup
 	$(PYTEST) --ignore tests/unit/scoring --ignore-glob 'tests/unit/test_yarn*' \
