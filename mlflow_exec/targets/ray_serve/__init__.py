@@ -16,6 +16,7 @@ from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
 from mlflow_exec.clients import ray_embedded
+from mlflow_exec.clients.pauses import repeated
 from mlflow_exec.clients.ray import PACKAGE_LIMIT_BYTES, find_token, resolve_address
 from mlflow_exec.clients.ray_packages import put_package
 from mlflow_exec.clients.ray_serve import ServeClient, ask
@@ -105,7 +106,10 @@ class RayServeTarget(Target):
                     "ray-serve: no Ray is named and none runs on this machine; 'create' starts "
                     "one, -t ray-serve://host:8265 names one"
                 )
-            self._found = self._client_at(embedded.address if embedded else str(address))
+            found = self._client_at(embedded.address if embedded else str(address))
+            if embedded is not None:  # it is there; what Serve adds to its dashboard comes later
+                repeated(found.applications)
+            self._found = found
         return self._found
 
     def _client_at(self, address: str) -> ServeClient:
