@@ -1,6 +1,6 @@
 """The conformance suite of endpoints, on every target: one address over several deployments.
 
-A module of tests has the suite's class as a base, and the fixture ``served`` for its system.
+A module of tests has the suite's class as a base, and the fixture ``serving`` for its system.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from mlflow_exec.testing.served_models import ROW
 
 
 def answers(
-    served: Served, name: str, count: int, headers: Mapping[str, str] | None = None
+    serving: Served, name: str, count: int, headers: Mapping[str, str] | None = None
 ) -> list[int]:
     """Ask an endpoint so often; returns what it predicted."""
-    ask, found = served.asks(name, headers or {}), []
+    ask, found = serving.asks(name, headers or {}), []
     for _ in range(count):
         status, body = ask()
         assert status == 200, body
@@ -38,72 +38,72 @@ class EndpointConformance:
 
     @pytest.fixture(scope="class")
     @classmethod
-    def wine(cls, served: Served) -> Iterator[dict[str, Any]]:
+    def wine(cls, serving: Served) -> Iterator[dict[str, Any]]:
         """An endpoint over two deployments, of which nine of ten requests go to the first."""
         with ThreadPoolExecutor() as pool:
-            list(pool.map(served.make, ("wine-1", "wine-2"), (1, 2)))
-        config = {**served.of_endpoints, "weights": {"wine-1": 90, "wine-2": 10}}
-        yield served.client.create_endpoint("wine", config)
-        served.client.delete_endpoint("wine")
+            list(pool.map(serving.make, ("wine-1", "wine-2"), (1, 2)))
+        config = {**serving.of_endpoints, "weights": {"wine-1": 90, "wine-2": 10}}
+        yield serving.client.create_endpoint("wine", config)
+        serving.client.delete_endpoint("wine")
         for name in ("wine-1", "wine-2"):
-            served.client.delete_deployment(name)
+            serving.client.delete_deployment(name)
 
     @pytest.mark.parametrize("count", [300, pytest.param(10_000, marks=pytest.mark.large)])
     def test_each_deployment_gets_its_share_and_zero_is_none(
-        self, served: Served, wine: dict[str, Any], count: int
+        self, serving: Served, wine: dict[str, Any], count: int
     ) -> None:
-        served.client.update_endpoint("wine", {"weights": {"wine-1": 90, "wine-2": 10}})
-        found = Counter(answers(served, "wine", count))
+        serving.client.update_endpoint("wine", {"weights": {"wine-1": 90, "wine-2": 10}})
+        found = Counter(answers(serving, "wine", count))
         assert found == {1: count * 9 // 10, 2: count // 10}
-        served.client.update_endpoint("wine", {"weights": {"wine-1": 0}})
-        assert Counter(answers(served, "wine", count // 5)) == {2: count // 5}
+        serving.client.update_endpoint("wine", {"weights": {"wine-1": 0}})
+        assert Counter(answers(serving, "wine", count // 5)) == {2: count // 5}
 
     def test_weights_change_under_load_without_a_restart_or_a_failure(
-        self, served: Served, wine: dict[str, Any]
+        self, serving: Served, wine: dict[str, Any]
     ) -> None:
-        before = served.replicas("wine")
-        with steady_load(served.asks("wine", {}), threads=2) as load:
+        before = serving.replicas("wine")
+        with steady_load(serving.asks("wine", {}), threads=2) as load:
             for weights in ({"wine-1": 1, "wine-2": 0}, {"wine-1": 0, "wine-2": 1}):
-                changed = served.client.update_endpoint("wine", {"weights": weights})
+                changed = serving.client.update_endpoint("wine", {"weights": weights})
                 assert changed["weights"] == weights
                 seen = len(load.answers)
                 load.reaches(20)
                 # Two were under way at most when it was told that the change is done.
                 expected = 1 if weights["wine-1"] else 2
                 assert set(load.answers[seen + 2 :]) == {expected}
-        assert served.replicas("wine") == before
+        assert serving.replicas("wine") == before
         assert not load.failures
 
     def test_a_key_stays_with_its_deployment(
-        self, served: Served, wine: dict[str, Any]
+        self, serving: Served, wine: dict[str, Any]
     ) -> None:
         config = {"weights": {"wine-1": 50, "wine-2": 50}, "sticky_header": "X-User"}
-        served.client.update_endpoint("wine", config)
+        serving.client.update_endpoint("wine", config)
         by_user = [
-            answers(served, "wine", 3, {"X-User": f"user-{number}"}) for number in range(20)
+            answers(serving, "wine", 3, {"X-User": f"user-{number}"}) for number in range(20)
         ]
         assert all(len(set(found)) == 1 for found in by_user)
         assert {found[0] for found in by_user} == {1, 2}
 
     def test_copies_for_a_shadow_are_compared_and_counted(
-        self, served: Served, wine: dict[str, Any]
+        self, serving: Served, wine: dict[str, Any]
     ) -> None:
-        mlflow_exec("endpoints", "update", "-t", served.uri, "-n", "wine",
+        mlflow_exec("endpoints", "update", "-t", serving.uri, "-n", "wine",
             "-w", "wine-1=1", "-w", "wine-2=0", "-s", "wine-2=50")  # fmt: skip
 
         def counted() -> int:
-            counts = served.client.get_endpoint("wine")["counts"]["shadows"]
+            counts = serving.client.get_endpoint("wine")["counts"]["shadows"]
             assert counts.get("wine-2", {}).get("same", 0) == 0
             return int(counts.get("wine-2", {}).get("different", 0))
 
         before = counted()
-        assert answers(served, "wine", 20) == [1] * 20
+        assert answers(serving, "wine", 20) == [1] * 20
         until(lambda: counted() == before + 10, "half of them are compared", 60)
 
     def test_the_command_line_and_mlflows(
-        self, served: Served, wine: dict[str, Any], tmp_path: Path
+        self, serving: Served, wine: dict[str, Any], tmp_path: Path
     ) -> None:
-        name, target = ("-n", "wine", "-t", served.uri), ("-t", served.uri)
+        name, target = ("-n", "wine", "-t", serving.uri), ("-t", serving.uri)
         mlflow_exec("endpoints", "update", *name, "-w", "wine-2=1", "--remove", "wine-1")
         found = json.loads(mlflow_exec("endpoints", "get", *name, "-o", "json"))
         assert (found["state"], found["weights"]) == ("READY", {"wine-2": 1.0})
@@ -128,9 +128,9 @@ class EndpointConformance:
         assert "wine" in mlflow_exec("endpoints", "list", *target)
 
     def test_an_endpoint_is_no_deployment_and_a_deployment_no_endpoint(
-        self, served: Served, wine: dict[str, Any]
+        self, serving: Served, wine: dict[str, Any]
     ) -> None:
-        client = served.client
+        client = serving.client
         assert "wine" not in [found["name"] for found in client.list_deployments()]
         assert [found["name"] for found in client.list_endpoints()] == ["wine"]
         for call in (client.get_deployment, client.delete_deployment):
@@ -139,7 +139,7 @@ class EndpointConformance:
         for call in (client.get_endpoint, client.delete_endpoint):
             with pytest.raises(MlflowException, match="it is a deployment"):
                 call("wine-1")
-        target = ("-t", served.uri, "-n")
+        target = ("-t", serving.uri, "-n")
         for kind, name, says in (
             ("deployments", "wine", "it is an endpoint"), ("endpoints", "wine", "WEIGHTS"),
             ("endpoints", "wine-1", "it is a deployment"), ("deployments", "wine-1", "PINNED URI"),
@@ -167,29 +167,29 @@ class EndpointConformance:
         ],
     )
     def test_a_wrong_route_is_refused_before_anything_is_touched(
-        self, served: Served, wine: dict[str, Any], config: dict[str, Any], says: str
+        self, serving: Served, wine: dict[str, Any], config: dict[str, Any], says: str
     ) -> None:
-        before = served.client.get_endpoint("wine")["revision"]
+        before = serving.client.get_endpoint("wine")["revision"]
         with pytest.raises(MlflowException, match=says):
-            served.client.update_endpoint("wine", config)
-        assert served.client.get_endpoint("wine")["revision"] == before
+            serving.client.update_endpoint("wine", config)
+        assert serving.client.get_endpoint("wine")["revision"] == before
 
     def test_a_deployment_that_gets_requests_is_not_deleted(
-        self, served: Served, wine: dict[str, Any]
+        self, serving: Served, wine: dict[str, Any]
     ) -> None:
-        served.client.update_endpoint("wine", {"weights": {"wine-1": 1, "wine-2": 1}})
+        serving.client.update_endpoint("wine", {"weights": {"wine-1": 1, "wine-2": 1}})
         with pytest.raises(MlflowException, match="variant of endpoint 'wine'; take it out"):
-            served.client.delete_deployment("wine-1")
-        assert {1, 2} == set(answers(served, "wine", 4))
+            serving.client.delete_deployment("wine-1")
+        assert {1, 2} == set(answers(serving, "wine", 4))
 
     def test_a_deployment_is_made_as_a_variant(
-        self, served: Served, wine: dict[str, Any]
+        self, serving: Served, wine: dict[str, Any]
     ) -> None:
-        client = served.client
-        path = served.model(4)
+        client = serving.client
+        path = serving.model(4)
         made = mlflow_deployments(
-            "create", "-t", served.uri, "--name", "wine-4", "-m", path, "--endpoint", "wine",
-            *served.options(),
+            "create", "-t", serving.uri, "--name", "wine-4", "-m", path, "--endpoint", "wine",
+            *serving.options(),
         )  # fmt: skip
         assert "wine-4 is created" in made
         assert client.get_endpoint("wine")["weights"] == {"wine-1": 1, "wine-2": 1, "wine-4": 0}
@@ -197,15 +197,15 @@ class EndpointConformance:
         assert {one["name"] for one in listed} == {"wine-1", "wine-2", "wine-4"}
         client.delete_deployment("wine-4", endpoint="wine")
         assert client.get_endpoint("wine")["weights"] == {"wine-1": 1, "wine-2": 1}
-        back = ("endpoints", "rollback", "-n", "wine", "-t", served.uri)
+        back = ("endpoints", "rollback", "-n", "wine", "-t", serving.uri)
         assert "there is no deployment 'wine-4'" in mlflow_exec(*back, fails=True)
         with pytest.raises(MlflowException, match="'wine-5' is the deployment's own name"):
             client.create_deployment("wine-5", path, config={}, endpoint="wine-5")
 
-    def test_the_first_variant_makes_the_endpoint(self, served: Served) -> None:
-        client = served.client
-        path = served.model(3, requirements=("mlflow-skinny", "pandas"))
-        client.create_deployment("beer-3", path, config=dict(served.of_both), endpoint="beer")
+    def test_the_first_variant_makes_the_endpoint(self, serving: Served) -> None:
+        client = serving.client
+        path = serving.model(3, requirements=("mlflow-skinny", "pandas"))
+        client.create_deployment("beer-3", path, config=dict(serving.of_both), endpoint="beer")
         assert client.get_endpoint("beer")["weights"] == {"beer-3": 100}
         assert client.predict(endpoint="beer", inputs=ROW)["predictions"] == [3]
         with pytest.raises(MlflowException, match="one deployment at least needs more than 0"):

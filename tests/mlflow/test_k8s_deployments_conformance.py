@@ -5,18 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-import pytest
-
 from mlflow_exec.testing.deployments import DeploymentConformance
-from mlflow_exec.testing.served import Served
 
 
 class TestDeploymentsOnKubernetes(DeploymentConformance):
-    @pytest.fixture(scope="class")
-    @classmethod
-    def served(cls, serving: Served) -> Served:
-        return serving
-
     broken: ClassVar[Mapping[str, tuple[Mapping[str, Any], Mapping[str, str], str]]] = {
         **DeploymentConformance.broken,
         "more memory than it may take": (

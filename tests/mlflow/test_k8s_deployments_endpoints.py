@@ -17,23 +17,18 @@ from tests.mlflow.k8s_deployments import K8sDeployments
 
 
 class TestEndpointsOnKubernetes(EndpointConformance):
-    @pytest.fixture(scope="class")
-    @classmethod
-    def served(cls, serving: Served) -> Served:
-        return serving
-
     def test_each_of_several_routers_hears_of_new_routes(
-        self, served: Served, wine: dict[str, Any]
+        self, serving: Served, wine: dict[str, Any]
     ) -> None:
-        deployments = served.client
+        deployments = serving.client
         deployments.update_endpoint("wine", {"num_replicas": 2})
-        routers = served.replicas("wine")
+        routers = serving.replicas("wine")
         assert len(routers) == 2
         for answer in (1, 2, 1):
             weights = {"wine-1": 0, "wine-2": 0, f"wine-{answer}": 1}
             deployments.update_endpoint("wine", {"weights": weights})
-            assert answers(served, "wine", 20) == [answer] * 20
-        assert served.replicas("wine") == routers
+            assert answers(serving, "wine", 20) == [answer] * 20
+        assert serving.replicas("wine") == routers
 
 
 @pytest.fixture

@@ -102,9 +102,9 @@ def faults(registry: Registry, full: str) -> dict[str, Fault]:
             "invalid_config", r"start_timeout_s \(2 s\): .*service account.*not found", "names",
             {"service_account": "short-lived", "start_timeout_s": 2}),
         "a Secret that is gone": Fault(
-            "invalid_config", r"start_timeout_s \(2 s\): .*secret \"env\" not found", "names",
+            "invalid_config", r"start_timeout_s \(12 s\): .*secret \"env\" not found", "names",
             {"secrets": {"TOKEN": {"secret": "env", "key": "k"}}, "patch": HELD,
-             "labels": {"needs": "env"}, "start_timeout_s": 2}, befalls=secret_vanishes),
+             "labels": {"needs": "env"}, "start_timeout_s": 12}, befalls=secret_vanishes),
         "a Secret to mount that is gone": Fault(
             "invalid_config", r"start_timeout_s \(12 s\): .*secret \"mounted\" not found", "names",
             {"volumes": [{"name": "s", "secret": {"secretName": "mounted"}}], "patch": HELD,

@@ -16,7 +16,7 @@ from tests.mlflow.ray_deployments import served_by
 
 
 @pytest.fixture(scope="module")
-def served(served_on: Callable[[], ServeClient], models: Path) -> Served:
+def serving(served_on: Callable[[], ServeClient], models: Path) -> Served:
     return served_by(served_on, models)
 
 
