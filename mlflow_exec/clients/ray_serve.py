@@ -30,8 +30,29 @@ class ServeClient(RayClient):
     """One dashboard, with what Serve adds to it."""
 
     def applications(self) -> dict[str, Any]:
-        """Return the document of all applications, with their states; empty where none runs."""
-        return dict(self._json("GET", _PATH))
+        """Return the document of all applications, with their states; empty where none runs.
+
+        Raises:
+            UnreachableError: Serve runs, and its document cannot be had now. Ray answers with an
+                empty one then, and who wrote that back would delete all applications.
+        """
+        document = dict(self._json("GET", _PATH))
+        if not (document.get("controller_info") or {}).get("node_id") and self._has_controller():
+            raise UnreachableError(
+                f"Ray {self.address}: Serve's controller is there, and Ray cannot reach it now"
+            )
+        return document
+
+    def _has_controller(self) -> bool:
+        """Whether Ray knows of a controller of Serve that lives, whatever it answers."""
+        only = {"filter_keys": "class_name", "filter_predicates": "=",
+                "filter_values": "ServeController", "detail": "0", "limit": "100"}  # fmt: skip
+        try:
+            found = self._json("GET", "/api/v0/actors", params=only)
+        except NotFoundError:
+            return False
+        actors = ((found.get("data") or {}).get("result") or {}).get("result") or ()
+        return any(actor.get("state") == "ALIVE" for actor in actors)
 
     def put_applications(self, config: Mapping[str, Any]) -> None:
         """Replace the document: applications that are not in it are deleted.

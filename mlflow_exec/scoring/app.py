@@ -8,7 +8,6 @@ It answers ``/invocations``, ``/ping``, ``/health`` and ``/version`` as MLflow's
 from __future__ import annotations
 
 import asyncio
-import gc
 from time import monotonic
 from typing import Any
 
@@ -95,10 +94,6 @@ class ScoringApp:
             loaded.close()
             raise
         app._loaded = loaded  # with the files that the model may still read
-        # What is there now stays. Each full collection would look at all of it, while every
-        # request waits: 140 ms with pandas and scikit-learn loaded.
-        gc.collect()
-        gc.freeze()
         return app
 
     def stop(self) -> None:

@@ -6,6 +6,7 @@ It needs nothing but Python, so that a router runs where no model and no MLflow 
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 from collections.abc import Awaitable, Callable, Coroutine
 from time import monotonic
@@ -56,6 +57,16 @@ async def nobody_left(in_flight: Callable[[], int], timeout_s: float) -> bool:
     while in_flight() and monotonic() < end_s:
         await asyncio.sleep(0.02)
     return not in_flight()
+
+
+def spare_what_is_there() -> None:
+    """Keep the garbage collector from what a process has loaded to serve, which stays.
+
+    Each full collection would look at all of it while every request waits: 140 ms with pandas and
+    scikit-learn. Of the whole process, so only for one that does nothing but serve.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 def route_in(scope: Scope) -> str:

@@ -32,6 +32,9 @@ def run(order: Mapping[str, Any]) -> None:
             not, and ``before``, the revision that is to stand there until now, or null.
     """
     if "remove" in order:
+        here = _application(order["remove"])
+        if here and _revision_in(here) is None:
+            sys.exit(f"{REFUSED}the application of that name is not of mlflow-exec")
         serve.delete(order["remove"], _blocking=False)
         return
     application = order["application"]
@@ -51,16 +54,33 @@ def run(order: Mapping[str, Any]) -> None:
 def _check_before(application: Mapping[str, Any], before: int | None) -> None:
     """End the job where somebody else has applied a revision since the client looked."""
     (settings,) = application["deployments"]
-    ours = settings["user_config"]["revision"]
-    details = context._get_global_client().get_serve_details()
-    here = (details.get("applications") or {}).get(application["name"]) or {}
-    deployment = (here.get("deployments") or {}).get(settings["name"]) or {}
-    config = (deployment.get("deployment_config") or {}).get("user_config") or {}
-    stands = config.get("revision") or {}
-    number = stands.get("number")
-    overtaken = number not in (None, before) and stands != ours
-    if overtaken and here.get("status") != "DELETING":
+    here = _application(application["name"])
+    if here.get("status") == "DELETING":
+        return
+    stands = _revision_in(here)
+    if stands is None and here.get("deployments"):
+        sys.exit(f"{REFUSED}the application of that name is not of mlflow-exec")
+    if not here and before is not None:
+        sys.exit(f"{REFUSED}it was deleted by somebody else meanwhile")
+    number = (stands or {}).get("number")
+    if number not in (None, before) and stands != settings["user_config"]["revision"]:
         sys.exit(f"{REFUSED}revision {number} was applied by somebody else meanwhile")
+
+
+def _application(name: str) -> Mapping[str, Any]:
+    """Return what Serve tells of an application; nothing where there is none."""
+    details = context._get_global_client().get_serve_details()
+    return (details.get("applications") or {}).get(name) or {}
+
+
+def _revision_in(application: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """Return the revision of ours that an application holds; None where it is not ours."""
+    for deployment in (application.get("deployments") or {}).values():
+        config = (deployment.get("deployment_config") or {}).get("user_config") or {}
+        if isinstance(config, Mapping) and config.get("revision"):
+            found: Mapping[str, Any] = config["revision"]
+            return found
+    return None
 
 
 def _actor(settings: Mapping[str, Any], runtime_env: Mapping[str, Any]) -> dict[str, Any]:

@@ -41,10 +41,12 @@ class Model:
         model = args["model"]
         uri = model.get("uri") or _folder(model["folder"])
         from mlflow_exec.scoring.app import ScoringApp
+        from mlflow_exec.scoring.asgi import spare_what_is_there
         from mlflow_exec.scoring.options import ScoringOptions
 
         self._app = ScoringApp.load(ScoringOptions(model_uri=uri, **args["scoring"]))
         self._answer = Answered(self._app)
+        spare_what_is_there()
 
     def reconfigure(self, user_config: dict[str, Any]) -> None:
         """Take note of nothing: the configuration holds what people and clients want to know."""

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
+from mlflow_exec.scoring.asgi import spare_what_is_there
 from mlflow_exec.scoring.options import OptionsError, ScoringOptions
 
 _EXIT_STOPPED = 143
@@ -60,6 +61,8 @@ def listen(load: Callable[[], Any], host: str, port: int, *, what: str, stop_s: 
 
     def stop(*_: object) -> None:
         nonlocal stopped
+        if stopped:  # what it has to take away is on its way
+            return
         stopped = True
         raise SystemExit(_EXIT_STOPPED)
 
@@ -73,6 +76,7 @@ def listen(load: Callable[[], Any], host: str, port: int, *, what: str, stop_s: 
     with _bound(host, port) as taken:
         try:
             app = load()
+            spare_what_is_there()
         finally:
             if stopped:  # now: code of the model may hold the error back, or have threads that stay
                 os._exit(_EXIT_STOPPED)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime, timedelta, timezone
 from typing import Any
 
@@ -130,13 +131,25 @@ def condition(kind: str, status: str, **words: str) -> Json:
     return {"type": kind, "status": status, **words}
 
 
+def pod(begun_s: float, number: int = 1) -> Json:
+    begun = (BEGUN + timedelta(seconds=begun_s)).isoformat().replace("+00:00", "Z")
+    labels = {"mlflow-exec/revision": str(number)}
+    metadata = {"name": f"iris-{number}-x", "labels": labels, "creationTimestamp": begun}
+    return {"metadata": metadata, "spec": {"containers": []}, "status": {"phase": "Pending"}}
+
+
 def told(
-    service: Json, deployment: Json | None, *conditions: Json, ready: int = 1, after_s: float = 1
+    service: Json,
+    deployment: Json | None,
+    *conditions: Json,
+    ready: int = 1,
+    after_s: float = 1,
+    pods: Sequence[Json] = (),
 ) -> Rollout:
     service["status"] = {"conditions": list(conditions), "url": "http://iris.example"}
     now = BEGUN + timedelta(seconds=after_s)
     return service_rollout(
-        service, deployment, [replica_set(ready=ready)], [], None, "http://iris.team.svc", [], now
+        service, deployment, [replica_set(ready=ready)], pods, None, "http://iris.team.svc", [], now
     )
 
 
@@ -180,8 +193,14 @@ def test_its_pods_have_as_long_as_timeout_s_whatever_their_deployment_says() -> 
     service = head(timeout_s=700)
     late = condition("Progressing", "False", reason="ProgressDeadlineExceeded", message="too long")
     deployment = made(service, late, available=0)
-    assert told(service, deployment, ready=0, after_s=650).state is RolloutState.DEPLOYING
-    over = told(service, deployment, ready=0, after_s=701)
+    pods = [pod(0)]
+    assert told(service, deployment, ready=0, after_s=650, pods=pods).state is (
+        RolloutState.DEPLOYING
+    )
+    # Those of a way back are new, however old the ReplicaSet is that makes them.
+    again = told(service, deployment, ready=0, after_s=7000, pods=[pod(6990)])
+    assert again.state is RolloutState.DEPLOYING
+    over = told(service, deployment, ready=0, after_s=701, pods=pods)
     assert over.state is RolloutState.FAILED
     assert over.failure is not None
     assert over.failure.category.value == "deadline"

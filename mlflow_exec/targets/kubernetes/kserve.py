@@ -24,6 +24,7 @@ Json = Mapping[str, Any]
 
 _READY = "Ready"
 _NOT_MADE = "ReconcileFailed"
+_ALL_THERE = "NewReplicaSetAvailable"
 
 
 def service_rollout(
@@ -62,7 +63,7 @@ def service_rollout(
                        native=native)  # fmt: skip
     seen = _as_ours(service, made, known, newest=not state)
     found = rollout_of(
-        seen, replica_sets, pods, revision, url, known, late=_late(made, replica_sets, now)
+        seen, replica_sets, pods, revision, url, known, late=_late(made, pods, now)
     )
     found = replace(found, native={**found.native, "inference_service": status})
     if state:
@@ -110,11 +111,11 @@ def _as_ours(
     return {**made, "metadata": metadata}
 
 
-def _late(made: Json, replica_sets: Iterable[Json], now: datetime | None) -> bool | None:
+def _late(made: Json, pods: Iterable[Json], now: datetime | None) -> bool | None:
     """Whether the newest pods have had their time; None where that is not known.
 
     KServe lets nobody choose the Deployment's own deadline. So it is as long as the pods may take
-    to start, from when the first of them was asked for.
+    to start, from when the last of them was made; once all were there, none is late any more.
     """
     template = made["spec"]["template"]
     seconds = [
@@ -127,9 +128,11 @@ def _late(made: Json, replica_sets: Iterable[Json], now: datetime | None) -> boo
         return None
     begun = [
         datetime.fromisoformat(str(item["metadata"]["creationTimestamp"]).replace("Z", "+00:00"))
-        for item in replica_sets
+        for item in pods
         if number_of(item) == number_of(template)
     ]
+    if any(c.get("reason") == _ALL_THERE for c in made.get("status", {}).get("conditions") or ()):
+        return False
     return bool(begun) and now - max(begun) > timedelta(seconds=max(seconds))
 
 

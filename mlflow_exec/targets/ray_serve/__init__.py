@@ -106,10 +106,9 @@ class RayServeTarget(Target):
                     "ray-serve: no Ray is named and none runs on this machine; 'create' starts "
                     "one, -t ray-serve://host:8265 names one"
                 )
-            found = self._client_at(embedded.address if embedded else str(address))
+            self._found = self._client_at(embedded.address if embedded else str(address))
             if embedded is not None:  # it is there; what Serve adds to its dashboard comes later
-                repeated(found.applications)
-            self._found = found
+                repeated(self._found.applications)
         return self._found
 
     def _client_at(self, address: str) -> ServeClient:
@@ -180,8 +179,10 @@ class RayServeTarget(Target):
         check_name(name)
         try:
             client = self._client()
-        except UnreachableError:  # none is named and none runs, so nothing is there
-            return
+        except UnreachableError:
+            if self._found is None:  # none is named and none runs, so nothing is there
+                return
+            raise
         end_s = time.monotonic() + timeout_s
         while True:
             here = (client.applications().get("applications") or {}).get(name)

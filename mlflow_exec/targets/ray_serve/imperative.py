@@ -59,7 +59,7 @@ class ImperativeWriter(Writer):
             stands, has_entry = submitted(here), bool(here.get("deployed_app_config"))
             if user_config(stands).get("revision") == revision.to_data() and not has_entry:
                 return
-            kept = revisions_in(stands)
+            kept = revisions_in(stands) if here.get("status") != "DELETING" else []
             order = {
                 "application": application,
                 "version": _version(application),
@@ -87,7 +87,8 @@ class ImperativeWriter(Writer):
         with turn(self.client.address):
             self._run(name, order)
             details = self.client.applications()
-            if api_of(details["applications"][name]) == "imperative":
+            here = (details.get("applications") or {}).get(name)
+            if here is not None and api_of(here) == "imperative":
                 self.client.put_applications(without_application(details, name))
 
     def _start_serve(self) -> None:
