@@ -51,11 +51,11 @@ test-second-half: setup
 	$(PYTEST) $(LATER_TESTS) $(wildcard tests/mlflow/test_serve*.py) tests/unit/scoring
 
 test-elsewhere: setup
-	$(PYTEST) --ignore tests/unit/scoring --ignore-glob 'tests/unit/test_yarn*' \
-	    tests/unit tests/docs $(RAY_TESTS)
+	$(PYTEST) --ignore tests/unit/scoring --ignore tests/unit/runtime \
+	    --ignore-glob 'tests/unit/test_yarn*' tests/unit $(RAY_TESTS)
 
 test-yarn: setup
-	$(PYTEST) $(YARN_TESTS)
+	$(PYTEST) $(YARN_TESTS) tests/unit/runtime tests/docs
 
 test-serving: setup ## Run those of the tests that are of serving.
 	$(PYTEST) $(SERVING_TESTS) tests/unit/scoring

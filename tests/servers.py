@@ -135,7 +135,7 @@ def mlflow_server(
                 return True
             return False
 
-        until(healthy, "the tracking server is healthy", 120)
+        until(healthy, "the tracking server is healthy")
         yield MlflowServer(f"http://{name}:{port}", directory)
     finally:
         with contextlib.suppress(ProcessLookupError):

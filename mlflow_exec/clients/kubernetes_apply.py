@@ -88,6 +88,19 @@ def managers_of(item: Json, *path: str) -> set[tuple[str, str]]:
     return found
 
 
+def applied_at(item: Json) -> str:
+    """Return when we have last changed an object, by the cluster's clock; empty if it is not told.
+
+    As times in Kubernetes' objects are written: of two, the later text is the later time.
+    """
+    times = [
+        str(entry.get("time") or "")
+        for entry in item["metadata"].get("managedFields") or ()
+        if (entry.get("manager"), entry.get("operation")) == (FIELD_MANAGER, "Apply")
+    ]
+    return max(times, default="")
+
+
 def scale(client: KubernetesClient, deployment: Json, replicas: int) -> None:
     """Set the number of replicas, whoever has set it before.
 

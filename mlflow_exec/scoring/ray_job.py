@@ -10,17 +10,23 @@ from __future__ import annotations
 import inspect
 import json
 import sys
+import time
 from collections.abc import Callable, Mapping
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+import ray
 from ray import serve
 from ray.serve import context
 from ray.serve.api import _run
 from ray.serve.deployment import Application
 
 from mlflow_exec.scoring.ray_orders import ORDER, PASSED_OVER, REFUSED
+
+_POLL_S = 0.2
+# A job that holds the turn of an application starts nothing and waits for nothing.
+_TURN_S = 60.0
 
 
 def run(order: Mapping[str, Any]) -> None:
@@ -31,6 +37,14 @@ def run(order: Mapping[str, Any]) -> None:
             in Serve's document, ``version``, which tells replicas that may stay from those that may
             not, and ``before``, the revision that is to stand there until now, or null.
     """
+    turn = _take_turn(order.get("remove") or order["application"]["name"])
+    try:
+        _change(order)
+    finally:
+        ray.kill(turn)
+
+
+def _change(order: Mapping[str, Any]) -> None:
     if "remove" in order:
         here = _application(order["remove"])
         if here and _revision_in(here) is None:
@@ -51,7 +65,29 @@ def run(order: Mapping[str, Any]) -> None:
     _run(Application(deployment), _blocking=False, **more)
 
 
-def _check_before(application: Mapping[str, Any], before: int | None) -> None:
+class _Turn:
+    """Has a name that nobody else can have at the same time; goes with the job that made it."""
+
+
+def _take_turn(name: str) -> Any:
+    """Wait until no other job of ours changes this application, and keep them waiting from now on.
+
+    Between look and change another one would not be seen.
+    """
+    if not ray.is_initialized():
+        ray.init(namespace="serve")
+    options = {"name": f"turn-{name}", "namespace": "mlflow-exec", "num_cpus": 0}
+    end_s = time.monotonic() + _TURN_S
+    while True:
+        try:
+            return ray.remote(_Turn).options(**options).remote()
+        except ValueError:  # Ray's word for a name that is taken
+            if time.monotonic() > end_s:
+                sys.exit(f"{REFUSED}others change it all the time")
+        time.sleep(_POLL_S)
+
+
+def _check_before(application: Mapping[str, Any], before: Mapping[str, Any] | None) -> None:
     """End the job where somebody else has applied a revision since the client looked."""
     (settings,) = application["deployments"]
     here = _application(application["name"])
@@ -62,9 +98,8 @@ def _check_before(application: Mapping[str, Any], before: int | None) -> None:
         sys.exit(f"{REFUSED}the application of that name is not of mlflow-exec")
     if not here and before is not None:
         sys.exit(f"{REFUSED}it was deleted by somebody else meanwhile")
-    number = (stands or {}).get("number")
-    if number not in (None, before) and stands != settings["user_config"]["revision"]:
-        sys.exit(f"{REFUSED}revision {number} was applied by somebody else meanwhile")
+    if stands is not None and stands not in (before, settings["user_config"]["revision"]):
+        sys.exit(f"{REFUSED}revision {stands['number']} was applied by somebody else meanwhile")
 
 
 def _application(name: str) -> Mapping[str, Any]:

@@ -10,7 +10,9 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import os
 import re
+import socket
 from collections.abc import AsyncGenerator, Callable, Mapping
 from dataclasses import dataclass, replace
 from time import monotonic
@@ -154,7 +156,8 @@ class RouterApp:
             return Answer(status, body, media_type.decode())
         if path == "/routes":
             routes = json.loads(self._table.choice.routes.to_json()) if self._table else {}
-            about = {"endpoint": self.options.name, **routes, "counts": self.counts.to_data()}
+            me = {"endpoint": self.options.name, "router": f"{socket.gethostname()}:{os.getpid()}"}
+            about = {**me, **routes, "counts": self.counts.to_data()}
             text = json.dumps(about)
             return Answer(200, text.encode(), JSON)
         return Answer(200 if self.ready else 503, b"\n", JSON)

@@ -45,7 +45,7 @@ class Collected(Generic[T]):
         else:
             self.items.append(got[0])
 
-    def until(self, check: Callable[[list[T]], bool], what: str, timeout_s: float = 120) -> list[T]:
+    def until(self, check: Callable[[list[T]], bool], what: str, timeout_s: float = 240) -> list[T]:
         """Wait until the items satisfy the check, and return them.
 
         Raises:
@@ -59,7 +59,7 @@ class Collected(Generic[T]):
             self._take(deadline_s - time.monotonic())
         return self.items
 
-    def all(self, timeout_s: float = 120) -> list[T]:
+    def all(self, timeout_s: float = 240) -> list[T]:
         """Wait until the iteration has ended, and return all items.
 
         Raises:
@@ -73,7 +73,7 @@ class Collected(Generic[T]):
         return self.items
 
 
-def until(check: Callable[[], T], what: str, timeout_s: float = 180) -> T:
+def until(check: Callable[[], T], what: str, timeout_s: float = 240) -> T:
     """Ask until the answer is true, and return it.
 
     Raises:

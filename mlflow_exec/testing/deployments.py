@@ -346,7 +346,7 @@ class DeploymentConformance:
             serving.kill(victim)
             load.reaches(50)
             whole = "it is whole again"
-            until(lambda: len(serving.replicas("iris") - {victim}) == 2, whole, 120)
+            until(lambda: len(serving.replicas("iris") - {victim}) == 2, whole)
 
     # -- models that cannot be served
 

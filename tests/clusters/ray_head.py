@@ -89,7 +89,7 @@ class RayHead:
         until(lambda: not self._answers(), "the dashboard is gone")
         start(command, log=self.folder / "dashboard.log", record=self.folder / "dashboard.json",
               environment=environment)  # fmt: skip
-        until(self._answers, "the dashboard is back", 120)
+        until(self._answers, "the dashboard is back")
 
     def _answers(self) -> bool:
         try:

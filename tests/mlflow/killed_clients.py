@@ -195,7 +195,7 @@ class Client:
     @property
     def code(self) -> int:
         """Its exit code, when it is over; -n where signal n killed it."""
-        until(lambda: self.over, f"the client is over: {self.folder}", 120)
+        until(lambda: self.over, f"the client is over: {self.folder}")
         return int((self.folder / "ended").read_text())
 
     @property

@@ -60,7 +60,7 @@ class RayRuns(SubmittedRuns):
 
     def started(self, submitted: ExecSubmittedRun, number: int) -> None:
         """Wait for a start of the program."""
-        until(lambda: self.starts(submitted) == number, f"start {number}", 120)
+        until(lambda: self.starts(submitted) == number, f"start {number}")
 
     def kill_driver(self, submitted: ExecSubmittedRun) -> None:
         """End a job's first step as a cluster does that gives no notice."""

@@ -139,11 +139,11 @@ class SubmittedRuns(ABC):
 
     def says(self, submitted: ExecSubmittedRun, text: str) -> None:
         """Wait until the text is in the log of a job that goes on."""
-        until(lambda: text in "".join(submitted.logs()), f"{text!r} in the log", 120)
+        until(lambda: text in "".join(submitted.logs()), f"{text!r} in the log")
 
     def state_becomes(self, submitted: ExecSubmittedRun, state: str) -> None:
         """Wait until the job is in this state."""
-        until(lambda: submitted.status().state.value == state, f"the job is {state}", 120)
+        until(lambda: submitted.status().state.value == state, f"the job is {state}")
 
     def run_ids(self) -> set[str]:
         """Return the runs of the experiment."""

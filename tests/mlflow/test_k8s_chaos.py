@@ -190,7 +190,7 @@ def nothing_is_left(k8s: K8sRuns, roles: dict[str, str]) -> None:
             names = [item.metadata.name for item in objects]
             return not [n for n in names for run_id in roles.keys() - stay if run_id in n]
 
-        until(gone, "what belonged to jobs that were stopped is gone", 120)
+        until(gone, "what belonged to jobs that were stopped is gone")
         ours = f"mlflow-exec/experiment-id={k8s.experiment_id}"
         jobs = batch.list_namespaced_job(k8s.namespace, label_selector=ours).items
     assert sorted(job.metadata.labels["mlflow-exec/run-id"] for job in jobs) == sorted(stay)

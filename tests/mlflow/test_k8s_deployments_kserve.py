@@ -13,14 +13,17 @@ from kubernetes import client
 from mlflow.deployments import get_deploy_client
 
 from mlflow_exec.cli import cli
-from mlflow_exec.errors import ConfigError, ConflictError
+from mlflow_exec.errors import AccessDeniedError, ConfigError, ConflictError
 from mlflow_exec.jobs import FailureCategory
 from mlflow_exec.releases import Rollout, RolloutState
+from mlflow_exec.settings import KubernetesTargetSettings
+from mlflow_exec.targets.kubernetes import KubernetesTarget
 from mlflow_exec.testing.collecting import until
 from mlflow_exec.testing.served import steady_load
 from mlflow_exec.testing.served_models import ROW, save_model
 from tests.clusters.kserve.controller import is_installed, standing_in
 from tests.mlflow.k8s_deployments import K8sDeployments
+from tests.mlflow.test_k8s_deployments_rights import documented_rules, kubeconfig_of
 from tests.servers import MlflowServer
 
 KSERVE: dict[str, Any] = {"kind": "kserve", "resources": {"cpu": 0.1, "memory": "600Mi"}}
@@ -133,6 +136,30 @@ def test_an_update_loses_no_request_and_more_replicas_restart_none(
             "steady-predictor", served.namespace
         )
     assert (found.spec.min_replicas, found.spec.max_replicas) == (1, 3)
+
+
+def test_the_documented_rights_are_enough_and_without_them_nothing_is_touched(
+    served: K8sDeployments, rollouts: dict[str, Rollout]
+) -> None:
+    needed = {"deployments": ["get", "list"], "horizontalpodautoscalers": ["get"]}
+    rules = documented_rules()
+    for rule in rules:
+        rule["verbs"] = needed.get(rule["resources"][0], rule["verbs"])
+    model, mine = served.model(6), {**KSERVE, "kubeconfig": str(kubeconfig_of(served, rules))}
+    assert served.deploy("rights", model, 1, **mine).state is RolloutState.READY
+    pods = served.ready_pods("rights")
+    later = served.deploy("rights", model, 2, timeout_s=500, **mine)
+    assert later.state is RolloutState.READY
+    assert served.ready_pods("rights") == pods, "more time for the start restarts nothing"
+    fewer = [rule for rule in rules if "inferenceservices" not in rule["resources"]]
+    given = served.given(**{**mine, "kubeconfig": str(kubeconfig_of(served, fewer))})
+    target = KubernetesTarget(KubernetesTargetSettings(**given), served.uri)
+    with pytest.raises(AccessDeniedError, match="inferenceservices"):
+        target.delete("rights")
+    with pytest.raises(AccessDeniedError, match="inferenceservices"):
+        target.get("rights")
+    assert "rights" not in [found.name for found in target.rollouts()]
+    assert served.target().get("rights").state is RolloutState.READY
 
 
 def test_a_deployment_stays_of_its_kind(

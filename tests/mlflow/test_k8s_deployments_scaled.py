@@ -34,7 +34,7 @@ def test_load_brings_a_second_replica_and_loses_no_request(served: K8sDeployment
         scalers, target = client.AutoscalingV2Api(api), served.target()
         with steady_load(served.ask_once("busy"), threads=2) as load:
             until(lambda: target.get("busy").replicas == 2, "the autoscaler wants two", 240)
-            until(lambda: target.get("busy").state is RolloutState.READY, "both answer", 120)
+            until(lambda: target.get("busy").state is RolloutState.READY, "both answer")
             load.reaches(20)
         found = scalers.read_namespaced_horizontal_pod_autoscaler("busy", served.namespace)
         [metric] = found.status.current_metrics

@@ -236,7 +236,7 @@ def test_a_job_waits_for_a_registry_that_limits_and_starts_when_it_does_not(
     module_k8s: K8sRuns, submitted: Submitted
 ) -> None:
     k8s, job = module_k8s, submitted.runs["a registry that recovers"]
-    until(lambda: submitted.registry.turned_away["has/recovered"] > 1, "the node tries again", 120)
+    until(lambda: submitted.registry.turned_away["has/recovered"] > 1, "the node tries again")
     status = job.status()
     assert (status.state.value, status.held) == ("STARTING", True), status
     submitted.registry.limited.discard("has/recovered")

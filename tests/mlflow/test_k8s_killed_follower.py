@@ -53,7 +53,7 @@ def deadline_comes(k8s: K8sRuns, jobs: list[ExecSubmittedRun]) -> None:
 def follow_all(clients: list[Client]) -> None:
     """Wait until each of these clients reads its job's log."""
     reads = "/pods/POD/log"
-    until(lambda: all(reads in "".join(c.calls()) for c in clients), "all follow their job", 120)
+    until(lambda: all(reads in "".join(c.calls()) for c in clients), "all follow their job")
 
 
 def end_is_right(k8s: K8sRuns, run_id: str) -> None:

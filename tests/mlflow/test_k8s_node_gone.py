@@ -175,7 +175,7 @@ def test_the_ends_are_right_when_the_node_is_back(module_k8s: K8sRuns, node: Gon
     assert "lost" in run.data.tags["mlflow_exec.failure.message"]
     assert "infra_retries" in run.data.tags["mlflow_exec.failure.hint"]
     for job in (node.again, node.too_often, node.cancelled, node.late):
-        until(lambda job=job: not left_behind(k8s, job), "nothing is left in the cluster", 120)  # type: ignore[misc]
+        until(lambda job=job: not left_behind(k8s, job), "nothing is left in the cluster")  # type: ignore[misc]
 
     outcomes = Reconciler(k8s.mlflow, {"k8s": {}}, lost_grace_s=1).once()
     assert {o.run_id: o.state for o in outcomes}[node.cancelled.run_id] == "CANCELLED"

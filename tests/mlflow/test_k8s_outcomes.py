@@ -253,7 +253,7 @@ def test_a_job_that_ends_while_it_is_being_stopped_keeps_its_result(
 
     def ends_first(*job: Any, **more: Any) -> None:
         release(k8s, submitted)
-        until(lambda: ended_in_cluster(k8s, submitted), "the job is over", 120)
+        until(lambda: ended_in_cluster(k8s, submitted), "the job is over")
         delete_job(*job, **more)
 
     monkeypatch.setattr(sys.modules[delete_job.__module__], "delete_job", ends_first)

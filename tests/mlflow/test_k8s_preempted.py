@@ -23,7 +23,7 @@ def test_it_waits_for_its_place_and_starts_again(k8s: K8sRuns, gpu_resource: str
     job = submit(k8s, gpu_resource, infra_retries=1)
     end = Collected(job.wait() for _ in range(1))
     with given_way(k8s, job):
-        until(lambda: waits_for(job, gpu_resource), "it waits", 120)
+        until(lambda: waits_for(job, gpu_resource), "it waits")
     assert end.all(180) == [True]
     run = k8s.ends(job, "SUCCEEDED")
     assert run.data.tags["mlflow_exec.attempt"] == "2"
@@ -47,7 +47,7 @@ def test_it_ends_where_it_may_not_start_again_though_it_gets_no_place(
 def test_it_ends_alike_where_nobody_follows_it(k8s: K8sRuns, gpu_resource: str) -> None:
     job = submit(k8s, gpu_resource, infra_retries=0)
     with given_way(k8s, job):
-        until(lambda: job.status().hopeless, "its next pod gets no place", 120)
+        until(lambda: job.status().hopeless, "its next pod gets no place")
         until(lambda: len(pods(k8s, job)) == 1, "the preempted pod is gone with its record")
         k8s.command_line("mlflow-exec", "reconcile", "--namespace", k8s.namespace).wait(120)
         run = k8s.ends(job, "FAILED", "infrastructure")

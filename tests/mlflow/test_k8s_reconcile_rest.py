@@ -41,7 +41,7 @@ def ends_unseen(k8s: K8sRuns, submitted: ExecSubmittedRun, state: str) -> None:
             job = client.BatchV1Api(api).read_namespaced_job(name, namespace)
         return any(c.type in ("Complete", "Failed") for c in job.status.conditions or [])
 
-    until(is_over, "the job is over", 120)
+    until(is_over, "the job is over")
     tags = k8s.mlflow.get_run(submitted.run_id).data.tags
     assert (tags["mlflow_exec.state"], tags["mlflow_exec.state.by"]) == (state, "entry")
     with pytest.raises(MlflowException):

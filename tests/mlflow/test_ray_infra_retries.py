@@ -140,7 +140,7 @@ def test_a_job_whose_node_was_lost_runs_on_another(ray: RayRuns) -> None:
         ray.started(job, 1)
         waiting = Collected(job.wait() for _ in range(1))
         node.kill()
-        until(lambda: ray.names(job, 2), "it is submitted again", 120)
+        until(lambda: ray.names(job, 2), "it is submitted again")
     second = joined(head.folder, head.client(), head.environment, cpus=1, gpus=0, custom={"tpu": 1})
     with second:
         assert waiting.all(180) == [True]

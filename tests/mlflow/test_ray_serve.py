@@ -106,10 +106,10 @@ def neighbour(served_on: Callable[[], ServeClient], tmp_path: Path) -> Iterator[
         return dict(serve.applications()["applications"].get("theirs") or {})
 
     serve.put_applications(with_application(serve.applications(), config, {}))
-    until(lambda: state().get("status") == "RUNNING", "the neighbour runs", 120)
+    until(lambda: state().get("status") == "RUNNING", "the neighbour runs")
     yield state()
     serve.put_applications(without_application(serve.applications(), "theirs"))
-    until(lambda: not state(), "the neighbour is gone", 120)
+    until(lambda: not state(), "the neighbour is gone")
 
 
 def replicas_of(application: dict[str, Any]) -> list[str]:

@@ -6,7 +6,10 @@ import json
 import os
 import signal
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
+from threading import Barrier
 from typing import Any
 
 import pytest
@@ -15,7 +18,9 @@ from mlflow.exceptions import MlflowException
 
 from mlflow_exec.clients.ray_serve import ServeClient
 from mlflow_exec.errors import ConflictError
+from mlflow_exec.releases import Revision
 from mlflow_exec.runs.deploy import place
+from mlflow_exec.targets.base import ReleasePlan
 from mlflow_exec.targets.ray_serve.document import without_application
 from mlflow_exec.targets.ray_serve.imperative import ImperativeWriter
 from mlflow_exec.testing.collecting import until
@@ -88,7 +93,7 @@ def test_whoever_writes_serves_document_without_it_leaves_it_alone(
     with steady_load(asks(iris["url"]), threads=1) as load:
         details = {**serve.applications(), "applications": {}}
         serve.put_applications(without_application(details, "declared"))
-        until(lambda: "declared" not in applications(serve), "the declared one is deleted", 120)
+        until(lambda: "declared" not in applications(serve), "the declared one is deleted")
         load.reaches(5)
     assert replicas(serve, "iris") == before
     assert deployments.get_deployment("iris")["state"] == "READY"
@@ -131,10 +136,38 @@ def test_a_job_that_was_overtaken_changes_nothing(
     application = dict(revision["objects"][0])
     config = {"revision": {**revision, "applied_at": "by somebody else"}, "history": []}
     application["deployments"] = [{**application["deployments"][0], "user_config": config}]
-    order = {"application": application, "version": "1", "before": revision["number"] - 1}
+    order = {"application": application, "version": "1", "before": {**revision, "number": 0}}
     with pytest.raises(ConflictError, match="was applied by somebody else meanwhile"):
         ImperativeWriter(serve, 10)._run("iris", order)
     assert deployments.get_deployment("iris") == before
+
+
+def test_of_writers_at_the_same_moment_each_knows_whether_its_revision_stands(
+    deployments: BaseDeploymentClient, iris: dict[str, Any], served_on: Callable[[], ServeClient]
+) -> None:
+    def revisions() -> list[Revision]:
+        return place("ray-serve", {}).target.revisions("iris")
+
+    before = len(revisions())
+    ready = Barrier(3)
+
+    def update(concurrency: int) -> str:
+        target = place("ray-serve", {}).target
+        newest = target.revisions("iris")[-1]
+        settings = {**newest.settings, "max_ongoing_requests": concurrency}
+        plan = ReleasePlan(replace(newest, number=newest.number + 1, settings=settings))
+        ready.wait(60)
+        try:
+            target.apply(plan)
+        except ConflictError:
+            return ""
+        return str(concurrency)
+
+    with ThreadPoolExecutor() as pool:
+        applied = [done for done in pool.map(update, (11, 12, 13)) if done]
+    stand = [str(r.settings["max_ongoing_requests"]) for r in revisions()[before:]]
+    assert len(applied) == 1
+    assert stand == applied, "who was told that it stands is the one who stands"
 
 
 def test_a_killed_replica_comes_back_after_the_job_is_gone(
@@ -144,7 +177,7 @@ def test_a_killed_replica_comes_back_after_the_job_is_gone(
     assert jobs(serve) == []
     (victim,) = replicas(serve, "iris")
     os.kill(victim, signal.SIGKILL)
-    until(lambda: replicas(serve, "iris") - {victim}, "another one is there", 120)
+    until(lambda: replicas(serve, "iris") - {victim}, "another one is there")
     assert deployments.predict("iris", ROW)["predictions"] == [1]
 
 

@@ -79,15 +79,21 @@ def test_several_routers_keep_the_weights_in_sum(talk: dict[str, Any]) -> None:
     assert found.total() == 200
 
 
-def test_both_routers_are_asked_and_counted(
-    talk: dict[str, Any], served_on: Callable[[], ServeClient]
-) -> None:
-    def counted() -> int:
+def test_each_router_counts_its_own(talk: dict[str, Any]) -> None:
+    counted: dict[str, int] = {}
+
+    def total() -> int:
         with urllib.request.urlopen(f"{talk['url']}/routes", timeout=30) as answer:
             found: dict[str, Any] = json.load(answer)
-        return sum(found["counts"]["answers"]["plain"].values())
+        of_variants = found["counts"]["answers"].values()
+        counted[found["router"]] = sum(sum(by_status.values()) for by_status in of_variants)
+        return sum(counted.values())
 
-    until(lambda: len({counted() for _ in range(4)}) > 1, "two routers tell counts of their own")
+    until(lambda: total() and len(counted) == 2, "both routers tell their counts")
+    before = dict(counted)
+    ask = asks(talk["url"])
+    assert [ask()[0] for _ in range(20)] == [200] * 20
+    until(lambda: total() == sum(before.values()) + 20, "all are counted, each by one")
 
 
 def test_pieces_come_through_an_endpoint_as_the_model_makes_them(

@@ -49,7 +49,7 @@ def test_a_job_goes_on_under_the_other_resource_manager(
     followed = Collected(submitted.wait() for _ in range(1))
     yarn.says(submitted, "it waits")
     killed = highly_available_yarn_cluster.kill_active()
-    until(lambda: submitted.status().state.value == "RUNNING", "it is known to run", 120)
+    until(lambda: submitted.status().state.value == "RUNNING", "it is known to run")
     # The daemon that is named first may be the standby one, and it says that it knows no job.
     scheduler = YarnScheduler(parse_settings(YarnSettings, yarn.config(), "test"))
     unknown = f"application_{yarn.manager().info()['startedOn']}_9999"

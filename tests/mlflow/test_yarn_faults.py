@@ -41,7 +41,7 @@ class Fault:
         settings: Of the submission.
         program: What the job runs; it says that it waits.
         befalls: What happens to the job once it runs.
-        runs: Whether it gets as far as to say so.
+        runs: Whether it gets as far as to say so; None where that is for the machine to decide.
     """
 
     category: str
@@ -50,7 +50,7 @@ class Fault:
     settings: Mapping[str, Any] = field(default_factory=dict)
     program: str = WAIT
     befalls: Callable[[YarnRuns, ExecSubmittedRun], None] | None = None
-    runs: bool = True
+    runs: bool | None = True
 
 
 ONCE = {"infra_retries": 0}
@@ -69,7 +69,7 @@ FAULTS = {
         "", "killed by admin", befalls=kill_as_operator),
     "the queue ends what lives for long": Fault(
         "deadline", "queue's limit.*exceeded the lifetime period", "queue without that limit",
-        {"queue": SHORT_LIVED}, runs=False),
+        {"queue": SHORT_LIVED}, runs=None),
     "its deadline is over": Fault(
         "deadline", r"deadline of 2 s", "deadline_s", {"deadline_s": 2}),
     "its queue stays full": Fault(
@@ -94,7 +94,7 @@ def submitted(frail: YarnRuns) -> Iterator[Submitted]:
     """Everything that goes wrong, at once."""
     jobs = Submitted(frail, frail.staged())
     filler = applications.submit(frail.cluster, "sleep 1000", queue="small", memory_mb=3000)
-    until(lambda: applications.running(frail.cluster, filler), "the small queue is full", 120)
+    until(lambda: applications.running(frail.cluster, filler), "the small queue is full")
     for name, fault in FAULTS.items():
         job = frail.run(frail.project(fault.program), **fault.settings)
         jobs.runs[name] = job
@@ -121,7 +121,8 @@ def test_a_fault_ends_the_run_with_its_reason(
     assert re.search(fault.says, message, re.S), message
     assert re.search(fault.hint, hint), hint
     log = frail.log(job.run_id)
-    assert log.count("it waits\n") == int(fault.runs), log
+    if fault.runs is not None:
+        assert log.count("it waits\n") == int(fault.runs), log
     assert run.data.tags["mlflow_exec.log.complete"] == "true"
     assert len(frail.applications(job.run_id)) == 1, "it is not started again"
 

@@ -120,8 +120,8 @@ def writes_on(runs: YarnRuns, clients: YarnClients, size_bytes: int) -> None:
     following = Collected(followed.follow(on_log=heard.append) for _ in range(1))
     left = runs.run(project, parameters)
     follower = clients.attach(left.run_id)
-    until(lambda: f"{count // 4:09}" in "".join(heard), "half of it is followed", 120)
-    until(lambda: f"{count // 4:09}" in follower.said_so_far(), "half of it is followed", 120)
+    until(lambda: f"{count // 4:09}" in "".join(heard), "half of it is followed")
+    until(lambda: f"{count // 4:09}" in follower.said_so_far(), "half of it is followed")
     clients.close()
     go_on.touch()
     following.all(300)
@@ -155,7 +155,7 @@ def read_afterwards(runs: YarnRuns, run_id: str) -> str:
     def record() -> dict[str, object]:
         return runs.manager().app(handle.uid)
 
-    until(lambda: record()["logAggregationStatus"] == "SUCCEEDED", json.dumps(record()), 120)
+    until(lambda: record()["logAggregationStatus"] == "SUCCEEDED", json.dumps(record()))
     return "".join(scheduler.logs(handle))
 
 

@@ -88,7 +88,7 @@ def test_a_job_that_may_is_submitted_again_and_waits_for_a_node(
     frail: YarnRuns, node: Gone
 ) -> None:
     job = node.again
-    until(lambda: len(frail.applications(job.run_id)) == 2, "it is submitted again", 120)
+    until(lambda: len(frail.applications(job.run_id)) == 2, "it is submitted again")
     frail.state_becomes(job, "QUEUED")
     until(lambda: frail.mlflow.get_run(job.run_id).info.status == "SCHEDULED", "its run waits")
 

@@ -60,7 +60,7 @@ class Restarted:
 def restarted(frail: YarnRuns) -> Iterator[Restarted]:
     cluster, sign = frail.cluster, frail.folder / "sign"
     filler = applications.submit(cluster, "sleep 1000", queue="small", memory_mb=3000)
-    until(lambda: applications.running(cluster, filler), "the small queue is full", 120)
+    until(lambda: applications.running(cluster, filler), "the small queue is full")
     project = frail.project(WAITS_FOR_A_SIGN, TAKES_A_SIGN)
     followed, left = (
         frail.run(project, {"sign": str(sign)}, start_timeout_s=START_TIMEOUT_S, infra_retries=0)
@@ -95,12 +95,12 @@ def restarted(frail: YarnRuns) -> Iterator[Restarted]:
         jobs.seen.update(now.items())
         return now == {"followed": "RUNNING", "left": "RUNNING", "queued": "QUEUED"}
 
-    until(all_are_back, "the ResourceManager knows them again", 120)
+    until(all_are_back, "the ResourceManager knows them again")
     sign.touch()
     applications.kill(cluster, filler)
     assert [end.all(180) for end in ends] == [["SUCCEEDED"], ["SUCCEEDED"]]
     kept = "mlflow_exec.kept"
-    until(lambda: frail.server.tags(left.run_id)[kept] == "true", "it is looked after", 120)
+    until(lambda: frail.server.tags(left.run_id)[kept] == "true", "it is looked after")
     stop.set()
     ours = {job.run_id for job in names.values()}
     jobs.said = [outcome for outcome in reconciled.all() if outcome.run_id in ours]

@@ -209,6 +209,16 @@ def test_one_that_is_late_without_a_reason_names_its_deadline() -> None:
     assert rollout.failure.category.value == "deadline"
 
 
+def test_that_the_revision_before_was_late_says_nothing_of_this_one() -> None:
+    def said(at: str) -> Rollout:
+        ours = {"manager": "mlflow-exec", "operation": "Apply", "time": "2026-01-01T00:05:00Z"}
+        others = {"manager": "kubectl", "operation": "Update", "time": "2026-01-01T09:00:00Z"}
+        return told(deployment({**LATE, "lastUpdateTime": at}, managedFields=[ours, others]))
+
+    assert said("2026-01-01T00:04:59Z").state is RolloutState.DEPLOYING
+    assert said("2026-01-01T00:05:01Z").state is RolloutState.FAILED
+
+
 def test_one_that_was_ready_and_fails_now_is_unhealthy() -> None:
     rollout = told(deployment(COMPLETE, counts=(1, 0, 1)), pod(("model", crashed(1))))
     assert rollout.state is RolloutState.UNHEALTHY

@@ -7,17 +7,11 @@ only Ray's Python interface can do that, so a job that asks for no resources doe
 
 from __future__ import annotations
 
-import secrets
 import shlex
 import time
-from contextlib import suppress
 
 from mlflow_exec.clients.ray import RayClient
-from mlflow_exec.clients.ray_passing_jobs import forget
-from mlflow_exec.errors import ClusterError, NotFoundError
-from mlflow_exec.schedulers.ray.status import STATES
-
-_POLL_S = 0.25
+from mlflow_exec.clients.ray_passing_jobs import run_passing_job
 
 # The names are from python/ray/dashboard/modules/job/common.py. An actor that answers runs its job
 # already, and has read the message.
@@ -46,15 +40,6 @@ def take_out_of_queue(client: RayClient, submission_id: str, end_s: float) -> No
     Raises:
         ClusterError: The cluster cannot be asked, or refuses.
     """
-    name = f"{submission_id}-cancel-{secrets.token_hex(4)}"
     command = f"exec python -I -c {shlex.quote(_KILL)} {shlex.quote(submission_id)}"
-    client.submit({"submission_id": name, "entrypoint": command})
-    try:
-        while time.monotonic() < end_s:
-            record = client.job(name)
-            if record is None or STATES[record["status"]].is_final:
-                return
-            time.sleep(_POLL_S)
-    finally:
-        with suppress(NotFoundError, ClusterError):
-            forget(client, name)  # it was only a means
+    timeout_s = max(end_s - time.monotonic(), 0.0)
+    run_passing_job(client, {"entrypoint": command}, f"{submission_id}-cancel", timeout_s)

@@ -42,7 +42,7 @@ def with_same_pods(
         names = ours["metadata"]["name"], theirs["metadata"]["name"]
         objects = [_renamed(item, *names) for item in objects]
     pods = kind.pods_of(objects[0])
-    same_start = _starts_by_timeout(objects[0]["spec"], pods) and all(
+    same_start = all(
         revision.settings.get(key) == previous.settings.get(key) for key in ("patch", "template")
     )
     if label is None or _compared(pods, same_start) != _compared(there, same_start):
@@ -69,18 +69,13 @@ def _renamed(part: Any, old: str, new: str) -> Any:
     }
 
 
-def _starts_by_timeout(spec: Json, pods: Json) -> bool:
-    """Whether it is by ``timeout_s`` alone how long pods may take to start."""
-    found = {probe.get("failureThreshold") for probe in _startup_probes(pods)}
-    return found == {spec.get("progressDeadlineSeconds")}
-
-
 def _startup_probes(template: Json) -> list[dict[str, Any]]:
     containers = template["spec"]["containers"]
     return [container["startupProbe"] for container in containers if container.get("startupProbe")]
 
 
 def _compared(template: Json, same_start: bool) -> dict[str, Any]:
+    """Return what has to be the same; with ``same_start`` not by when they must have started."""
     compared = deepcopy(dict(template))
     compared["metadata"]["labels"].pop(LABEL_REVISION, None)
     for probe in _startup_probes(compared) if same_start else ():

@@ -146,7 +146,8 @@ class InferenceServiceKind(Kind):
     has_scale = False
     rights = (
         ("serving.kserve.io", "inferenceservices", "", CHANGED),
-        ("apps", "deployments", "", ("list",)),
+        ("apps", "deployments", "", ("get", "list")),
+        ("autoscaling", "horizontalpodautoscalers", "", ("get",)),
     )
     not_known = (
         "has no InferenceServices (serving.kserve.io/v1beta1); have KServe installed there, or "

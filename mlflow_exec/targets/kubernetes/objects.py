@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import logging
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from copy import deepcopy
@@ -15,7 +16,7 @@ from mlflow_exec.clients.kubernetes_watch import list_pages
 from mlflow_exec.errors import AccessDeniedError, ConfigError, ConflictError, NotFoundError
 from mlflow_exec.releases import MANAGED_BY, Revision
 from mlflow_exec.targets.base import ReleasePlan
-from mlflow_exec.targets.kubernetes.kinds import KINDS, kind_of
+from mlflow_exec.targets.kubernetes.kinds import DEPLOYMENT, KINDS, kind_of
 from mlflow_exec.targets.kubernetes.plan import (
     LABEL_DEPLOYMENT,
     LABEL_MANAGED,
@@ -28,6 +29,7 @@ Json = Mapping[str, Any]
 
 APPS = "apps/v1"
 _RECORD = "revision.json"
+_LOG = logging.getLogger(__name__)
 
 
 def is_ours(item: Json, name: str) -> bool:
@@ -46,14 +48,22 @@ def find_head(client: KubernetesClient, namespace: str, name: str) -> dict[str, 
     """Return the object at the head of the deployment of that name; None if there is none of ours.
 
     Raises:
+        AccessDeniedError: There is one, and it may not be read.
         ClusterError: The cluster cannot be asked.
     """
     for kind in KINDS:
         path = f"{collection_of(kind, namespace)}/{name}"
-        with suppress(NotFoundError, *_not_asked(kind)):
+        try:
             found = client.request("GET", path)
-            if is_ours(found, name):
-                return {**found, "kind": kind}
+        except NotFoundError:
+            continue
+        except AccessDeniedError:
+            # A cluster denies also what it has never heard of.
+            if kind == DEPLOYMENT.name or kind in _owners(client, namespace, name):
+                raise
+            continue
+        if is_ours(found, name):
+            return {**found, "kind": kind}
     return None
 
 
@@ -62,7 +72,7 @@ def heads(client: KubernetesClient, namespace: str) -> list[dict[str, Any]]:
     found = []
     for kind in KINDS:
         path = collection_of(kind, namespace)
-        with suppress(NotFoundError, *_not_asked(kind)):
+        try:
             for page in list_pages(client, path, selector()):
                 # A controller makes more of them, with the same labels and names of their own.
                 found += [
@@ -70,12 +80,22 @@ def heads(client: KubernetesClient, namespace: str) -> list[dict[str, Any]]:
                     for item in page["items"]
                     if is_ours(item, item["metadata"]["name"])
                 ]
+        except NotFoundError:
+            continue
+        except AccessDeniedError as error:
+            if kind == DEPLOYMENT.name:
+                raise
+            if kind in _owners(client, namespace):
+                _LOG.warning("deployments are left out that are of kind %s: %s", kind, error)
     return found
 
 
-def _not_asked(kind: str) -> tuple[type[Exception], ...]:
-    """Return the error by which a cluster keeps a kind to itself that few have a right to."""
-    return () if kind == "Deployment" else (AccessDeniedError,)
+def _owners(client: KubernetesClient, namespace: str, name: str | None = None) -> set[str]:
+    """Return the kinds of the heads that recorded revisions belong to."""
+    found = listed(client, "configmaps", namespace, selector(name, LABEL_REVISION))
+    return {
+        owner["kind"] for item in found for owner in item["metadata"].get("ownerReferences") or ()
+    }
 
 
 def refuse_another_kind(head: Json, live: Json | None) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from mlflow_exec.clients.kubernetes_apply import applied_at
 from mlflow_exec.clients.kubernetes_disruptions import node_lost, true_conditions
 from mlflow_exec.clients.kubernetes_reasons import (
     CONFIG_REASONS,
@@ -130,7 +131,7 @@ def _state(
     conditions = {c["type"]: c for c in status.get("conditions") or ()}
     progressing = conditions.get("Progressing") or {}
     final, failure = _why(deployment, newest)
-    late = progressing.get("reason") == _LATE if late is None else late
+    late = _is_late(deployment, progressing) if late is None else late
     if late and failure is None:
         text = f"Its replicas were not ready in time: {progressing.get('message')}"
         failure = explained(FailureCategory.DEADLINE, text)
@@ -142,6 +143,15 @@ def _state(
     if final or late:
         return RolloutState.FAILED, message, failure
     return RolloutState.DEPLOYING, f"{message}; {failure.message}", failure
+
+
+def _is_late(deployment: Json, progressing: Json) -> bool:
+    """Whether the Deployment's deadline is over for what it is now.
+
+    Its controller leaves what it said of the revision before until it sees progress.
+    """
+    said_at = str(progressing.get("lastUpdateTime") or "")
+    return progressing.get("reason") == _LATE and said_at >= applied_at(deployment)
 
 
 def _waits_for(pods: Sequence[Json]) -> str:

@@ -133,11 +133,6 @@ def without_application(details: Json, name: str) -> dict[str, Any]:
     return _document(details, applications, {})
 
 
-def empty(start: Json) -> dict[str, Any]:
-    """Return the document by which an instance is started that has no application yet."""
-    return {**start, "applications": []}
-
-
 def _document(details: Json, applications: Mapping[str, Json], start: Json) -> dict[str, Any]:
     if "<redacted>" in json.dumps(applications):
         raise ClusterError(

@@ -9,23 +9,18 @@ from __future__ import annotations
 
 import hashlib
 import json
-import secrets
-import time
+import shlex
 from collections.abc import Mapping
-from contextlib import suppress
-from functools import partial
 from typing import Any
 
 from mlflow_exec import shipping
-from mlflow_exec.clients.pauses import repeated
 from mlflow_exec.clients.ray_packages import package_name, put_package
-from mlflow_exec.clients.ray_passing_jobs import forget
-from mlflow_exec.errors import ClusterError, ConflictError, RejectedError
+from mlflow_exec.clients.ray_passing_jobs import Passed, run_passing_job
+from mlflow_exec.errors import ClusterError, ConflictError
 from mlflow_exec.releases import Revision
 from mlflow_exec.scoring.ray_orders import JOB_MODULE, ORDER, PASSED_OVER, REFUSED
 from mlflow_exec.targets.ray_serve.declarative import tell_passed_over
 from mlflow_exec.targets.ray_serve.document import (
-    empty,
     is_running,
     next_application,
     without_application,
@@ -40,8 +35,12 @@ from mlflow_exec.targets.ray_serve.status import (
 from mlflow_exec.targets.ray_serve.turns import turn
 from mlflow_exec.targets.ray_serve.writing import TRIES, Writer, start_options
 
-_ENDS = ("SUCCEEDED", "FAILED", "STOPPED")
-_POLL_S = 0.5
+# A Serve that somebody else starts meanwhile is left as it is.
+_START = """
+import json, sys
+from ray import serve
+serve.start(**json.loads(sys.argv[1]))
+"""
 # It starts Python twice, on a machine that may be busy.
 _JOB_S = 300.0
 
@@ -63,7 +62,7 @@ class ImperativeWriter(Writer):
             order = {
                 "application": application,
                 "version": _version(application),
-                "before": kept[-1].number if kept else None,
+                "before": kept[-1].to_data() if kept else None,
             }
             if has_entry:
                 self._move(revision.name, order)
@@ -92,10 +91,18 @@ class ImperativeWriter(Writer):
                 self.client.put_applications(without_application(details, name))
 
     def _start_serve(self) -> None:
-        """Have the dashboard start Serve: one that a job starts would keep the job's packages."""
-        with turn(self.client.address):
-            if not is_running(self.client.applications()):
-                self.client.put_applications(empty(start_options(self.client)))
+        """Start Serve, where there is none; one that the other job starts would keep its packages.
+
+        Not by the document: who writes one that he has read as empty deletes what somebody else
+        has put there meanwhile.
+        """
+        if is_running(self.client.applications()):
+            return
+        options = json.dumps(start_options(self.client))
+        command = f"exec python -c {shlex.quote(_START)} {shlex.quote(options)}"
+        passed = run_passing_job(self.client, {"entrypoint": command}, "mlflow-serve", _JOB_S)
+        if passed.status not in ("SUCCEEDED", ""):
+            raise _failed("Serve: the Ray job that starts it", passed)
 
     def _run(self, name: str, order: Mapping[str, Any]) -> None:
         """Run the job, and return when it has done what was ordered.
@@ -104,33 +111,25 @@ class ImperativeWriter(Writer):
             ConflictError: The job has found that another one was before it.
             ClusterError: It has failed; the message says why.
         """
-        job = self._job(name, order)
-        job_id = str(job["submission_id"])
-        self._submit(job)
-        end_s = time.monotonic() + _JOB_S
-        record = self._record(job_id)
-        while record is not None and record["status"] not in _ENDS:
-            if time.monotonic() > end_s:
-                repeated(partial(self.client.stop, job_id))
-                raise ClusterError(
-                    f"Ray {self.client.address}: job {job_id} has not put {name!r} on Serve after "
-                    f"{_JOB_S:g} s and was stopped; it is {record['status']}: "
-                    f"{record.get('message') or 'Ray does not say why'}"
-                )
-            time.sleep(_POLL_S)
-            record = self._record(job_id)
-        if record is None:  # somebody has removed it; what stands on Serve tells
-            return
-        log = self._log(job_id)
-        with suppress(ClusterError):
-            forget(self.client, job_id)
-        for line in log.splitlines():
+        passed = run_passing_job(self.client, self._job(order), f"mlflow-serve-{name}", _JOB_S)
+        if not passed.is_over:
+            raise ClusterError(
+                f"Ray {self.client.address}: a job has not put {name!r} on Serve after "
+                f"{_JOB_S:g} s and was stopped; it was {passed.status}: "
+                f"{passed.message or 'Ray does not say why'}"
+            )
+        for line in passed.log.splitlines():
             if line.startswith(PASSED_OVER):
                 tell_passed_over(self.client, set(line[len(PASSED_OVER) :].split(", ")))
-        if record["status"] != "SUCCEEDED":
-            raise _failed(name, record, log)
+            if line.startswith(REFUSED):
+                raise ConflictError(
+                    f"{name}: {line[len(REFUSED) :]}; look at it by 'mlflow deployments get', "
+                    f"then apply yours again"
+                )
+        if passed.status not in ("SUCCEEDED", ""):  # removed by somebody: what stands there tells
+            raise _failed(f"{name}: the Ray job that puts it on Serve", passed)
 
-    def _job(self, name: str, order: Mapping[str, Any]) -> dict[str, Any]:
+    def _job(self, order: Mapping[str, Any]) -> dict[str, Any]:
         """Return the submission, whose packages are in Ray's store."""
         text = json.dumps(order, sort_keys=True, ensure_ascii=False)
         digest = hashlib.sha256(text.encode()).hexdigest()
@@ -141,28 +140,10 @@ class ImperativeWriter(Writer):
             packages.append(package_name(sha256))
             put_package(self.client, packages[-1], content)
         return {
-            # Each its own: Ray keeps a name for a while after the job's end.
-            "submission_id": f"mlflow-serve-{name}-{secrets.token_hex(4)}",
             "entrypoint": f"python -m {JOB_MODULE} {folder}",
             # No working_dir: Serve would give it to the replicas.
             "runtime_env": {"py_modules": [f"gcs://{package}" for package in packages]},
         }
-
-    def _submit(self, job: Mapping[str, Any]) -> None:
-        try:
-            repeated(lambda: self.client.submit(job))
-        except RejectedError as error:
-            if error.reason != "AlreadyExists":  # by a try whose answer was lost
-                raise
-
-    def _record(self, job_id: str) -> dict[str, Any] | None:
-        return repeated(lambda: self.client.job(job_id))
-
-    def _log(self, job_id: str) -> str:
-        try:
-            return repeated(lambda: self.client.job_log(job_id))
-        except ClusterError:
-            return ""
 
 
 def _version(application: Mapping[str, Any]) -> str:
@@ -171,17 +152,10 @@ def _version(application: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def _failed(name: str, record: Mapping[str, Any], log: str) -> ClusterError:
-    lines = [line.strip() for line in log.splitlines() if line.strip()]
-    for line in lines:
-        if line.startswith(REFUSED):
-            return ConflictError(
-                f"{name}: {line[len(REFUSED) :]}; look at it by 'mlflow deployments get', then "
-                f"apply yours again"
-            )
+def _failed(what: str, passed: Passed) -> ClusterError:
+    lines = [line.strip() for line in passed.log.splitlines() if line.strip()]
     # Where it ran, Ray's message is the log, too.
+    log = passed.log
     text = log[log.rfind("Traceback (") :] if "Traceback (" in log else "\n".join(lines[-20:])
-    failure = failure_of(text.strip() or str(record.get("message") or ""))
-    return ClusterError(
-        f"{name}: the Ray job that puts it on Serve has {record['status']}: {failure}"
-    )
+    failure = failure_of(text.strip() or passed.message)
+    return ClusterError(f"{what} has {passed.status}: {failure}")
