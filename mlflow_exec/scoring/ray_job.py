@@ -77,13 +77,17 @@ def _take_turn(name: str) -> Any:
     if not ray.is_initialized():
         ray.init(namespace="serve")
     options = {"name": f"turn-{name}", "namespace": "mlflow-exec", "num_cpus": 0}
-    end_s = time.monotonic() + _TURN_S
+    begun_s = time.monotonic()
+    said = False
     while True:
         try:
             return ray.remote(_Turn).options(**options).remote()
         except ValueError:  # Ray's word for a name that is taken
-            if time.monotonic() > end_s:
+            if time.monotonic() > begun_s + _TURN_S:
                 sys.exit(f"{REFUSED}others change it all the time")
+        if not said:
+            print("mlflow-exec waits: another job changes this application", flush=True)
+            said = True
         time.sleep(_POLL_S)
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import signal
+import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -168,6 +170,37 @@ def test_of_writers_at_the_same_moment_each_knows_whether_its_revision_stands(
     stand = [str(r.settings["max_ongoing_requests"]) for r in revisions()[before:]]
     assert len(applied) == 1
     assert stand == applied, "who was told that it stands is the one who stands"
+
+
+HOLDS_A_TURN = """
+import pathlib, sys, time
+import ray
+ray.init(namespace="mlflow-exec")
+turn = ray.remote(type("Turn", (), {})).options(name="turn-iris", num_cpus=0).remote()
+while not pathlib.Path(sys.argv[1]).exists():
+    time.sleep(0.1)
+"""
+
+
+def test_a_job_waits_while_another_one_changes_the_application(
+    deployments: BaseDeploymentClient,
+    iris: dict[str, Any],
+    served_on: Callable[[], ServeClient],
+    tmp_path: Path,
+) -> None:
+    serve, gate, holder = served_on(), tmp_path / "gate", f"holder-{uuid.uuid4().hex}"
+    command = f"python -c {shlex.quote(HOLDS_A_TURN)} {shlex.quote(str(gate))}"
+    serve.submit({"submission_id": holder, "entrypoint": command})
+    until(lambda: "turn-iris" in str(serve._json("GET", "/api/v0/actors")), "it has the turn")
+    before = deployments.get_deployment("iris")
+    with ThreadPoolExecutor() as pool:
+        update = pool.submit(
+            deployments.update_deployment, "iris", config={"max_queued_requests": "77"}
+        )
+        until(lambda: any("waits: another" in serve.job_log(j) for j in jobs(serve)), "ours waits")
+        assert deployments.get_deployment("iris") == before
+        gate.touch()
+        assert update.result()["revision"] == before["revision"] + 1
 
 
 def test_a_killed_replica_comes_back_after_the_job_is_gone(
