@@ -4,6 +4,7 @@
 
     MlflowExecError
     ├── ConfigError               the settings or the call are wrong: change them
+    │   ├── LocationError         an artifact URI or path is malformed, or could mean two places
     │   └── TemplateError         a template or a patch cannot be rendered or merged
     ├── MissingExtraError         an optional dependency is not installed: install it
     ├── SourceError               the project cannot be bundled: change the project
@@ -33,6 +34,10 @@ class MlflowExecError(Exception):
 
 class ConfigError(MlflowExecError):
     """The settings or the call are wrong; nothing was touched."""
+
+
+class LocationError(ConfigError):
+    """An artifact URI or path is malformed, or could mean more than one place."""
 
 
 class TemplateError(ConfigError):

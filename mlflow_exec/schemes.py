@@ -1,0 +1,64 @@
+"""The schemes of artifact URIs that we serve: sorted data, which ``docs/schemes.md`` is made of."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+
+class Authority(Enum):
+    """What stands between ``//`` and the path."""
+
+    HOST = "a host, with a port where it is not the usual one"
+    BUCKET = "the name of a bucket or an account; the host follows from settings"
+    FILE = "nothing: the path begins with that of a file on this machine"
+
+
+@dataclass(frozen=True)
+class Scheme:
+    """What a scheme's URIs may say, and what serves them.
+
+    Attributes:
+        name: In lower case.
+        title: The system, for people.
+        store: ``module:Class`` of the store.
+        extra: The extra of this package that installs what it needs; empty where nothing is needed.
+        example: A URI.
+        authority: What stands before the path.
+        port: The usual one of a host; None where there is none.
+        options: What the query may have besides ``cred``.
+        depth: So many names of the path are not ours to choose: a database, a share, a repository.
+        environment: The variables that credentials and endpoints are read from, ours first.
+    """
+
+    name: str
+    title: str
+    store: str
+    extra: str
+    example: str
+    authority: Authority
+    port: int | None = None
+    options: tuple[str, ...] = ()
+    depth: int = 0
+    environment: tuple[str, ...] = ()
+
+
+_FSSPEC = "mlflow_exec.storage.fsspec_store:FsspecStore"
+_DATABASE = "mlflow_exec.storage.database:DatabaseStore"
+
+SCHEMES: tuple[Scheme, ...] = (
+    Scheme(
+        "sqlite", "SQLite", _DATABASE, "", "sqlite:////data/artifacts.db", Authority.FILE,
+    ),
+    Scheme(
+        "webdav", "WebDAV", _FSSPEC, "webdav", "webdav://files.example:8080/mlflow",
+        Authority.HOST, 80,
+    ),
+    Scheme(
+        "webdavs", "WebDAV over TLS", _FSSPEC, "webdav", "webdavs://files.example/mlflow",
+        Authority.HOST, 443,
+    ),
+)  # fmt: skip
+assert [s.name for s in SCHEMES] == sorted(s.name for s in SCHEMES), "keep SCHEMES sorted"
+BY_NAME = {scheme.name: scheme for scheme in SCHEMES}
+"""By the name in a URI."""

@@ -1,0 +1,236 @@
+"""The one parser of artifact URIs: what it lets through names one place, and shows no password.
+
+MLflow's clients store such URIs, and its server opens them. So whatever could be read in two ways
+is refused here: a second decoding, a way up, a fragment, parameters, a host that is none.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+from typing import NoReturn
+from urllib.parse import parse_qsl, quote, unquote, urlencode
+
+from mlflow_exec.credentials import Secret, hide
+from mlflow_exec.errors import LocationError
+from mlflow_exec.schemes import BY_NAME, Authority, Scheme
+
+_LONGEST = 4096
+_URI = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):(?://([^/?]*))?([^?]*)(?:\?(.*))?", re.DOTALL)
+_AUTHORITY = re.compile(
+    r"(?:([^:@]*)(?::([^@]*))?@)?(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)?(?::([0-9]*))?"
+)
+_ENCODED = re.compile("%[0-9A-Fa-f]{2}")
+_BAD_ESCAPE = re.compile("%(?![0-9A-Fa-f]{2})")
+_HOST = re.compile(r"\[[0-9a-f:.]+\]|(?!-)[a-z0-9-]+(\.[a-z0-9-]+)*\.?")
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_DATABASE_FILE = re.compile(r".+\.(db|sqlite3?)", re.IGNORECASE)
+CRED = "cred"
+"""The option that names an entry of the credentials file."""
+
+
+@dataclass(frozen=True)
+class Location:
+    """A place where artifacts are: a root, or something below it.
+
+    Attributes:
+        scheme: What it says of its URIs.
+        names: The path, decoded, one after the other; none is empty, ``.`` or ``..``.
+        host: The host in lower case, or the bucket as it is written; empty where there is neither.
+        port: None where the URI has none.
+        user: A user's name; empty where there is none.
+        password: One that the URI holds, which it should not.
+        options: The query, sorted.
+    """
+
+    scheme: Scheme
+    names: tuple[str, ...]
+    host: str = ""
+    port: int | None = None
+    user: str = ""
+    password: Secret | None = field(default=None, compare=False)
+    options: tuple[tuple[str, str], ...] = ()
+
+    @classmethod
+    def parse(cls, text: str) -> Location:
+        """Return what a URI names.
+
+        Raises:
+            LocationError: It is none of ours, or could mean more than one place.
+        """
+        match = _URI.fullmatch(_checked_text(text))
+        scheme = BY_NAME.get(match[1].lower()) if match else None
+        if match is None or scheme is None:
+            _refuse(text, f"the scheme is none of {', '.join(BY_NAME)}")
+        if scheme.authority is Authority.FILE:
+            names = _file_names(text, match[2], match[3])
+            return cls(scheme, names, options=_options(text, match[4], scheme))
+        authority = _AUTHORITY.fullmatch(match[2] or "")
+        if authority is None or not authority[3]:
+            _refuse(text, f"a host is needed: {scheme.example}")
+        user, password, host, port = authority.groups()
+        return cls(
+            scheme,
+            _names(text, match[3]),
+            _host(text, host, scheme),
+            _port(text, port),
+            _decoded(text, user or ""),
+            Secret.of(_decoded(text, password), "the URI") if password else None,
+            _options(text, match[4], scheme),
+        )
+
+    @property
+    def cred(self) -> str | None:
+        """The entry of the credentials file that it names."""
+        return dict(self.options).get(CRED)
+
+    def join(self, path: str) -> Location:
+        """Return what a relative artifact path names below it.
+
+        Raises:
+            LocationError: The path leads out of it, or no store could keep it.
+        """
+        return replace(self, names=(*self.names, *artifact_names(path)))
+
+    def contains(self, other: Location) -> bool:
+        """Whether another one is this one or below it, by whomever it is reached."""
+        return (
+            self.scheme == other.scheme
+            and _endpoint(self) == _endpoint(other)
+            and other.names[: len(self.names)] == self.names
+        )
+
+    def __str__(self) -> str:
+        """Return the URI, without a password."""
+        path = "".join("/" + quote(name, safe="") for name in self.names)
+        query = f"?{urlencode(self.options)}" if self.options else ""
+        if self.scheme.authority is Authority.FILE:
+            return f"{self.scheme.name}:///{path}{query}"
+        user = f"{quote(self.user, safe='')}@" if self.user else ""
+        port = "" if self.port is None else f":{self.port}"
+        return f"{self.scheme.name}://{user}{self.host}{port}{path}{query}"
+
+
+def artifact_names(path: str) -> tuple[str, ...]:
+    """Return the names of a relative artifact path, as MLflow gives it: not encoded.
+
+    Raises:
+        LocationError: It leads out of its root, or no store could keep it.
+    """
+    if not path:
+        return ()
+    names = tuple(path.strip("/").split("/")) if not path.startswith("/") else ()
+    if not names or any(name in ("", ".", "..") for name in names):
+        _refuse(path, "a relative path without '.' and '..' is needed")
+    for name in names:
+        if _has_controls(name) or "\\" in name:
+            _refuse(path, "control characters and backslashes are not allowed in names")
+    return names
+
+
+def _refuse(text: str, why: str) -> NoReturn:
+    shown = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text[:200])
+    raise LocationError(f"{hide(shown)!r}: {why}")
+
+
+def _has_controls(text: str) -> bool:
+    return any(unicodedata.category(c) in ("Cc", "Cf", "Cs", "Zl", "Zp") for c in text)
+
+
+def _checked_text(text: str) -> str:
+    if len(text) > _LONGEST:
+        _refuse(text, f"longer than {_LONGEST} characters")
+    if _has_controls(text) or any(c.isspace() for c in text):
+        _refuse(text, "white space and control characters are not allowed")
+    for mark, what in (("#", "a fragment"), ("\\", "a backslash"), (";", "a parameter")):
+        if mark in text:
+            _refuse(text, f"{what} is not allowed; write {quote(mark)} in a name")
+    return text
+
+
+def _decoded(text: str, part: str) -> str:
+    """Return a part decoded once; whatever could be decoded again is refused."""
+    if _BAD_ESCAPE.search(part):
+        _refuse(text, "'%' stands alone; write %25")
+    try:
+        found = unquote(part, errors="strict")
+    except UnicodeDecodeError:
+        _refuse(text, "what is encoded is not UTF-8")
+    if _ENCODED.search(found):
+        _refuse(text, "it is encoded twice")
+    if _has_controls(found) or "\\" in found:
+        _refuse(text, "control characters and backslashes are not allowed in names")
+    return found
+
+
+def _names(text: str, path: str) -> tuple[str, ...]:
+    parts = path.strip("/").split("/") if path.strip("/") else []
+    found = tuple(_decoded(text, part) for part in parts)
+    for name in found:
+        if name in ("", ".", ".."):
+            _refuse(text, "empty names, '.' and '..' are not allowed in the path")
+        if "/" in name:
+            _refuse(text, "an encoded '/' is not allowed in a name")
+    return found
+
+
+def _file_names(text: str, authority: str | None, path: str) -> tuple[str, ...]:
+    """Return the path of a file and what follows; MLflow's joining has eaten slashes before it.
+
+    ``sqlite:////data/a.db`` becomes ``sqlite://data/a.db/1/…``, so both mean ``/data/a.db``.
+    """
+    rest = text[text.index(":") + 1 :]
+    slashes = len(rest) - len(rest.lstrip("/"))
+    if slashes in (0, 3):  # as SQLAlchemy reads them
+        _refuse(text, "the path of the file is relative; write all of it, after four slashes")
+    names = _names(text, f"{authority or ''}/{path.lstrip('/')}")
+    if not any(_DATABASE_FILE.fullmatch(name) for name in names):
+        _refuse(text, "a file is needed whose name ends with .db, .sqlite or .sqlite3")
+    return names
+
+
+def _host(text: str, host: str, scheme: Scheme) -> str:
+    if scheme.authority is Authority.BUCKET:
+        return host
+    lower = host.lower()
+    if not _HOST.fullmatch(lower):
+        _refuse(text, f"{host!r} is no host")
+    return lower
+
+
+def _port(text: str, port: str | None) -> int | None:
+    if port is None:
+        return None
+    if not port or not 0 < int(port) < 65536:
+        _refuse(text, f"{port!r} is no port")
+    return int(port)
+
+
+def _options(text: str, query: str | None, scheme: Scheme) -> tuple[tuple[str, str], ...]:
+    if not query:
+        return ()
+    allowed = (CRED, *scheme.options)
+    try:
+        pairs = parse_qsl(query, keep_blank_values=True, strict_parsing=True, errors="strict")
+    except ValueError:
+        _refuse(text, "the query is not of the form ?key=value")
+    keys = [key for key, _ in pairs]
+    for key, value in pairs:
+        if key not in allowed:
+            _refuse(text, f"option {key!r} is not allowed; known: {', '.join(allowed)}")
+        if _has_controls(value) or "\\" in value or ".." in value or _ENCODED.search(value):
+            _refuse(text, f"option {key!r} has a value that is not allowed")
+    if len(set(keys)) != len(keys):
+        _refuse(text, "an option is given twice")
+    if CRED in keys and not _NAME.fullmatch(dict(pairs)[CRED]):
+        _refuse(text, f"option {CRED!r} is no name")
+    return tuple(sorted(pairs))
+
+
+def _endpoint(location: Location) -> tuple[str, int | None, tuple[tuple[str, str], ...]]:
+    """Return what is connected to; credentials do not belong to it."""
+    rest: Iterable[tuple[str, str]] = (pair for pair in location.options if pair[0] != CRED)
+    port = location.port if location.port is not None else location.scheme.port
+    return location.host, port, tuple(rest)

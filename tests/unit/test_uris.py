@@ -1,0 +1,183 @@
+"""Artifact URIs: what each part means, and what is refused because it could mean something else."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from mlflow.utils.uri import append_to_uri_path
+
+from mlflow_exec.errors import LocationError
+from mlflow_exec.schemes import SCHEMES, Authority, Scheme
+from mlflow_exec.server_policy import check_in_server
+from mlflow_exec.uris import Location, artifact_names
+
+each_scheme = pytest.mark.parametrize("scheme", SCHEMES, ids=lambda scheme: scheme.name)
+with_authority = pytest.mark.parametrize(
+    "scheme", [s for s in SCHEMES if s.authority is not Authority.FILE], ids=lambda s: s.name
+)
+PASSWORD = "a-password-that-nobody-may-see"
+
+# The families of CVEs in MLflow's own parsing, as endings of any URI.
+ATTACKS = {
+    "a way up (CVE-2023-1177)": "/../secret",
+    "a way up at the end (CVE-2023-2780)": "/a/..",
+    "an encoded way up (CVE-2024-1483)": "/%2e%2e/secret",
+    "a way up, encoded in part": "/.%2e/secret",
+    "a way up, encoded twice (CVE-2024-1560)": "/%252e%252e/secret",
+    "a way up, encoded three times": "/%25252e%25252e/secret",
+    "a backslash (CVE-2023-2356)": "/..\\secret",
+    "an encoded backslash": "/..%5csecret",
+    "an encoded slash": "/a%2f..%2fsecret",
+    "an encoded slash, twice": "/a%252f..%252fsecret",
+    "a fragment (CVE-2024-3848)": "#/../../secret",
+    "a fragment after a path": "/a#b",
+    "parameters": ";/../secret",
+    "a query with a way up (CVE-2023-6909)": "?/../../secret",
+    "an option with a way up": "?cred=../secret",
+    "an option that is not known": "?endpoint_url=http://evil.example",
+    "an option given twice": "?cred=a&cred=b",
+    "a chained file system": "/a::file:///etc",
+    "a NUL": "/a%00b",
+    "a raw NUL": "/a\0b",
+    "a line break": "/a%0d%0aX-Header:1",
+    "a raw line break": "/a\nb",
+    "a tab": "/a\tb",
+    "a blank": "/a b",
+    "a dot": "/./a",
+    "an empty name": "/a//b",
+    "half of an escape": "/a%2",
+    "what is not UTF-8": "/a%ff",
+    "a mark that turns text round": "/a%E2%80%AEb",
+}
+
+
+@each_scheme
+@pytest.mark.parametrize("attack", ATTACKS.values(), ids=ATTACKS.keys())
+def test_attacks_by_the_path_are_refused(scheme: Scheme, attack: str) -> None:
+    with pytest.raises(LocationError):
+        Location.parse(scheme.example + attack)
+
+
+@with_authority
+@pytest.mark.parametrize(
+    "authority",
+    ["", "a@b@c", "h:0", "h:65536", "h:port", "h:", "h h", "h\\evil.example", "h%2eexample", "höst",
+     "[::1", "h:1:2"],
+)  # fmt: skip
+def test_attacks_by_the_host_are_refused(scheme: Scheme, authority: str) -> None:
+    with pytest.raises(LocationError):
+        Location.parse(f"{scheme.name}://{authority}/a")
+
+
+@pytest.mark.parametrize("text", ["", "a", "/a", "nope://h/a", "file:///a", "-x://h", "a" * 5000])
+def test_what_is_none_of_ours_is_refused(text: str) -> None:
+    with pytest.raises(LocationError):
+        Location.parse(text)
+
+
+@each_scheme
+def test_an_example_comes_back_as_it_is_and_is_joined_as_mlflow_joins(scheme: Scheme) -> None:
+    location = Location.parse(scheme.example)
+    assert str(location) == scheme.example
+    joined = append_to_uri_path(scheme.example, "1", "run", "artifacts")
+    assert Location.parse(joined) == location.join("1/run/artifacts")
+
+
+@with_authority
+def test_parts(scheme: Scheme) -> None:
+    found = Location.parse(f"{scheme.name.upper()}://me%40x@host:81/a%20b/%C3%BC/?cred=team-a")
+    assert (found.scheme, found.user, found.host, found.port) == (scheme, "me@x", "host", 81)
+    assert (found.names, found.cred) == (("a b", "ü"), "team-a")
+    assert str(found) == f"{scheme.name}://me%40x@host:81/a%20b/%C3%BC?cred=team-a"
+
+
+@with_authority
+def test_a_password_is_kept_and_never_shown(scheme: Scheme) -> None:
+    text = f"{scheme.name}://me:{PASSWORD}@host/a"
+    found = Location.parse(text)
+    assert found.password is not None
+    assert found.password.reveal() == PASSWORD
+    assert PASSWORD not in f"{found} {found!r}"
+    with pytest.raises(LocationError) as told:
+        Location.parse(f"{text}/..")
+    assert PASSWORD not in str(told.value)
+
+
+def test_a_database_file_however_many_slashes_mlflow_has_eaten() -> None:
+    whole = Location.parse("sqlite:////data/a.db/1/run/artifacts")
+    for text in ("sqlite://data/a.db/1/run/artifacts", "sqlite:/data/a.db/1/run/artifacts"):
+        assert Location.parse(text) == whole
+    for text in ("sqlite:///data/a.db", "sqlite:a.db", "sqlite://", "sqlite:////data/a.txt"):
+        with pytest.raises(LocationError):
+            Location.parse(text)
+
+
+@pytest.mark.parametrize("path", ["../a", "a/../b", "/a", "a//b", ".", "a/.", "a\\b", "a\0"])
+def test_artifact_paths_that_lead_elsewhere_are_refused(path: str) -> None:
+    with pytest.raises(LocationError):
+        artifact_names(path)
+
+
+@pytest.mark.parametrize("name", ["a b", "100%", "a%2fb", "a#b", "a?b=c", "ü", "a;b", "..a"])
+def test_any_other_name_of_an_artifact_is_kept(name: str) -> None:
+    location = Location.parse("webdav://h/a").join(f"d/{name}")
+    assert location.names == ("a", "d", name)
+
+
+@given(st.lists(st.text(min_size=1, max_size=20), max_size=4), st.sampled_from(SCHEMES))
+def test_whatever_may_be_joined_stays_below_and_reads_back(
+    names: list[str], scheme: Scheme
+) -> None:
+    root = Location.parse(scheme.example)
+    try:
+        found = root.join("/".join(names))
+    except LocationError:
+        return
+    assert root.contains(found)
+    assert found.names[: len(root.names)] == root.names
+    try:
+        again = Location.parse(str(found))
+    except LocationError as error:
+        # A name that looks encoded is a name, but a URI that is encoded twice is none.
+        assert "twice" in str(error)  # noqa: PT017
+        return
+    assert again == found
+
+
+@given(st.text(max_size=80), st.sampled_from(SCHEMES))
+def test_a_uri_is_refused_or_means_the_same_when_it_is_written_anew(
+    rest: str, scheme: Scheme
+) -> None:
+    try:
+        found = Location.parse(f"{scheme.name}:{rest}")
+    except LocationError:
+        return
+    assert Location.parse(str(found)) == found
+
+
+ROOT = {"_MLFLOW_SERVER_ARTIFACT_ROOT": "webdav://files.example/mlflow"}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "webdav://files.example/other", "webdav://files.example/mlflow-2/a", "webdav://evil/mlflow",
+        "webdav://files.example:81/mlflow/a", "webdavs://files.example/mlflow/a",
+        "sqlite:////etc/a.db", f"webdav://me:{PASSWORD}@files.example/mlflow/a",
+    ],
+)  # fmt: skip
+def test_a_server_opens_nothing_outside_of_its_root(text: str) -> None:
+    check_in_server(Location.parse(text), {})
+    with pytest.raises(LocationError) as told:
+        check_in_server(Location.parse(text), ROOT)
+    assert PASSWORD not in str(told.value)
+
+
+def test_a_server_opens_its_root_and_what_its_operator_allows() -> None:
+    more = {**ROOT, "MLFLOW_EXEC_ALLOWED_LOCATIONS": "webdav://h/b sqlite:////d/a.db s3://x"}
+    mine = "webdav://me@files.example:80/mlflow/1/r?cred=x"
+    for text in (mine, "webdav://h/b/c", "sqlite:/d/a.db/1"):
+        check_in_server(Location.parse(text), more)
+    with pytest.raises(LocationError):
+        check_in_server(Location.parse("webdav://h/c"), more)
