@@ -4,6 +4,7 @@
 
     MlflowExecError
     ├── ConfigError               the settings or the call are wrong: change them
+    │   ├── CredentialError       a credential is not there, or may not be used there
     │   ├── LocationError         an artifact URI or path is malformed, or could mean two places
     │   └── TemplateError         a template or a patch cannot be rendered or merged
     ├── MissingExtraError         an optional dependency is not installed: install it
@@ -34,6 +35,10 @@ class MlflowExecError(Exception):
 
 class ConfigError(MlflowExecError):
     """The settings or the call are wrong; nothing was touched."""
+
+
+class CredentialError(ConfigError):
+    """A credential is not there, or may not be used there."""
 
 
 class LocationError(ConfigError):

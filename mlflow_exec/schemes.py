@@ -28,7 +28,8 @@ class Scheme:
         port: The usual one of a host; None where there is none.
         options: What the query may have besides ``cred``.
         depth: So many names of the path are not ours to choose: a database, a share, a repository.
-        environment: The variables that credentials and endpoints are read from, ours first.
+        environment: Fields of credentials, and the variables that they are read from, the first
+            that is set.
     """
 
     name: str
@@ -40,11 +41,17 @@ class Scheme:
     port: int | None = None
     options: tuple[str, ...] = ()
     depth: int = 0
-    environment: tuple[str, ...] = ()
+    environment: tuple[tuple[str, tuple[str, ...]], ...] = ()
 
 
 _FSSPEC = "mlflow_exec.storage.fsspec_store:FsspecStore"
 _DATABASE = "mlflow_exec.storage.database:DatabaseStore"
+
+_WEBDAV = (
+    ("user", ("WEBDAV_USERNAME",)),
+    ("password", ("WEBDAV_PASSWORD",)),
+    ("token", ("WEBDAV_TOKEN",)),
+)
 
 SCHEMES: tuple[Scheme, ...] = (
     Scheme(
@@ -52,11 +59,11 @@ SCHEMES: tuple[Scheme, ...] = (
     ),
     Scheme(
         "webdav", "WebDAV", _FSSPEC, "webdav", "webdav://files.example:8080/mlflow",
-        Authority.HOST, 80,
+        Authority.HOST, 80, environment=_WEBDAV,
     ),
     Scheme(
         "webdavs", "WebDAV over TLS", _FSSPEC, "webdav", "webdavs://files.example/mlflow",
-        Authority.HOST, 443,
+        Authority.HOST, 443, environment=_WEBDAV,
     ),
 )  # fmt: skip
 assert [s.name for s in SCHEMES] == sorted(s.name for s in SCHEMES), "keep SCHEMES sorted"
