@@ -14,7 +14,8 @@
     ├── JobNotFoundError          the cluster was asked and does not know the job
     ├── DeploymentNotFoundError   the target was asked and has no such deployment
     ├── RolloutError              a revision did not become ready; the message says why
-    ├── ArtifactError             the run's artifact store refused, or could not be asked
+    ├── ArtifactError             an artifact store refused, or could not be asked
+    │   └── ArtifactNotFoundError it was asked and has no such file
     ├── CancelError               something of a job is still running after its cancellation
     └── ClusterError              the cluster refused or could not be asked
         ├── UnreachableError      no answer: try again later
@@ -78,7 +79,11 @@ class RolloutError(MlflowExecError):
 
 
 class ArtifactError(MlflowExecError):
-    """The run's artifact store refused something, or could not be asked."""
+    """An artifact store refused something, or could not be asked."""
+
+
+class ArtifactNotFoundError(ArtifactError):
+    """The artifact store was asked and has no such file."""
 
 
 class CancelError(MlflowExecError):

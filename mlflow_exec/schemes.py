@@ -53,7 +53,23 @@ _WEBDAV = (
     ("token", ("WEBDAV_TOKEN",)),
 )
 
+_SQL = (("user", ("MLFLOW_EXEC_SQL_USER",)), ("password", ("MLFLOW_EXEC_SQL_PASSWORD",)))
+_MSSQL_OPTIONS = ("driver", "Encrypt", "TrustServerCertificate")
+
 SCHEMES: tuple[Scheme, ...] = (
+    Scheme(
+        "mssql+pyodbc", "Microsoft SQL Server", _DATABASE, "mssql",
+        "mssql+pyodbc://db.example/artifacts?driver=ODBC+Driver+18+for+SQL+Server",
+        Authority.HOST, 1433, _MSSQL_OPTIONS, 1, _SQL,
+    ),
+    Scheme(
+        "mysql+pymysql", "MySQL, MariaDB", _DATABASE, "mysql",
+        "mysql+pymysql://db.example/artifacts", Authority.HOST, 3306, (), 1, _SQL,
+    ),
+    Scheme(
+        "postgresql", "PostgreSQL", _DATABASE, "postgresql", "postgresql://db.example/artifacts",
+        Authority.HOST, 5432, ("sslmode",), 1, _SQL,
+    ),
     Scheme(
         "sqlite", "SQLite", _DATABASE, "", "sqlite:////data/artifacts.db", Authority.FILE,
     ),

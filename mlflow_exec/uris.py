@@ -71,9 +71,12 @@ class Location:
         if authority is None or not authority[3]:
             _refuse(text, f"a host is needed: {scheme.example}")
         user, password, host, port = authority.groups()
+        names = _names(text, match[3])
+        if len(names) < scheme.depth:
+            _refuse(text, f"the path is too short: {scheme.example}")
         return cls(
             scheme,
-            _names(text, match[3]),
+            names,
             _host(text, host, scheme),
             _port(text, port),
             _decoded(text, user or ""),
@@ -85,6 +88,13 @@ class Location:
     def cred(self) -> str | None:
         """The entry of the credentials file that it names."""
         return dict(self.options).get(CRED)
+
+    def split(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """Return the names that are not ours to choose, such as a database's, and the others."""
+        depth = self.scheme.depth
+        if self.scheme.authority is Authority.FILE:
+            depth = 1 + next(i for i, name in enumerate(self.names) if _is_database(name))
+        return self.names[:depth], self.names[depth:]
 
     def join(self, path: str) -> Location:
         """Return what a relative artifact path names below it.
@@ -186,9 +196,13 @@ def _file_names(text: str, authority: str | None, path: str) -> tuple[str, ...]:
     if slashes in (0, 3):  # as SQLAlchemy reads them
         _refuse(text, "the path of the file is relative; write all of it, after four slashes")
     names = _names(text, f"{authority or ''}/{path.lstrip('/')}")
-    if not any(_DATABASE_FILE.fullmatch(name) for name in names):
+    if not any(map(_is_database, names)):
         _refuse(text, "a file is needed whose name ends with .db, .sqlite or .sqlite3")
     return names
+
+
+def _is_database(name: str) -> bool:
+    return _DATABASE_FILE.fullmatch(name) is not None
 
 
 def _host(text: str, host: str, scheme: Scheme) -> str:

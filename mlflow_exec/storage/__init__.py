@@ -1,0 +1,1 @@
+"""Stores of artifacts: bytes behind a `Location`, whatever keeps them."""

@@ -1,0 +1,111 @@
+"""The seam of artifact stores. Nothing here knows MLflow.
+
+Paths are relative to the store's root, of names that `mlflow_exec.uris.artifact_names` has let
+through, joined by ``/``; the empty path is the root.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import BinaryIO
+
+from mlflow_exec.credential_sources import Credential
+from mlflow_exec.uris import Location
+
+PIECE_BYTES = 1024 * 1024
+"""So much is held at a time; what a store is asked for at a time may be more."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What stands in a folder.
+
+    Attributes:
+        path: Relative to the store's root.
+        is_folder: Whether it is a folder.
+        size_bytes: The size of a file; None for folders.
+    """
+
+    path: str
+    is_folder: bool
+    size_bytes: int | None = None
+
+
+class Store(ABC):
+    """Files below one location; safe to use from many threads.
+
+    A file is there as a whole or not at all: who reads or lists meanwhile sees the one before, or
+    none. What `put` has returned from is kept.
+
+    Raises:
+        ArtifactError: From every method: the system refused, or could not be asked. Its text names
+            the place and what was said, and no secret.
+    """
+
+    def __init__(self, location: Location, credential: Credential) -> None:
+        self.location = location
+        self.credential = credential
+
+    @abstractmethod
+    def put(self, path: str, content: BinaryIO) -> None:
+        """Keep what can be read as a file, in place of one that is there.
+
+        Args:
+            path: Of the file; its folders are made.
+            content: Read to its end. What can be rewound is sent anew after a fault that may pass.
+        """
+
+    @abstractmethod
+    def read(self, path: str) -> Iterator[bytes]:
+        """Yield the content of a file in pieces, and fail where it is not what was kept.
+
+        Raises:
+            ArtifactNotFoundError: There is no such file.
+        """
+
+    @abstractmethod
+    def entries(self, path: str) -> list[Entry]:
+        """Return what stands directly in a folder, sorted; nothing where none is."""
+
+    @abstractmethod
+    def delete(self, path: str) -> None:
+        """Remove a file, or a folder with all that is in it; none being there is fine."""
+
+    def close(self) -> None:  # noqa: B027 - most have nothing to close
+        """Give back connections. Idempotent."""
+
+
+class Digest:
+    """Counts and hashes what passes by.
+
+    Attributes:
+        size_bytes: So much has passed.
+    """
+
+    def __init__(self) -> None:
+        self.size_bytes = 0
+        self._hash = hashlib.sha256()
+
+    def add(self, piece: bytes) -> None:
+        """Take a piece."""
+        self.size_bytes += len(piece)
+        self._hash.update(piece)
+
+    def sha256(self) -> str:
+        """Return the hash in hex."""
+        return self._hash.hexdigest()
+
+
+def pieces_of(content: BinaryIO, size_bytes: int = PIECE_BYTES) -> Iterator[bytes]:
+    """Yield all pieces but the last as large as asked for; none of an empty file."""
+    held = b""
+    while piece := content.read(size_bytes - len(held)):
+        held += piece
+        if len(held) == size_bytes:
+            yield held
+            held = b""
+    if held:
+        yield held
