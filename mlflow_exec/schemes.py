@@ -63,12 +63,20 @@ SCHEMES: tuple[Scheme, ...] = (
         Authority.HOST, 1433, _MSSQL_OPTIONS, 1, _SQL,
     ),
     Scheme(
+        "mysql", "MySQL, MariaDB", _DATABASE, "mysql", "mysql://db.example/artifacts",
+        Authority.HOST, 3306, (), 1, _SQL,
+    ),
+    Scheme(
         "mysql+pymysql", "MySQL, MariaDB", _DATABASE, "mysql",
         "mysql+pymysql://db.example/artifacts", Authority.HOST, 3306, (), 1, _SQL,
     ),
     Scheme(
         "postgresql", "PostgreSQL", _DATABASE, "postgresql", "postgresql://db.example/artifacts",
         Authority.HOST, 5432, ("sslmode",), 1, _SQL,
+    ),
+    Scheme(
+        "postgresql+psycopg2", "PostgreSQL", _DATABASE, "postgresql",
+        "postgresql+psycopg2://db.example/artifacts", Authority.HOST, 5432, ("sslmode",), 1, _SQL,
     ),
     Scheme(
         "sqlite", "SQLite", _DATABASE, "", "sqlite:////data/artifacts.db", Authority.FILE,

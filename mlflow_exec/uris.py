@@ -26,6 +26,7 @@ _ENCODED = re.compile("%[0-9A-Fa-f]{2}")
 _BAD_ESCAPE = re.compile("%(?![0-9A-Fa-f]{2})")
 _HOST = re.compile(r"\[[0-9a-f:.]+\]|(?!-)[a-z0-9-]+(\.[a-z0-9-]+)*\.?")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_VALUE = re.compile(r"[A-Za-z0-9 ._{}-]*")
 _DATABASE_FILE = re.compile(r".+\.(db|sqlite3?)", re.IGNORECASE)
 CRED = "cred"
 """The option that names an entry of the credentials file."""
@@ -234,7 +235,7 @@ def _options(text: str, query: str | None, scheme: Scheme) -> tuple[tuple[str, s
     for key, value in pairs:
         if key not in allowed:
             _refuse(text, f"option {key!r} is not allowed; known: {', '.join(allowed)}")
-        if _has_controls(value) or "\\" in value or ".." in value or _ENCODED.search(value):
+        if not _VALUE.fullmatch(value) or ".." in value:
             _refuse(text, f"option {key!r} has a value that is not allowed")
     if len(set(keys)) != len(keys):
         _refuse(text, "an option is given twice")

@@ -22,6 +22,8 @@ from mlflow_exec.storage.database_tables import TABLES
 from mlflow_exec.uris import CRED, Location
 
 T = TypeVar("T")
+# Where a URI names no driver.
+_DRIVERS = {"mysql": "mysql+pymysql", "postgresql": "postgresql+psycopg"}
 _LOG = logging.getLogger(__name__)
 _LOCK_WAIT_S = 60
 
@@ -120,7 +122,7 @@ def make_engine(location: Location, credential: Credential) -> sa.Engine:
         return engine
     options = {key: value for key, value in location.options if key != CRED}
     url = sa.URL.create(
-        location.scheme.name,
+        _DRIVERS.get(location.scheme.name, location.scheme.name),
         username=location.user or credential.get("user"),
         password=credential.get("password"),
         host=location.host.strip("[]"),

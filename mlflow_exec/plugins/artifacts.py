@@ -1,0 +1,165 @@
+"""The artifact stores of mlflow-exec, as MLflow has them; `mlflow_exec.schemes` has the schemes.
+
+MLflow imports this with each client, so what a store needs is imported when one is opened.
+"""
+
+from __future__ import annotations
+
+import os
+import posixpath
+import uuid
+from collections.abc import AsyncIterable, Iterator
+from concurrent.futures import Future, as_completed
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from mlflow.entities import FileInfo
+from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import (
+    INTERNAL_ERROR,
+    INVALID_PARAMETER_VALUE,
+    RESOURCE_DOES_NOT_EXIST,
+)
+from mlflow.store.artifact import artifact_repo
+from mlflow.store.artifact.artifact_repo import ArtifactRepository, verify_artifact_path
+from mlflow.utils.file_utils import ArtifactProgressBar
+
+from mlflow_exec.errors import ArtifactNotFoundError, ConfigError, MlflowExecError
+
+# MLflow 3.5 has none: its server goes by a file then.
+_Streams: type = getattr(artifact_repo, "StreamUploadMixin", object)
+_FAILURES_TOLD = 10
+
+
+class ExecArtifactRepository(ArtifactRepository, _Streams):
+    """Files behind a `Location`."""
+
+    def __init__(
+        self,
+        artifact_uri: str,
+        tracking_uri: str | None = None,
+        registry_uri: str | None = None,
+        **_: Any,
+    ) -> None:
+        from mlflow_exec.storage.opening import open_store
+
+        with _as_mlflow():
+            self._store = open_store(artifact_uri)
+        # Without a password: MLflow shows it in its messages.
+        super().__init__(str(self._store.location), tracking_uri, registry_uri)
+
+    def log_artifact(self, local_file: str, artifact_path: str | None = None) -> None:
+        """Keep a file in a folder of artifacts."""
+        path = _joined(artifact_path, os.path.basename(local_file))
+        with _as_mlflow(), open(local_file, "rb") as content:
+            self._store.put(path, content)
+
+    def log_artifacts(self, local_dir: str, artifact_path: str | None = None) -> None:
+        """Keep all files of a folder; those that failed are named at the end."""
+        verify_artifact_path(artifact_path)
+        folder = os.path.abspath(local_dir)
+        uploads: dict[Future[None], str] = {}
+        for root, _folders, names in os.walk(folder):
+            below = Path(root).relative_to(folder).as_posix()
+            into = posixpath.normpath(posixpath.join(artifact_path or "", below))
+            for name in names:
+                local = os.path.join(root, name)
+                future = self.thread_pool.submit(
+                    self.log_artifact, local, None if into == "." else into
+                )
+                uploads[future] = local
+        self._finish(uploads)
+
+    def _finish(self, uploads: dict[Future[None], str]) -> None:
+        failures = []
+        try:
+            with ArtifactProgressBar.files("Uploading artifacts", total=len(uploads)) as bar:
+                for future in as_completed(uploads):
+                    error = future.exception()
+                    if error is None:
+                        bar.update()
+                    else:
+                        failures.append(f"{uploads[future]}: {error}")
+        finally:
+            for future in uploads:
+                future.cancel()
+        if failures:
+            more = len(failures) - _FAILURES_TOLD
+            told = failures[:_FAILURES_TOLD] + ([f"and {more} more"] if more > 0 else [])
+            text = "\n".join(told)
+            raise MlflowException(
+                f"{len(failures)} of {len(uploads)} files were not uploaded to "
+                f"{self.artifact_uri}:\n{text}",
+                error_code=INTERNAL_ERROR,
+            )
+
+    def list_artifacts(self, path: str | None = None) -> list[FileInfo]:
+        """Return what stands directly in a folder; nothing of a file."""
+        with _as_mlflow():
+            entries = self._store.entries(_folder(path))
+        return [FileInfo(entry.path, entry.is_folder, entry.size_bytes) for entry in entries]
+
+    def _download_file(self, remote_file_path: str, local_path: str | Path) -> None:
+        """Bring one file; it is there as a whole, or not at all."""
+        part = f"{local_path}.{uuid.uuid4().hex[:8]}.part"
+        try:
+            with _as_mlflow(), open(part, "wb") as file:
+                for piece in self._store.read(_folder(remote_file_path)):
+                    file.write(piece)
+            os.replace(part, local_path)
+        except BaseException:
+            with suppress(OSError):
+                os.unlink(part)
+            raise
+
+    def delete_artifacts(self, artifact_path: str | None = None) -> None:
+        """Remove a file, or a folder with all in it; none being there is fine."""
+        with _as_mlflow():
+            self._store.delete(_folder(artifact_path))
+
+    # -- for MLflow's server --------------------------------------------------------------------
+
+    def log_artifact_from_stream(
+        self, stream: BinaryIO, artifact_file_name: str, artifact_path: str | None = None
+    ) -> None:
+        """Keep what can be read as a file, without one on this machine."""
+        path = _joined(artifact_path, posixpath.basename(artifact_file_name))
+        with _as_mlflow():
+            self._store.put(path, stream)
+
+    async def log_artifact_from_async_stream(
+        self,
+        chunks: AsyncIterable[bytes],
+        artifact_file_name: str,
+        artifact_path: str | None = None,
+    ) -> None:
+        """Keep what comes as a file, without one on this machine."""
+        from mlflow_exec.plugins.async_streams import in_a_thread
+
+        def put(stream: BinaryIO) -> None:
+            self.log_artifact_from_stream(stream, artifact_file_name, artifact_path)
+
+        await in_a_thread(put, chunks)
+
+
+def _folder(path: str | None) -> str:
+    return (path or "").rstrip("/")
+
+
+def _joined(folder: str | None, name: str) -> str:
+    verify_artifact_path(folder)
+    return posixpath.join(folder or "", name)
+
+
+@contextmanager
+def _as_mlflow() -> Iterator[None]:
+    """Turn our errors into MLflow's, by whose codes its server answers."""
+    try:
+        yield
+    except ArtifactNotFoundError as error:
+        raise MlflowException(str(error), error_code=RESOURCE_DOES_NOT_EXIST) from error
+    except ConfigError as error:
+        raise MlflowException(str(error), error_code=INVALID_PARAMETER_VALUE) from error
+    except MlflowExecError as error:
+        raise MlflowException(str(error), error_code=INTERNAL_ERROR) from error
