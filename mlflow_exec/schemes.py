@@ -44,14 +44,7 @@ class Scheme:
     environment: tuple[tuple[str, tuple[str, ...]], ...] = ()
 
 
-_FSSPEC = "mlflow_exec.storage.fsspec_store:FsspecStore"
 _DATABASE = "mlflow_exec.storage.database:DatabaseStore"
-
-_WEBDAV = (
-    ("user", ("WEBDAV_USERNAME",)),
-    ("password", ("WEBDAV_PASSWORD",)),
-    ("token", ("WEBDAV_TOKEN",)),
-)
 
 _SQL = (("user", ("MLFLOW_EXEC_SQL_USER",)), ("password", ("MLFLOW_EXEC_SQL_PASSWORD",)))
 _MSSQL_OPTIONS = ("driver", "Encrypt", "TrustServerCertificate")
@@ -75,19 +68,7 @@ SCHEMES: tuple[Scheme, ...] = (
         Authority.HOST, 5432, ("sslmode",), 1, _SQL,
     ),
     Scheme(
-        "postgresql+psycopg2", "PostgreSQL", _DATABASE, "postgresql",
-        "postgresql+psycopg2://db.example/artifacts", Authority.HOST, 5432, ("sslmode",), 1, _SQL,
-    ),
-    Scheme(
         "sqlite", "SQLite", _DATABASE, "", "sqlite:////data/artifacts.db", Authority.FILE,
-    ),
-    Scheme(
-        "webdav", "WebDAV", _FSSPEC, "webdav", "webdav://files.example:8080/mlflow",
-        Authority.HOST, 80, environment=_WEBDAV,
-    ),
-    Scheme(
-        "webdavs", "WebDAV over TLS", _FSSPEC, "webdav", "webdavs://files.example/mlflow",
-        Authority.HOST, 443, environment=_WEBDAV,
     ),
 )  # fmt: skip
 assert [s.name for s in SCHEMES] == sorted(s.name for s in SCHEMES), "keep SCHEMES sorted"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import signal
 import socket
 import subprocess
 from collections.abc import Iterator, Sequence
@@ -43,8 +44,8 @@ def postgresql(folder: Path) -> Iterator[DatabaseServer]:
     port = free_port()
     serve = [POSTGRESQL / "postgres", "-D", data, "-p", port, "-k", folder,
              "-c", "listen_addresses=127.0.0.1", "-c", "fsync=off"]  # fmt: skip
-    with _running([*_as("postgres"), *map(str, serve)], folder / "log", port):
-        yield DatabaseServer(port)
+    with _running([*_as("postgres"), *map(str, serve)], folder / "log", port, signal.SIGINT):
+        yield DatabaseServer(port)  # by SIGTERM it would wait for its clients
 
 
 @contextlib.contextmanager
@@ -66,7 +67,7 @@ def mariadb(folder: Path) -> Iterator[DatabaseServer]:
              f"--port={port}", "--bind-address=127.0.0.1", f"--init-file={first}",
              f"--pid-file={folder}/pid", "--skip-name-resolve",
              "--innodb-flush-log-at-trx-commit=0"]  # fmt: skip
-    with _running([*_as("nobody"), *serve], folder / "log", port):
+    with _running([*_as("nobody"), *serve], folder / "log", port, signal.SIGTERM):
         yield DatabaseServer(port)
 
 
@@ -86,7 +87,9 @@ def _hand_over(folder: Path, user: str) -> None:
 
 
 @contextlib.contextmanager
-def _running(command: Sequence[str], log: Path, port: int) -> Iterator[None]:
+def _running(
+    command: Sequence[str], log: Path, port: int, end_by: signal.Signals
+) -> Iterator[None]:
     with log.open("wb") as out:
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=out, stderr=out)
     try:
@@ -94,7 +97,7 @@ def _running(command: Sequence[str], log: Path, port: int) -> Iterator[None]:
         assert process.poll() is None, log.read_text(errors="replace")[-2000:]
         yield
     finally:
-        process.terminate()
+        process.send_signal(end_by)
         process.wait(60)
 
 

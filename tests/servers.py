@@ -105,6 +105,7 @@ def mlflow_server(
     visible_as: str | None = None,
     environment: Mapping[str, str] | None = None,
     workers: int | None = 1,
+    destination: str | None = None,
 ) -> Iterator[MlflowServer]:
     """Run a tracking server with sqlite and proxied artifacts in the directory.
 
@@ -114,13 +115,15 @@ def mlflow_server(
         visible_as: The host in the URL that is returned, where it is not ``host``.
         environment: Further variables of the server's.
         workers: Its processes; as many as MLflow starts by itself if None.
+        destination: Where it keeps artifacts, if not in the directory.
     """
     port = free_port(host)
     name = visible_as or host
     argv = [sys.executable, "-m", "mlflow", "server", "--host", host, "--port", str(port)]
     argv += ["--backend-store-uri", f"sqlite:///{directory}/mlflow.db"]
     argv += [] if workers is None else ["--workers", str(workers)]
-    argv += ["--artifacts-destination", str(directory / "artifacts"), "--allowed-hosts", "*"]
+    argv += ["--artifacts-destination", destination or str(directory / "artifacts")]
+    argv += ["--allowed-hosts", "*"]
     # Without its job runners, which are seven processes that nothing here has work for.
     quiet = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
     env = {**os.environ, **quiet, **(environment or {})}

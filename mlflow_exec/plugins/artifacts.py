@@ -32,7 +32,7 @@ _Streams: type = getattr(artifact_repo, "StreamUploadMixin", object)
 _FAILURES_TOLD = 10
 
 
-class ExecArtifactRepository(ArtifactRepository, _Streams):
+class ExecArtifactRepository(ArtifactRepository, _Streams):  # type: ignore[misc]
     """Files behind a `Location`."""
 
     def __init__(

@@ -39,7 +39,7 @@ class DatabaseStore(Store):
         """See `Store`; asks nothing."""
         super().__init__(location, credential)
         self._root = location.split()[1]
-        self._database = Database(location, credential)
+        self._database = Database.shared(location, credential)
         self._is_swept = False
 
     def put(self, path: str, content: BinaryIO) -> None:

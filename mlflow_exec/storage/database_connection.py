@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any, TypeVar
 
 import sqlalchemy as sa
@@ -26,6 +28,12 @@ T = TypeVar("T")
 _DRIVERS = {"mysql": "mysql+pymysql", "postgresql": "postgresql+psycopg"}
 _LOG = logging.getLogger(__name__)
 _LOCK_WAIT_S = 60
+_CONNECTIONS = 10
+_RECYCLE_S = 1800
+
+
+_LOCK = threading.Lock()
+_SHARED: dict[Any, Database] = {}
 
 
 class TakenError(ArtifactError):
@@ -44,6 +52,15 @@ class Database:
         self._credential = credential
         self._lock = threading.Lock()
         self._engine: sa.Engine | None = None
+
+    @classmethod
+    def shared(cls, location: Location, credential: Credential) -> Database:
+        """Return the one of this process for a database: MLflow makes a store for each call."""
+        password = location.password.reveal() if location.password else None
+        place = replace(location, names=location.split()[0])
+        key = (os.getpid(), place, password, credential.source)
+        with _LOCK:
+            return _SHARED.setdefault(key, cls(location, credential))
 
     def write(self, action: Callable[[sa.Connection], T]) -> T:
         """Do something in a transaction, again where the connection is lost: so it can be repeated.
@@ -124,13 +141,23 @@ def make_engine(location: Location, credential: Credential) -> sa.Engine:
     url = sa.URL.create(
         _DRIVERS.get(location.scheme.name, location.scheme.name),
         username=location.user or credential.get("user"),
-        password=credential.get("password"),
         host=location.host.strip("[]"),
         port=location.port,
         database="/".join(names),
         query=options,
     )
-    return sa.create_engine(url, hide_parameters=True, pool_recycle=1800)
+    engine = sa.create_engine(
+        url, hide_parameters=True, pool_size=_CONNECTIONS, max_overflow=_CONNECTIONS,
+        pool_recycle=_RECYCLE_S,
+    )  # fmt: skip
+
+    def sign_in(_: Any, __: Any, ___: Any, parameters: dict[str, Any]) -> None:
+        password = credential.get("password")  # as it is now: it may have been changed
+        if password is not None:
+            parameters["password"] = password
+
+    sa.event.listen(engine, "do_connect", sign_in)
+    return engine
 
 
 def _leave_transactions_to_us(connection: Any, _: Any) -> None:

@@ -18,7 +18,7 @@ from mlflow_exec.errors import ArtifactError
 from mlflow_exec.storage.base import Digest
 
 _BYTES = sa.LargeBinary().with_variant(mysql.MEDIUMBLOB(), "mysql", "mariadb")
-_BYTES = _BYTES.with_variant(mssql.VARBINARY("max"), "mssql")
+_BYTES = _BYTES.with_variant(mssql.VARBINARY("max"), "mssql")  # type: ignore[no-untyped-call]
 _TEXT = sa.UnicodeText().with_variant(mysql.LONGTEXT(charset="utf8mb4"), "mysql", "mariadb")
 _HASH, _ID = sa.String(64), sa.String(32)
 

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import io
+import random
+import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import pytest
 
 from mlflow_exec.credential_sources import Credential
 from mlflow_exec.credentials import Secret
 from mlflow_exec.errors import ArtifactError
+from mlflow_exec.storage.base import Entry
 from mlflow_exec.storage.database import DatabaseStore
 from mlflow_exec.testing.stores import StoreConformance, Stored
 from mlflow_exec.uris import Location
 from tests.databases import DATABASE, PASSWORD, USER, mariadb, postgresql
+from tests.unit.tcp_link import TcpLink
 
 SIGNED_IN = Credential("the test", {"password": Secret.of(PASSWORD, "the test")})
 
@@ -49,7 +55,41 @@ class TestMariadb(StoreConformance):
         return Stored(at(mariadb_uri))
 
 
-@pytest.mark.parametrize("server", ["postgresql_uri", "mariadb_uri"])
+each_server = pytest.mark.parametrize("server", ["postgresql_uri", "mariadb_uri"])
+
+
+@each_server
+def test_a_connection_that_breaks_in_the_middle_loses_nothing(
+    server: str, request: pytest.FixtureRequest
+) -> None:
+    location = Location.parse(f"{request.getfixturevalue(server)}/cut")
+    assert location.port is not None
+    link = TcpLink("127.0.0.1", location.port)
+    store = DatabaseStore(replace(location, port=link.port), SIGNED_IN)
+    text = random.randbytes(12_000_000)
+
+    class Cuts(io.BytesIO):
+        def read(self, size: int | None = -1) -> bytes:
+            if 4_000_000 < self.tell() < 6_000_000:
+                link.cut()
+                threading.Timer(0.5, link.mend).start()
+            return super().read(size)
+
+    store.put("d/large", Cuts(text))
+    read = b""
+    for piece in store.read("d/large"):
+        if 4_000_000 < len(read) < 6_000_000:
+            link.cut()
+            threading.Timer(0.5, link.mend).start()
+        read += piece
+    assert read == text
+    assert store.entries("d") == [Entry("d/large", False, len(text))]
+    store.delete("")
+    store.close()
+    link.close()
+
+
+@each_server
 def test_a_wrong_password_is_one_sentence_without_it(
     server: str, request: pytest.FixtureRequest
 ) -> None:

@@ -14,8 +14,8 @@ from mlflow_exec.errors import CredentialError
 from mlflow_exec.uris import Location
 
 SECRET = "a-password-that-nobody-may-see"
-PLACE = Location.parse("webdav://files.example/mlflow")
-NAMED = Location.parse("webdav://files.example/mlflow?cred=team-a")
+PLACE = Location.parse("postgresql://files.example/mlflow")
+NAMED = Location.parse("postgresql://files.example/mlflow?cred=team-a")
 
 
 @pytest.fixture
@@ -31,7 +31,7 @@ def env_of(file: Path) -> dict[str, str]:
 
 
 def test_a_named_entry_wins_over_everything_else(file: Path) -> None:
-    others = {"WEBDAV_USERNAME": "other", "WEBDAV_PASSWORD": "other"}
+    others = {"MLFLOW_EXEC_SQL_USER": "other", "MLFLOW_EXEC_SQL_PASSWORD": "other"}
     found = find_credential(NAMED, {**env_of(file), **others})
     assert (found.get("user"), found.get("password")) == ("me", SECRET)
     assert found.source == f"entry 'team-a' of {file}"
@@ -93,10 +93,10 @@ def test_a_file_that_is_not_there(tmp_path: Path) -> None:
 def test_variables_of_the_systems_own_tools_and_files_that_they_name(tmp_path: Path) -> None:
     password = tmp_path / "password"
     password.write_text(SECRET + "\n")
-    env = {"WEBDAV_USERNAME": "me", "WEBDAV_PASSWORD_FILE": str(password)}
+    env = {"MLFLOW_EXEC_SQL_USER": "me", "MLFLOW_EXEC_SQL_PASSWORD_FILE": str(password)}
     found = find_credential(PLACE, env)
     assert (found.get("user"), found.get("password")) == ("me", SECRET)
-    assert found.source == f"environment variable WEBDAV_USERNAME, file {password}"
+    assert found.source == f"environment variable MLFLOW_EXEC_SQL_USER, file {password}"
 
 
 def test_a_mounted_secret(tmp_path: Path) -> None:
@@ -116,11 +116,11 @@ def test_where_nothing_is_given_it_is_left_to_the_sdk() -> None:
 def test_a_password_in_a_uri_is_used_with_a_warning_that_names_the_way_on(
     caplog: pytest.LogCaptureFixture, file: Path
 ) -> None:
-    place = Location.parse(f"webdav://me:{SECRET}@files.example/mlflow")
+    place = Location.parse(f"postgresql://me:{SECRET}@files.example/mlflow")
     with caplog.at_level(logging.WARNING):
         found = find_credential(place, env_of(file))
     assert (found.get("user"), found.get("password")) == ("me", SECRET)
-    assert "use webdav://me@files.example/mlflow?cred=NAME" in caplog.text
+    assert "use postgresql://me@files.example/mlflow?cred=NAME" in caplog.text
     assert SECRET not in caplog.text
 
 
@@ -131,7 +131,7 @@ def test_a_password_in_a_uri_is_refused_in_servers_and_where_that_is_wanted(
     env: dict[str, str],
 ) -> None:
     with pytest.raises(CredentialError, match="a password in a URI is refused here") as told:
-        find_credential(Location.parse(f"webdav://me:{SECRET}@h/a"), env)
+        find_credential(Location.parse(f"postgresql://me:{SECRET}@h/a"), env)
     assert SECRET not in str(told.value)
 
 

@@ -121,7 +121,7 @@ def test_artifact_paths_that_lead_elsewhere_are_refused(path: str) -> None:
 
 @pytest.mark.parametrize("name", ["a b", "100%", "a%2fb", "a#b", "a?b=c", "ü", "a;b", "..a"])
 def test_any_other_name_of_an_artifact_is_kept(name: str) -> None:
-    location = Location.parse("webdav://h/a").join(f"d/{name}")
+    location = Location.parse("postgresql://h/a").join(f"d/{name}")
     assert location.names == ("a", "d", name)
 
 
@@ -156,15 +156,15 @@ def test_a_uri_is_refused_or_means_the_same_when_it_is_written_anew(
     assert Location.parse(str(found)) == found
 
 
-ROOT = {"_MLFLOW_SERVER_ARTIFACT_ROOT": "webdav://files.example/mlflow"}
+ROOT = {"_MLFLOW_SERVER_ARTIFACT_ROOT": "postgresql://files.example/mlflow"}
 
 
 @pytest.mark.parametrize(
     "text",
     [
-        "webdav://files.example/other", "webdav://files.example/mlflow-2/a", "webdav://evil/mlflow",
-        "webdav://files.example:81/mlflow/a", "webdavs://files.example/mlflow/a",
-        "sqlite:////etc/a.db", f"webdav://me:{PASSWORD}@files.example/mlflow/a",
+        "postgresql://files.example/other", "postgresql://files.example/mlflow-2/a", "postgresql://evil/mlflow",
+        "postgresql://files.example:81/mlflow/a", "mysql://files.example:5432/mlflow/a",
+        "sqlite:////etc/a.db", f"postgresql://me:{PASSWORD}@files.example/mlflow/a",
     ],
 )  # fmt: skip
 def test_a_server_opens_nothing_outside_of_its_root(text: str) -> None:
@@ -175,9 +175,9 @@ def test_a_server_opens_nothing_outside_of_its_root(text: str) -> None:
 
 
 def test_a_server_opens_its_root_and_what_its_operator_allows() -> None:
-    more = {**ROOT, "MLFLOW_EXEC_ALLOWED_LOCATIONS": "webdav://h/b sqlite:////d/a.db s3://x"}
-    mine = "webdav://me@files.example:80/mlflow/1/r?cred=x"
-    for text in (mine, "webdav://h/b/c", "sqlite:/d/a.db/1"):
+    more = {**ROOT, "MLFLOW_EXEC_ALLOWED_LOCATIONS": "postgresql://h/b sqlite:////d/a.db s3://x"}
+    mine = "postgresql://me@files.example:5432/mlflow/1/r?cred=x"
+    for text in (mine, "postgresql://h/b/c", "sqlite:/d/a.db/1"):
         check_in_server(Location.parse(text), more)
     with pytest.raises(LocationError):
-        check_in_server(Location.parse("webdav://h/c"), more)
+        check_in_server(Location.parse("postgresql://h/c"), more)

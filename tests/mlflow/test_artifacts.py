@@ -1,0 +1,255 @@
+"""Artifacts in databases through MLflow itself: its functions, its command line, its server."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import subprocess
+import sys
+import urllib.error
+from collections.abc import Iterator
+from pathlib import Path
+
+import mlflow
+import pandas as pd
+import pytest
+from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
+from mlflow.store.artifact.artifact_repo import ArtifactRepository
+from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+
+from mlflow_exec.plugins.artifacts import ExecArtifactRepository
+from mlflow_exec.testing.served_models import save_model
+from mlflow_exec.testing.stores import ODD_NAMES
+from tests.databases import PASSWORD, USER, DatabaseServer, postgresql
+from tests.servers import MlflowServer, mlflow_server
+
+# MLflow's own store of runs, which is in the process of the tests here.
+pytestmark = pytest.mark.filterwarnings("ignore::sqlalchemy.exc.SADeprecationWarning")
+
+VARIABLES = {"MLFLOW_EXEC_SQL_USER": USER, "MLFLOW_EXEC_SQL_PASSWORD": PASSWORD}
+
+
+@pytest.fixture(scope="module")
+def database(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DatabaseServer]:
+    with postgresql(tmp_path_factory.mktemp("postgresql")) as server:
+        yield server
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def root(
+    request: pytest.FixtureRequest,
+    database: DatabaseServer,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> str:
+    """An artifact location as somebody would give it."""
+    for name, value in VARIABLES.items():
+        monkeypatch.setenv(name, value)
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path}/artifacts.db"
+    return f"postgresql://127.0.0.1:{database.port}/postgres/{tmp_path.name}"
+
+
+@pytest.fixture
+def tracked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> MlflowClient:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/tracking.db")
+    mlflow.set_tracking_uri(f"sqlite:///{tmp_path}/tracking.db")
+    return MlflowClient()
+
+
+def folder_of(path: Path, but: str = "") -> Path:
+    """Return a folder with files of all kinds of names, but those with these characters."""
+    names = ["plain.txt", "deep/er/file.txt", *ODD_NAMES]
+    for name in [name for name in names if not set(but) & set(name)]:
+        file = path / "given" / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(name)
+    (path / "given" / "large.bin").write_bytes(random.randbytes(3_000_000))
+    (path / "given" / "empty").write_bytes(b"")
+    return path / "given"
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+def test_what_a_run_logs_comes_back(root: str, tracked: MlflowClient, tmp_path: Path) -> None:
+    experiment = tracked.create_experiment("e", artifact_location=root)
+    given = folder_of(tmp_path)
+    with mlflow.start_run(experiment_id=experiment) as run:
+        mlflow.log_artifact(str(given / "plain.txt"))
+        mlflow.log_artifacts(str(given), "all")
+        mlflow.log_dict({"a": 1}, "made/a.json")
+    found = mlflow.artifacts.download_artifacts(
+        run_id=run.info.run_id, artifact_path="all", dst_path=str(tmp_path)
+    )
+    assert contents(Path(found)) == contents(given)
+    assert sorted(f.path for f in tracked.list_artifacts(run.info.run_id)) == [
+        "all", "made", "plain.txt",
+    ]  # fmt: skip
+    assert mlflow.artifacts.load_dict(f"{run.info.artifact_uri}/made/a.json") == {"a": 1}
+    assert tracked.list_artifacts(run.info.run_id, "plain.txt") == []
+    with pytest.raises(MlflowException, match="'none'"):
+        tracked.download_artifacts(run.info.run_id, "none")
+
+
+def test_a_model_is_logged_and_loaded(root: str, tracked: MlflowClient, tmp_path: Path) -> None:
+    experiment = tracked.create_experiment("e", artifact_location=root)
+    code = save_model(tmp_path, 3)
+    with mlflow.start_run(experiment_id=experiment) as run:
+        mlflow.log_artifacts(str(code), "model")
+    loaded = mlflow.pyfunc.load_model(f"runs:/{run.info.run_id}/model")
+    assert list(loaded.predict(pd.DataFrame({"x": [1.5]}))) == [3]
+
+
+def test_gc_removes_the_artifacts_of_deleted_runs_and_no_others(
+    root: str, tracked: MlflowClient, tmp_path: Path
+) -> None:
+    experiment = tracked.create_experiment("e", artifact_location=root)
+    runs = []
+    for text in ("kept", "deleted"):
+        with mlflow.start_run(experiment_id=experiment) as run:
+            mlflow.log_text(text, "d/file.txt")
+        runs.append(run.info)
+    tracked.delete_run(runs[1].run_id)
+    subprocess.run(
+        [sys.executable, "-m", "mlflow", "gc", "--backend-store-uri", mlflow.get_tracking_uri()],
+        check=True, capture_output=True, timeout=120,
+    )  # fmt: skip
+    assert mlflow.artifacts.load_text(f"{runs[0].artifact_uri}/d/file.txt") == "kept"
+    assert get_artifact_repository(runs[1].artifact_uri).list_artifacts() == []
+
+
+@pytest.fixture(scope="module")
+def server(
+    database: DatabaseServer, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[MlflowServer]:
+    """A server that keeps its clients' artifacts in PostgreSQL."""
+    destination = f"postgresql://127.0.0.1:{database.port}/postgres/of-the-server"
+    folder = tmp_path_factory.mktemp("server")
+    with mlflow_server(folder, environment=VARIABLES, destination=destination) as server:
+        yield server
+
+
+@pytest.fixture
+def proxying(server: MlflowServer, monkeypatch: pytest.MonkeyPatch) -> MlflowServer:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", server.url)
+    mlflow.set_tracking_uri(server.url)
+    return server
+
+
+def test_the_server_keeps_what_its_clients_send_without_credentials_of_theirs(
+    proxying: MlflowServer, tmp_path: Path
+) -> None:
+    given = folder_of(tmp_path, but="%#?")  # which MLflow's client does not encode
+    with mlflow.start_run() as run:
+        mlflow.log_artifacts(str(given), "all")
+    assert run.info.artifact_uri.startswith("mlflow-artifacts:")
+    found = mlflow.artifacts.download_artifacts(
+        run_id=run.info.run_id, artifact_path="all", dst_path=str(tmp_path)
+    )
+    assert contents(Path(found)) == contents(given)
+
+
+@pytest.mark.parametrize(
+    "place", ["sqlite:///{folder}/other.db", "postgresql://127.0.0.1:{port}/postgres/elsewhere"]
+)
+def test_the_server_opens_no_other_place_for_a_client(
+    proxying: MlflowServer, database: DatabaseServer, tmp_path: Path, place: str
+) -> None:
+    uri = place.format(folder=tmp_path, port=database.port)
+    client = MlflowClient()
+    run = client.create_run(client.create_experiment(tmp_path.name, artifact_location=uri))
+    with pytest.raises(urllib.error.HTTPError) as refused:
+        proxying.api("GET", f"artifacts/list?run_id={run.info.run_id}")  # as its page does
+    assert refused.value.code == 400
+    assert "lies outside of the artifact root" in refused.value.read().decode()
+    assert not (tmp_path / "other.db").exists()
+
+
+def test_a_password_in_a_uri_works_with_a_warning_and_is_never_shown(
+    database: DatabaseServer,
+    tracked: MlflowClient,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    uri = f"postgresql://{USER}:{PASSWORD}@127.0.0.1:{database.port}/postgres/{tmp_path.name}"
+    repository = get_artifact_repository(uri)
+    assert PASSWORD not in repr(repository)
+    assert "a password in a URI is shown" in caplog.text
+    (tmp_path / "a.txt").write_text("a")
+    repository.log_artifact(str(tmp_path / "a.txt"))
+    assert [f.path for f in repository.list_artifacts()] == ["a.txt"]
+    with pytest.raises(MlflowException) as told:
+        repository.download_artifacts("none", str(tmp_path))
+    assert PASSWORD not in str(told.value) + caplog.text
+
+
+def test_a_disk_that_is_full_leaves_no_half_of_a_download(
+    root: str, tracked: MlflowClient, tmp_path: Path
+) -> None:
+    repository = get_artifact_repository(root)
+    (tmp_path / "large").write_bytes(random.randbytes(3_000_000))
+    repository.log_artifact(str(tmp_path / "large"))
+    into = tmp_path / "full"
+    into.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "none", str(into)], check=True)
+    try:
+        with pytest.raises(MlflowException, match="No space left on device"):
+            repository.download_artifacts("large", str(into))
+        assert list(into.iterdir()) == []
+    finally:
+        subprocess.run(["umount", str(into)], check=True)
+
+
+KILLED = """
+import io, os, sys
+from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+class Dies(io.RawIOBase):
+    left = 6
+    def readable(self): return True
+    def readinto(self, buffer):
+        self.left -= 1
+        if self.left == 0:
+            os.kill(os.getpid(), 9)
+        buffer[:] = b"x" * len(buffer)
+        return len(buffer)
+get_artifact_repository(sys.argv[1])._store.put("d/new", io.BufferedReader(Dies(), 1024 * 1024))
+"""
+
+
+def test_an_upload_whose_process_is_killed_is_not_there(root: str, tracked: MlflowClient) -> None:
+    repository = get_artifact_repository(root)
+    done = subprocess.run([sys.executable, "-c", KILLED, root], check=False, timeout=120)
+    assert done.returncode == -9
+    assert [f.path for f in repository.list_artifacts()] in ([], ["d"])
+    assert repository.list_artifacts("d") == []
+
+
+def test_mlflow_finds_nothing_that_it_wants_and_a_repository_has_not() -> None:
+    """MLflow's base classes do not refuse what is missing: it would return nothing."""
+    wanted = {
+        name
+        for base in ExecArtifactRepository.__mro__
+        for name, member in vars(base).items()
+        if getattr(member, "__isabstractmethod__", False)
+    }
+    assert wanted
+    missing = [name for name in wanted if name not in vars(ExecArtifactRepository)]
+    assert missing == []
+    assert issubclass(ExecArtifactRepository, ArtifactRepository)
+
+
+def test_installing_it_costs_no_import_of_a_database() -> None:
+    program = (
+        "import json, sys; import mlflow.store.artifact.artifact_repository_registry; "
+        "print(json.dumps([m for m in sys.modules if m.startswith('mlflow_exec.storage') "
+        "or m.split('.')[0] in ('psycopg', 'pymysql', 'pyodbc')]))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], check=True, capture_output=True, text=True,
+        env={**os.environ, "PYTHONWARNINGS": "ignore"},
+    )  # fmt: skip
+    assert json.loads(done.stdout) == []
