@@ -36,6 +36,7 @@ demo: $(VENV)/.for-demo ## Train on an embedded Ray; show the run and its log; s
 PYTEST := $(BIN)/python -m pytest -m "not large" $(PYTEST_ARGS)
 SERVING_TESTS := $(wildcard $(addprefix tests/mlflow/test_,ray_serve*.py k8s_deployments*.py serve*.py))
 RAY_TESTS := $(wildcard $(addsuffix /test_ray*.py,tests/conformance tests/mlflow))
+STORE_TESTS := $(wildcard tests/conformance/test_stores*.py tests/mlflow/test_artifacts*.py)
 YARN_TESTS := $(wildcard $(addsuffix /test_yarn*.py,tests/clusters tests/conformance tests/mlflow tests/unit))
 
 test: test-first-half test-second-half test-elsewhere test-yarn ## Run the tests; with -j4 in a third of the time.
@@ -55,7 +56,7 @@ test-elsewhere: setup
 	    --ignore-glob 'tests/unit/test_yarn*' tests/unit $(RAY_TESTS)
 
 test-yarn: setup
-	$(PYTEST) $(YARN_TESTS) tests/unit/runtime tests/docs
+	$(PYTEST) $(YARN_TESTS) $(STORE_TESTS) tests/unit/runtime tests/docs
 
 test-serving: setup ## Run those of the tests that are of serving.
 	$(PYTEST) $(SERVING_TESTS) tests/unit/scoring
