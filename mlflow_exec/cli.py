@@ -330,21 +330,27 @@ def schema(backend: str, output: str) -> None:
 
 
 @cli.command()
-@click.argument("backend", required=False, type=_BACKENDS)
+@click.argument("what", required=False, metavar="[BACKEND | URI]")
 @click.option("--target", "-t", metavar="URI", help="A deployment target instead of a backend.")
 @_config
 @output_option
-def doctor(backend: str | None, target: str | None, config: str | None, output: str) -> None:
+def doctor(what: str | None, target: str | None, config: str | None, output: str) -> None:
     """Say what is installed, which cluster is reached as whom, and what is missing.
 
-    Exits with 1 if something is missing.
+    Given is a backend, all of them where none is, or the URI of an artifact location: then
+    a small file is written, listed, read and removed there. Exits with 1 if something is missing.
     """
     from mlflow_exec.runs.diagnosis import diagnose, diagnose_target
+    from mlflow_exec.runs.diagnosis_artifacts import diagnose_location
 
-    if target and backend:
+    if target and what:
         raise click.UsageError("a backend or '--target' / '-t', not both.")
     given = parse_config(config)
-    findings = list(diagnose_target(target, given) if target else diagnose(backend, given))
+    if what and ":" in what:
+        findings = list(diagnose_location(what))
+    else:
+        backend = registry.backend(what).name if what else None
+        findings = list(diagnose_target(target, given) if target else diagnose(backend, given))
     lines = []
     for item in findings:
         lines.append(f"{'ok     ' if item.ok else 'MISSING'} {item.subject}: {item.detail}")

@@ -15,6 +15,7 @@ from mlflow_exec.credentials import hide, without_credentials
 from mlflow_exec.errors import MissingExtraError, MlflowExecError
 from mlflow_exec.reports import Finding
 from mlflow_exec.runs.deploy import place
+from mlflow_exec.runs.diagnosis_artifacts import open_passwords
 from mlflow_exec.settings import parse_settings
 
 _SDKS = {"k8s": "kubernetes", "ray": "ray", "yarn": "skein"}
@@ -28,7 +29,7 @@ def diagnose(backend: str | None, config: Mapping[str, Any]) -> Iterator[Finding
         config: Settings of that backend.
     """
     yield Finding(True, "mlflow-exec", f"{version('mlflow-exec')} with MLflow {version('mlflow')}")
-    yield _tracking()
+    yield from _tracking()
     for item in registry.BACKENDS:
         if backend in (None, item.name):
             yield from _backend(item, config if backend else {}, asked=backend is not None)
@@ -42,7 +43,7 @@ def diagnose_target(target_uri: str, config: Mapping[str, Any]) -> Iterator[Find
         config: Settings of it.
     """
     yield Finding(True, "mlflow-exec", f"{version('mlflow-exec')} with MLflow {version('mlflow')}")
-    yield _tracking()
+    yield from _tracking()
     try:
         for finding in place(target_uri, config).target.diagnose():
             subject = f"{target_uri}: {finding.subject}"
@@ -51,15 +52,17 @@ def diagnose_target(target_uri: str, config: Mapping[str, Any]) -> Iterator[Find
         yield Finding(False, target_uri, str(error))
 
 
-def _tracking() -> Finding:
+def _tracking() -> Iterator[Finding]:
     uri = mlflow.get_tracking_uri()
     shown = without_credentials(uri)
     try:
-        MlflowClient(uri).search_experiments(max_results=1)
+        client = MlflowClient(uri)
+        client.search_experiments(max_results=1)
+        yield Finding(True, "tracking server", shown)
+        yield from open_passwords(client)
     except (MlflowException, OSError) as error:
         way = "Set MLFLOW_TRACKING_URI, and MLFLOW_TRACKING_TOKEN or _USERNAME and _PASSWORD."
-        return Finding(False, "tracking server", f"{shown}: {hide(str(error))}", way)
-    return Finding(True, "tracking server", shown)
+        yield Finding(False, "tracking server", f"{shown}: {hide(str(error))}", way)
 
 
 def _backend(

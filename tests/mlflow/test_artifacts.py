@@ -54,8 +54,8 @@ def root(
 
 @pytest.fixture
 def tracked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> MlflowClient:
+    mlflow.set_tracking_uri(None)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/tracking.db")
-    mlflow.set_tracking_uri(f"sqlite:///{tmp_path}/tracking.db")
     return MlflowClient()
 
 
@@ -135,8 +135,8 @@ def server(
 
 @pytest.fixture
 def proxying(server: MlflowServer, monkeypatch: pytest.MonkeyPatch) -> MlflowServer:
+    mlflow.set_tracking_uri(None)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", server.url)
-    mlflow.set_tracking_uri(server.url)
     return server
 
 
