@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import os
 import random
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -36,20 +35,26 @@ class Stored:
     store: Callable[[str], Store]
 
 
-class Cut(io.RawIOBase):
-    """Random content that breaks off, as when the disk that it is read from goes."""
+class Random(io.RawIOBase):
+    """Random content of a size; it may break off then, as when a disk is gone."""
 
-    def __init__(self, size_bytes: int) -> None:
+    def __init__(
+        self, size_bytes: int, digest: hashlib._Hash | None = None, *, breaks: bool = False
+    ) -> None:
         self._left = size_bytes
+        self._digest = digest
+        self._breaks = breaks
 
     def readable(self) -> bool:
         return True
 
     def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
-        if self._left <= 0:
+        if self._left <= 0 and self._breaks:
             raise OSError("the disk is gone")
         count = min(len(buffer), self._left)
         buffer[:count] = random.randbytes(count)
+        if self._digest is not None:
+            self._digest.update(buffer[:count])
         self._left -= count
         return count
 
@@ -132,10 +137,11 @@ class StoreConformance:
         assert store.entries("foo.txt") == []
         assert store.entries("none") == []
 
-    def test_many_files_in_one_folder_are_all_listed(self, store: Store) -> None:
+    @pytest.mark.parametrize("count", [300, pytest.param(10_000, marks=pytest.mark.large)])
+    def test_many_files_in_one_folder_are_all_listed(self, store: Store, count: int) -> None:
         with ThreadPoolExecutor(8) as pool:
-            list(pool.map(lambda i: put(store, f"many/{i:04}", b"%d" % i), range(300)))
-        assert [e.path for e in store.entries("many")] == [f"many/{i:04}" for i in range(300)]
+            list(pool.map(lambda i: put(store, f"many/{i:05}", b"%d" % i), range(count)))
+        assert [e.path for e in store.entries("many")] == [f"many/{i:05}" for i in range(count)]
 
     def test_a_file_is_replaced_by_another_one(self, store: Store) -> None:
         put(store, "a", b"1" * 3_000_000)
@@ -166,7 +172,7 @@ class StoreConformance:
         self, store: Store, size_bytes: int
     ) -> None:
         put(store, "d/kept", b"before")
-        broken: BinaryIO = io.BufferedReader(Cut(size_bytes))
+        broken: BinaryIO = io.BufferedReader(Random(size_bytes, breaks=True))
         for path in ("d/new", "d/kept"):
             with pytest.raises(OSError, match="the disk is gone"):
                 store.put(path, broken)
@@ -210,25 +216,15 @@ class StoreConformance:
         assert sibling.entries("") == []
         sibling.close()
 
-    def test_a_large_file_is_never_in_memory_as_a_whole(self, store: Store) -> None:
-        size_bytes = int(os.environ.get("MLFLOW_EXEC_TEST_LARGE_FILE_BYTES", 64 * 1024 * 1024))
-        sent, back = hashlib.sha256(), hashlib.sha256()
-
-        class Endless(io.RawIOBase):
-            left = size_bytes
-
-            def readable(self) -> bool:
-                return True
-
-            def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
-                count = min(len(buffer), self.left)
-                buffer[:count] = random.randbytes(count)
-                sent.update(buffer[:count])
-                self.left -= count
-                return count
-
-        store.put("large", io.BufferedReader(Endless()))
-        largest = 0
+    @pytest.mark.parametrize(
+        "size_bytes",
+        [256 * 1024**2, pytest.param(5 * 1024**3, marks=pytest.mark.large)],
+        ids=["256 MiB", "5 GiB"],
+    )
+    def test_a_large_file_passes_in_small_pieces(self, store: Store, size_bytes: int) -> None:
+        sent, back, largest = hashlib.sha256(), hashlib.sha256(), 0
+        store.put("large", io.BufferedReader(Random(size_bytes, sent), 1024 * 1024))
+        assert store.entries("") == [Entry("large", False, size_bytes)]
         for piece in store.read("large"):
             back.update(piece)
             largest = max(largest, len(piece))

@@ -228,6 +228,36 @@ def test_an_upload_whose_process_is_killed_is_not_there(root: str, tracked: Mlfl
     assert repository.list_artifacts("d") == []
 
 
+MEASURED = """
+import resource, sys
+from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+import mlflow
+uri, file, into = sys.argv[1:]
+repository = get_artifact_repository(uri)
+repository.list_artifacts()
+def peak_mb():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+idle_mb = peak_mb()
+repository.log_artifact(file)
+sent_mb = peak_mb()
+repository.download_artifacts("large", into)
+print(sent_mb - idle_mb, peak_mb() - idle_mb)
+"""
+
+
+def test_memory_does_not_grow_with_the_size_of_a_file(
+    root: str, tracked: MlflowClient, tmp_path: Path
+) -> None:
+    large, into = tmp_path / "large", tmp_path / "into"
+    into.mkdir()
+    with large.open("wb") as file:
+        file.truncate(256 * 1024**2)
+    words = [sys.executable, "-W", "ignore", "-c", MEASURED, root, str(large), str(into)]
+    done = subprocess.run(words, check=True, capture_output=True, text=True, timeout=300)
+    assert (into / "large").stat().st_size == large.stat().st_size
+    assert [float(grown) < 100 for grown in done.stdout.split()] == [True, True], done.stdout
+
+
 def test_mlflow_finds_nothing_that_it_wants_and_a_repository_has_not() -> None:
     """MLflow's base classes do not refuse what is missing: it would return nothing."""
     wanted = {
