@@ -6,7 +6,8 @@
 4. a folder with a file for each field, as Kubernetes mounts a Secret;
 5. nothing of ours: the SDK's own chain, or none.
 
-Files and commands are read when a value is used, so what is changed there counts from then on.
+Files are read when a value is used, so what is changed there counts from then on. A credential says
+for which hosts it is: whoever may store a URI could else have it sent anywhere.
 """
 
 from __future__ import annotations
@@ -26,8 +27,9 @@ from typing import Any
 
 import yaml
 
-from mlflow_exec.credentials import Secret
+from mlflow_exec.credentials import Secret, hide
 from mlflow_exec.errors import CredentialError
+from mlflow_exec.schemes import Authority
 from mlflow_exec.server_policy import is_server
 from mlflow_exec.uris import CRED, Location
 
@@ -39,7 +41,11 @@ FOLDER = "MLFLOW_EXEC_CREDENTIALS_DIR"
 """The variable that names the folder of a mounted Secret."""
 STRICT = "MLFLOW_EXEC_STRICT"
 """The variable by which a password in a URI is refused."""
-_FIELDS = ("user", "password", "token", "key_id", "key_secret", "session_token", "private_key")
+_HOSTS = "hosts"
+_PLAIN = (_HOSTS, "user")
+_FIELDS = (
+    *_PLAIN, "password", "token", "key_id", "key_secret", "session_token", "private_key",
+)  # fmt: skip
 _EXEC_S = 60.0
 # What a command says lives so long is asked for anew a little before.
 _EARLIER_S = 30.0
@@ -60,7 +66,9 @@ class Credential:
     def get(self, name: str) -> str | None:
         """Return a value as it is now; None where there is none."""
         found = self.fields.get(name)
-        return found.reveal() if found is not None else None
+        if found is None:
+            return None
+        return found.plain() if name in _PLAIN else found.reveal()
 
 
 NOTHING = Credential("nothing of ours; the SDK's own chain where it has one")
@@ -72,20 +80,33 @@ def find_credential(
     """Return the credential of a location.
 
     Raises:
-        CredentialError: It is named and not there, may not be read by others than its owner, or is
-            in a URI where that is refused.
+        CredentialError: It is named and not there, may not be read by others than its owner, is in
+            a URI where that is refused, or is for other hosts.
     """
     env = os.environ if environment is None else environment
-    if location.cred is not None:
-        return _entry(location.cred, env)
     if location.password is not None:
-        return _in_uri(location, location.password, env)
-    variables = _variables(location, env)
-    if variables.fields:
-        return variables
-    if env.get(FOLDER):
-        return _mounted(Path(env[FOLDER]), env)
-    return NOTHING
+        in_uri = _in_uri(location, location.password, env)
+        if location.cred is None:
+            return in_uri
+    if location.cred is not None:
+        found = _entry(location.cred, env)
+    elif not (found := _variables(location, env)).fields:
+        found = _mounted(Path(env[FOLDER])) if env.get(FOLDER) else NOTHING
+    _check_host(location, found)
+    return found
+
+
+def _check_host(location: Location, credential: Credential) -> None:
+    if location.scheme.authority is not Authority.HOST or not credential.fields:
+        return
+    port = location.port if location.port is not None else location.scheme.port
+    hosts = (credential.get(_HOSTS) or "").replace(",", " ").split()
+    if location.host not in hosts and f"{location.host}:{port}" not in hosts:
+        raise CredentialError(
+            f"{location}: the credential from {credential.source} is for "
+            f"{', '.join(hosts) or 'no host'}; if it may be sent there, name {location.host} in "
+            f"its {_HOSTS!r}"
+        )
 
 
 def _in_uri(location: Location, password: Secret, env: Mapping[str, str]) -> Credential:
@@ -104,7 +125,7 @@ def _variables(location: Location, env: Mapping[str, str]) -> Credential:
     for name, variables in location.scheme.environment:
         for variable in variables:
             if env.get(variable):
-                secret = Secret.of(env[variable], f"environment variable {variable}")
+                secret = _of_variable(variable, env)
             elif env.get(f"{variable}_FILE"):
                 secret = _of_file(Path(env[f"{variable}_FILE"]))
             else:
@@ -115,7 +136,11 @@ def _variables(location: Location, env: Mapping[str, str]) -> Credential:
     return Credential(", ".join(names), found)
 
 
-def _mounted(folder: Path, env: Mapping[str, str]) -> Credential:
+def _of_variable(variable: str, env: Mapping[str, str]) -> Secret:
+    return Secret(f"environment variable {variable}", lambda: env.get(variable, ""))
+
+
+def _mounted(folder: Path) -> Credential:
     try:
         names = sorted(path.name for path in folder.iterdir() if path.name in _FIELDS)
     except OSError as error:
@@ -151,7 +176,7 @@ def _entry(name: str, env: Mapping[str, str]) -> Credential:
     if not isinstance(entry, Mapping) or not entry:
         raise CredentialError(f"{where}: fields are needed: {', '.join(_FIELDS)}, or exec")
     if "exec" in entry:
-        return _of_command(entry, where)
+        return _of_command(entry, where, env)
     return Credential(where, {key: _value(key, entry[key], where, env) for key in entry})
 
 
@@ -173,6 +198,8 @@ def _read(path: Path) -> Mapping[str, Any]:
 def _value(key: str, value: Any, where: str, env: Mapping[str, str]) -> Secret:
     if key not in _FIELDS:
         raise CredentialError(f"{where}: unknown field {key!r}; known: {', '.join(_FIELDS)}, exec")
+    if key == _HOSTS and isinstance(value, list):
+        return Secret.of(" ".join(map(str, value)), where)
     if isinstance(value, str):
         return Secret.of(value, where)
     if isinstance(value, Mapping) and len(value) == 1:
@@ -180,7 +207,7 @@ def _value(key: str, value: Any, where: str, env: Mapping[str, str]) -> Secret:
         if kind == "file":
             return _of_file(Path(str(name)).expanduser())
         if kind == "env" and env.get(str(name)):
-            return Secret.of(env[str(name)], f"environment variable {name}")
+            return _of_variable(str(name), env)
         if kind == "env":
             raise CredentialError(f"{where}: {key}: the variable {name} is not set")
     raise CredentialError(f"{where}: {key}: a text, {{env: NAME}} or {{file: PATH}} is needed")
@@ -189,12 +216,14 @@ def _value(key: str, value: Any, where: str, env: Mapping[str, str]) -> Secret:
 # -- commands -------------------------------------------------------------------------------
 
 
-def _of_command(entry: Mapping[str, Any], where: str) -> Credential:
+def _of_command(entry: Mapping[str, Any], where: str, env: Mapping[str, str]) -> Credential:
     command = entry["exec"]
-    if set(entry) != {"exec"} or not isinstance(command, list) or not command:
-        raise CredentialError(f"{where}: exec: a list of words is needed, and no other field")
+    others = {key: value for key, value in entry.items() if key != "exec"}
+    if not set(others) <= {_HOSTS} or not isinstance(command, list) or not command:
+        raise CredentialError(f"{where}: exec: a list of words is needed, and only hosts beside it")
     run = _Command([str(word) for word in command], where)
-    return Credential(where, {name: run.field(name) for name in run.now()})
+    fields = {name: run.field(name) for name in run.now()}
+    return Credential(where, {**fields, **{k: _value(k, v, where, env) for k, v in others.items()}})
 
 
 class _Command:
@@ -224,10 +253,10 @@ class _Command:
                 check=False, text=True,
             )  # fmt: skip
         except (OSError, subprocess.TimeoutExpired, ValueError) as error:
-            raise CredentialError(f"{self._where}: {type(error).__name__}") from error
+            raise CredentialError(f"{self._where}: {type(error).__name__}") from None
         if done.returncode:
             last = (done.stderr.strip().splitlines() or [""])[-1]
-            raise CredentialError(f"{self._where}: exit code {done.returncode}: {last[:300]}")
+            raise CredentialError(f"{self._where}: exit code {done.returncode}: {hide(last)[:300]}")
         try:
             found = json.loads(done.stdout)
             status = found.get("status", found)

@@ -53,6 +53,10 @@ class Secret:
         _revealed.add(value.strip())
         return value
 
+    def plain(self) -> str:
+        """Return the value of what is kept beside secrets and is none, such as a user's name."""
+        return self._read()
+
     def __repr__(self) -> str:
         return f"Secret(*** from {self.source})"
 

@@ -46,7 +46,11 @@ class Scheme:
 
 _DATABASE = "mlflow_exec.storage.database:DatabaseStore"
 
-_SQL = (("user", ("MLFLOW_EXEC_SQL_USER",)), ("password", ("MLFLOW_EXEC_SQL_PASSWORD",)))
+_SQL = (
+    ("hosts", ("MLFLOW_EXEC_SQL_HOST",)),
+    ("user", ("MLFLOW_EXEC_SQL_USER",)),
+    ("password", ("MLFLOW_EXEC_SQL_PASSWORD",)),
+)
 _MSSQL_OPTIONS = ("driver", "Encrypt", "TrustServerCertificate")
 
 SCHEMES: tuple[Scheme, ...] = (

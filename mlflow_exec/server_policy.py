@@ -12,14 +12,17 @@ from collections.abc import Iterator, Mapping
 from mlflow_exec.errors import LocationError
 from mlflow_exec.uris import Location
 
-# mlflow/server/constants.py of 3.5 to 3.17: what `mlflow server` exports to its workers.
+# mlflow/server of 3.5 to 3.17: what `mlflow server` exports to its workers.
 _ROOTS = ("_MLFLOW_SERVER_ARTIFACT_ROOT", "_MLFLOW_SERVER_ARTIFACT_DESTINATION")
 ALLOWED = "MLFLOW_EXEC_ALLOWED_LOCATIONS"
 """URIs of further places, between white space."""
 
 
 def is_server(environment: Mapping[str, str] = os.environ) -> bool:
-    """Whether this process serves MLflow's clients, or works for one that does."""
+    """Whether this process serves MLflow's clients, or works for one that does.
+
+    Known by what ``mlflow server`` exports; who runs MLflow's app otherwise has to export it, too.
+    """
     return any(environment.get(name) for name in _ROOTS)
 
 
@@ -35,7 +38,9 @@ def check_in_server(location: Location, environment: Mapping[str, str] = os.envi
         raise LocationError(
             f"{str(location)!r}: a server opens no URI with a password in it; write ?cred=NAME"
         )
-    if not any(place.contains(location) for place in _named(environment)):
+    who = (location.user, location.cred)
+    named = list(_named(environment))
+    if not any(place.contains(location) and (place.user, place.cred) == who for place in named):
         raise LocationError(
             f"{str(location)!r}: lies outside of the artifact root and destination of this server; "
             f"its operator allows further places by {ALLOWED}"
@@ -48,4 +53,6 @@ def _named(environment: Mapping[str, str]) -> Iterator[Location]:
         try:
             yield Location.parse(text)
         except LocationError:
-            continue  # one of MLflow's own
+            if text in texts:
+                continue  # one of MLflow's own
+            raise

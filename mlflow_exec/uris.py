@@ -18,6 +18,9 @@ from mlflow_exec.errors import LocationError
 from mlflow_exec.schemes import BY_NAME, Authority, Scheme
 
 _LONGEST = 4096
+_SHOWN = 200
+# They turn the direction of a text, so that it shows as another one.
+_TURNS = "\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
 _URI = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):(?://([^/?]*))?([^?]*)(?:\?(.*))?", re.DOTALL)
 _AUTHORITY = re.compile(
     r"(?:([^:@]*)(?::([^@]*))?@)?(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)?(?::([0-9]*))?"
@@ -142,18 +145,23 @@ def artifact_names(path: str) -> tuple[str, ...]:
 
 
 def _refuse(text: str, why: str) -> NoReturn:
-    shown = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text[:200])
+    """Raise the error, which shows nothing that could be a password, however it was meant."""
+    before, slashes, rest = text.partition("//")
+    shown = before + slashes + rest.rpartition("@")[2]
+    shown = shown.partition("?")[0][:_SHOWN]
+    shown = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in shown)
     raise LocationError(f"{hide(shown)!r}: {why}")
 
 
 def _has_controls(text: str) -> bool:
-    return any(unicodedata.category(c) in ("Cc", "Cf", "Cs", "Zl", "Zp") for c in text)
+    return any(unicodedata.category(c) in ("Cc", "Cs", "Zl", "Zp") or c in _TURNS for c in text)
 
 
 def _checked_text(text: str) -> str:
     if len(text) > _LONGEST:
         _refuse(text, f"longer than {_LONGEST} characters")
-    if _has_controls(text) or any(c.isspace() for c in text):
+    # MLflow joins names to URIs as they are, and blanks are common in them.
+    if _has_controls(text) or any(c.isspace() and c != " " for c in text):
         _refuse(text, "white space and control characters are not allowed")
     for mark, what in (("#", "a fragment"), ("\\", "a backslash"), (";", "a parameter")):
         if mark in text:

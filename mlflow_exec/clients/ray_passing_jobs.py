@@ -59,8 +59,8 @@ def run_passing_job(
     """
     job_id = f"{name}-{secrets.token_hex(4)}"
     end_s = time.monotonic() + timeout_s
-    _submit(client, {**job, "submission_id": job_id}, min(timeout_s, PATIENCE_S))
     try:
+        _submit(client, {**job, "submission_id": job_id}, min(timeout_s, PATIENCE_S))
         record = _followed(client, job_id, end_s)
         passed = Passed(str(record.get("status") or ""), str(record.get("message") or ""), "")
         if passed.is_over and record:
@@ -101,9 +101,11 @@ def _remove(client: RayClient, job_id: str) -> None:
     Ray looks at each job once a second, and writes a failure for one that it finds without a record
     before it has seen its end.
     """
-    record = client.job(job_id)
-    if record and record["status"] not in _ENDS:
-        client.stop(job_id)
+    record = repeated(partial(client.job, job_id))
+    if record is None:
+        return
+    if record["status"] not in _ENDS:
+        repeated(partial(client.stop, job_id))
         _followed(client, job_id, time.monotonic() + _STOP_S)
     client.delete(job_id)
     end_s = time.monotonic() + _SEEN_S

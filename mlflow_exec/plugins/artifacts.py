@@ -102,7 +102,7 @@ class ExecArtifactRepository(ArtifactRepository, _Streams):  # type: ignore[misc
 
     def _download_file(self, remote_file_path: str, local_path: str | Path) -> None:
         """Bring one file; it is there as a whole, or not at all."""
-        part = f"{local_path}.{uuid.uuid4().hex[:8]}.part"
+        part = os.path.join(os.path.dirname(local_path), f".{uuid.uuid4().hex}.part")
         try:
             with _as_mlflow(), open(part, "wb") as file:
                 for piece in self._store.read(_folder(remote_file_path)):

@@ -38,6 +38,8 @@ async def in_a_thread(put: Callable[[BinaryIO], None], chunks: AsyncIterable[byt
     except BaseException as error:
         await give(error)
         await asyncio.wait({reading})
+        if not reading.cancelled():
+            reading.exception()  # told by the one that is raised
         raise
     await reading
 

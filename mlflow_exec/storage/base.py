@@ -55,7 +55,7 @@ class Store(ABC):
 
         Args:
             path: Of the file; its folders are made.
-            content: Read to its end. What can be rewound is sent anew after a fault that may pass.
+            content: Read to its end, once.
         """
 
     @abstractmethod

@@ -11,7 +11,7 @@ import logging
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any, BinaryIO
 
 import sqlalchemy as sa
@@ -24,11 +24,9 @@ from mlflow_exec.storage.database_connection import Database, TakenError
 from mlflow_exec.uris import Location, artifact_names
 
 _LOG = logging.getLogger(__name__)
-_PIECE_BYTES = 1024 * 1024
 _READ_AT_ONCE = 4
 _REMOVED_AT_ONCE = 200
-# So many pieces after each other a writer says that it lives.
-_SIGN_OF_LIFE = 256
+_TRIES = 10
 _ABANDONED = timedelta(days=1)
 
 
@@ -45,26 +43,27 @@ class DatabaseStore(Store):
     def put(self, path: str, content: BinaryIO) -> None:
         """See `Store`."""
         names, new, digest = self._names(path), uuid.uuid4().hex, Digest()
-        pieces = pieces_of(content, _PIECE_BYTES)
+        pieces = pieces_of(content)
         first, second = next(pieces, b""), next(pieces, None)
         digest.add(first)
         try:
-            self._make_folders(names[:-1])
             if second is None:
                 self._show(names, new, digest, lambda c: _begin(c, new, first))
-                return
-            with suppress(TakenError):  # by a try whose answer was lost
-                self._database.write(lambda connection: _begin(connection, new, first))
-            number = 1
-            while second is not None:
-                digest.add(second)
-                self._add_piece(new, number, second)
-                number, second = number + 1, next(pieces, None)
-            self._show(names, new, digest)
+            else:
+                with suppress(TakenError):  # by a try whose answer was lost
+                    self._database.write(lambda connection: _begin(connection, new, first))
+                number = 1
+                while second is not None:
+                    digest.add(second)
+                    self._add_piece(new, number, second)
+                    number, second = number + 1, next(pieces, None)
+                self._show(names, new, digest)
         except BaseException:
-            self._try_to_remove(new)
+            self._clean(lambda: self._remove(new))
             raise
-        self._sweep_once()
+        if not self._is_swept:
+            self._is_swept = True
+            self._clean(self._sweep)
 
     def read(self, path: str) -> Iterator[bytes]:
         """See `Store`."""
@@ -97,10 +96,13 @@ class DatabaseStore(Store):
         names = self._names(path)
         row = self._database.read(lambda connection: tables.row_of(connection, names))
         rows = [*([row] if row is not None else []), *self._below(names)]
-        rows.sort(key=lambda row: row.path.count("/"), reverse=True)  # no folder before its files
-        for start in range(0, len(rows), _REMOVED_AT_ONCE):
-            self._forget(rows[start : start + _REMOVED_AT_ONCE])
-        self._sweep()
+        files = [row.path_sha256 for row in rows if row.content is not None]
+        for start in range(0, len(files), _REMOVED_AT_ONCE):
+            self._remove_files(files[start : start + _REMOVED_AT_ONCE])
+        folders = [row for row in rows if row.content is None]
+        for row in sorted(folders, key=lambda row: row.path.count("/"), reverse=True):
+            self._remove_folder(row.path_sha256)
+        self._clean(self._sweep)
 
     def close(self) -> None:
         """See `Store`."""
@@ -111,22 +113,11 @@ class DatabaseStore(Store):
     def _names(self, path: str) -> tuple[str, ...]:
         return (*self._root, *artifact_names(path))
 
-    def _make_folders(self, names: tuple[str, ...]) -> None:
-        for folder in self._database.read(lambda c: tables.missing_folders(c, names)):
-            with suppress(TakenError):
-                self._insert_folder(folder)
-
-    def _insert_folder(self, names: Sequence[str]) -> None:
-        self._database.write(lambda connection: tables.insert_folder(connection, names))
-
     def _add_piece(self, content: str, number: int, piece: bytes) -> None:
-        def add(connection: sa.Connection) -> None:
-            tables.insert_piece(connection, content, number, piece)
-            if number % _SIGN_OF_LIFE == 0:
-                tables.is_alive(connection, content)
-
         with suppress(TakenError):  # by a try whose answer was lost
-            self._database.write(add)
+            self._database.write(
+                lambda connection: tables.insert_piece(connection, content, number, piece)
+            )
 
     def _show(
         self,
@@ -142,12 +133,15 @@ class DatabaseStore(Store):
                 before(connection)
             tables.show(connection, names, content, digest)
 
-        try:
-            self._database.write(show)
-        except TakenError:  # another writer of the same file, or a try whose answer was lost
-            row = self._database.read(lambda connection: tables.row_of(connection, names))
-            if row is None or row.content != content:
+        for left in reversed(range(_TRIES)):
+            try:
                 self._database.write(show)
+                return
+            except TakenError:  # others made the file or a folder, or an answer was lost
+                if self._database.read(lambda c: tables.was_shown(c, content)):
+                    return
+                if not left:
+                    raise
 
     def _pieces(self, content: str, number: int) -> list[bytes]:
         return self._database.read(
@@ -164,12 +158,17 @@ class DatabaseStore(Store):
             rows += found
         return rows
 
-    def _forget(self, rows: Sequence[Any]) -> None:
-        for content in self._database.write(lambda c: tables.remove_rows(c, rows)):
+    def _remove_files(self, hashes: Sequence[str]) -> None:
+        for content in self._database.write(lambda c: tables.remove_files(c, hashes)):
             self._remove(content)
 
-    def _remove(self, content: str) -> None:
-        """Remove a content, some pieces at a time."""
+    def _remove_folder(self, hash_: str) -> None:
+        self._database.write(lambda connection: tables.remove_folder(connection, hash_))
+
+    def _remove(self, content: str, before: datetime | None = None) -> None:
+        """Remove a content, some pieces at a time, if no file has it."""
+        if not self._database.write(lambda c: tables.doom(c, content, before)):
+            return
         last = self._database.read(lambda connection: tables.last_piece(connection, content))
         for first in range(0, last + 1, _REMOVED_AT_ONCE):
             self._remove_pieces(content, first)
@@ -180,22 +179,18 @@ class DatabaseStore(Store):
             lambda connection: tables.remove_pieces(connection, content, first, _REMOVED_AT_ONCE)
         )
 
-    def _try_to_remove(self, content: str) -> None:
-        try:
-            self._remove(content)
-        except ArtifactError as error:
-            _LOG.warning("%s; what was sent is removed a day from now", error)
-
-    def _sweep_once(self) -> None:
-        if not self._is_swept:
-            self._is_swept = True
-            self._sweep()
-
     def _sweep(self) -> None:
         """Remove what no file has since a day: of uploads that were killed, and exchanged files."""
         before = tables.now() - _ABANDONED
         for content in self._database.read(lambda c: tables.abandoned(c, before)):
-            self._remove(content)
+            self._remove(content, before)
+
+    def _clean(self, remove: Callable[[], None]) -> None:
+        """Remove what nobody sees; what is left is removed a day later."""
+        try:
+            remove()
+        except ArtifactError as error:
+            _LOG.warning("%s; what no file has is left there, and removed later", error)
 
 
 def _begin(connection: sa.Connection, content: str, first: bytes) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -29,6 +31,16 @@ _DRIVERS = {"mysql": "mysql+pymysql", "postgresql": "postgresql+psycopg"}
 _LOG = logging.getLogger(__name__)
 _LOCK_WAIT_S = 60
 _CONNECTIONS = 10
+# Who asks a server that has vanished without a word is told so, instead of waiting for ever.
+_TIMEOUTS: dict[str, dict[str, Any]] = {
+    "mssql+pyodbc": {"timeout": 15},
+    "mysql+pymysql": {"connect_timeout": 15, "read_timeout": 120, "write_timeout": 120},
+    "postgresql+psycopg": {
+        "connect_timeout": 15, "keepalives_idle": 30, "tcp_user_timeout": 120_000,
+    },
+}  # fmt: skip
+# What others do at the same time passes: SQLite's lock, deadlocks and lock waits of the others.
+_WAITED = re.compile("deadlock|locked|lock wait|could not serialize", re.IGNORECASE)
 _RECYCLE_S = 1800
 
 
@@ -56,11 +68,13 @@ class Database:
     @classmethod
     def shared(cls, location: Location, credential: Credential) -> Database:
         """Return the one of this process for a database: MLflow makes a store for each call."""
-        password = location.password.reveal() if location.password else None
-        place = replace(location, names=location.split()[0])
-        key = (os.getpid(), place, password, credential.source)
+        password = location.password.reveal() if location.password else ""
+        place = replace(location, names=location.split()[0], password=None)
+        key = (os.getpid(), place, hashlib.sha256(password.encode()).digest(), credential.source)
         with _LOCK:
-            return _SHARED.setdefault(key, cls(location, credential))
+            found = _SHARED.setdefault(key, cls(location, credential))
+            found._credential = credential  # as it is given now
+            return found
 
     def write(self, action: Callable[[sa.Connection], T]) -> T:
         """Do something in a transaction, again where the connection is lost: so it can be repeated.
@@ -87,7 +101,9 @@ class Database:
         pauses, end_s = Pauses(), time.monotonic() + PATIENCE_S
         while True:
             try:
-                with _explained(self._location), engine.begin() as connection:
+                with _explained(self._location, connecting=True):
+                    connection = engine.connect()
+                with _explained(self._location), connection, connection.begin():
                     return action(connection)
             except _LostError as error:
                 if time.monotonic() > end_s:
@@ -100,17 +116,27 @@ class Database:
         with self._lock:
             if self._engine is None:
                 with _explained(self._location):
-                    made = make_engine(self._location, self._credential)
-                    try:
-                        TABLES.create_all(made)
-                    except DBAPIError:  # another process was before us, or it will be said again
-                        TABLES.create_all(made)
+                    made = make_engine(self._location, lambda: self._credential)
+                    _make_tables(made)
                 self._engine = made
             return self._engine
 
 
+def _make_tables(engine: sa.Engine) -> None:
+    """Make the tables that are not there; other processes may do so at the same moment."""
+    engine = engine.execution_options(mlflow_exec_writes=True)
+    engine.connect().close()  # what is wrong with the connection is said once
+    for left in reversed(range(len(TABLES.tables) + 1)):
+        try:
+            TABLES.create_all(engine)
+            return
+        except DBAPIError:
+            if not left:
+                raise
+
+
 @contextmanager
-def _explained(location: Location) -> Iterator[None]:
+def _explained(location: Location, *, connecting: bool = False) -> Iterator[None]:
     """Turn what SQLAlchemy says into an error of ours, without statements and values."""
     try:
         yield
@@ -119,16 +145,23 @@ def _explained(location: Location) -> Iterator[None]:
         text = f"{location}: {hide(said)[:500]}"
         if isinstance(error, IntegrityError):
             raise TakenError(text) from None
-        lost = isinstance(error, OperationalError)
-        if lost or (isinstance(error, DBAPIError) and error.connection_invalidated):
+        if isinstance(error, DBAPIError) and (
+            error.connection_invalidated
+            or (isinstance(error, OperationalError) and (connecting or _WAITED.search(said)))
+        ):
             raise _LostError(text) from None
         raise ArtifactError(text) from None
     except ModuleNotFoundError as error:  # the driver
         raise missing_extra(location.scheme.extra, error) from error
 
 
-def make_engine(location: Location, credential: Credential) -> sa.Engine:
-    """Return the engine of the database that a location is in; asks nothing."""
+def make_engine(location: Location, credential: Callable[[], Credential]) -> sa.Engine:
+    """Return the engine of the database that a location is in; asks nothing.
+
+    Args:
+        location: In the database.
+        credential: Returns what to sign in with; called for each connection.
+    """
     names = location.split()[0]
     if location.scheme.authority is Authority.FILE:
         url = sa.URL.create("sqlite", database="/" + "/".join(names))
@@ -138,9 +171,9 @@ def make_engine(location: Location, credential: Credential) -> sa.Engine:
         sa.event.listen(engine, "begin", _begin)
         return engine
     options = {key: value for key, value in location.options if key != CRED}
+    drivername = _DRIVERS.get(location.scheme.name, location.scheme.name)
     url = sa.URL.create(
-        _DRIVERS.get(location.scheme.name, location.scheme.name),
-        username=location.user or credential.get("user"),
+        drivername,
         host=location.host.strip("[]"),
         port=location.port,
         database="/".join(names),
@@ -148,13 +181,15 @@ def make_engine(location: Location, credential: Credential) -> sa.Engine:
     )
     engine = sa.create_engine(
         url, hide_parameters=True, pool_size=_CONNECTIONS, max_overflow=_CONNECTIONS,
-        pool_recycle=_RECYCLE_S,
+        pool_recycle=_RECYCLE_S, isolation_level="READ COMMITTED",
+        connect_args=_TIMEOUTS[drivername],
     )  # fmt: skip
 
     def sign_in(_: Any, __: Any, ___: Any, parameters: dict[str, Any]) -> None:
-        password = credential.get("password")  # as it is now: it may have been changed
-        if password is not None:
-            parameters["password"] = password
+        now = credential()
+        user, password = location.user or now.get("user"), now.get("password")
+        parameters.update({"user": user} if user else {})
+        parameters.update({"password": password} if password else {})
 
     sa.event.listen(engine, "do_connect", sign_in)
     return engine

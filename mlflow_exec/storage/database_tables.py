@@ -35,7 +35,7 @@ FILES = sa.Table(
 CONTENTS = sa.Table(
     "mlflow_exec_contents", TABLES,
     sa.Column("content", _ID, primary_key=True),
-    sa.Column("is_used", sa.Boolean, nullable=False),
+    sa.Column("state", sa.String(8), nullable=False),
     sa.Column("written_at", sa.DateTime, nullable=False, index=True),
 )  # fmt: skip
 PIECES = sa.Table(
@@ -44,6 +44,10 @@ PIECES = sa.Table(
     sa.Column("number", sa.Integer, primary_key=True, autoincrement=False),
     sa.Column("bytes", _BYTES, nullable=False),
 )  # fmt: skip
+
+_SWEPT = 20
+# Of a content: somebody writes it; a file has it; no file has it any more; it is being removed.
+_WRITING, _USED, _OLD, _DOOMED = "writing", "used", "old", "doomed"
 
 Names = Sequence[str]
 
@@ -70,42 +74,21 @@ def rows_in(connection: sa.Connection, names: Names) -> Sequence[Any]:
     return connection.execute(query).all()
 
 
-def missing_folders(connection: sa.Connection, names: Names) -> list[Names]:
-    """Return those of the folders of a path, itself the last, that are not there.
-
-    Raises:
-        ArtifactError: A file stands in its way.
-    """
-    folders = {hash_of(path): path for path in (names[: i + 1] for i in range(len(names)))}
-    query = sa.select(FILES.c.path_sha256, FILES.c.content).where(FILES.c.path_sha256.in_(folders))
-    for hash_, content in connection.execute(query).all():
-        path = folders.pop(hash_)
-        if content is not None:
-            raise ArtifactError(f"{'/'.join(path)!r} is a file, and no folder")
-    return list(folders.values())
-
-
-def insert_folder(connection: sa.Connection, names: Names) -> None:
-    """Make a folder; an `IntegrityError` says that it is there."""
-    connection.execute(FILES.insert().values(_place(names)))
-
-
 def begin_content(connection: sa.Connection, content: str) -> None:
-    """Begin a content that no file has yet."""
-    row = {"content": content, "is_used": False, "written_at": now()}
+    """Begin a content that no file has yet; an `IntegrityError` says that it is there."""
+    row = {"content": content, "state": _WRITING, "written_at": now()}
     connection.execute(CONTENTS.insert().values(row))
 
 
 def insert_piece(connection: sa.Connection, content: str, number: int, piece: bytes) -> None:
-    """Keep a piece; an `IntegrityError` says that it is there."""
+    """Keep a piece of a content that is being written; an `IntegrityError` says that it is there.
+
+    Raises:
+        ArtifactError: The content was removed meanwhile.
+    """
+    _set_state(connection, content, (_WRITING,), _WRITING)
     row = {"content": content, "number": number, "bytes": piece}
     connection.execute(PIECES.insert().values(row))
-
-
-def is_alive(connection: sa.Connection, content: str) -> None:
-    """Say that somebody still writes a content."""
-    where = CONTENTS.c.content == content
-    connection.execute(CONTENTS.update().where(where).values(written_at=now()))
 
 
 def pieces_from(connection: sa.Connection, content: str, first: int, count: int) -> list[bytes]:
@@ -116,45 +99,63 @@ def pieces_from(connection: sa.Connection, content: str, first: int, count: int)
 
 
 def show(connection: sa.Connection, names: Names, content: str, digest: Digest) -> None:
-    """Make a file of a content whose pieces are there; can be repeated.
+    """Make a file of a content whose pieces are there, and its folders; can be repeated.
 
     Raises:
-        ArtifactError: The content was removed meanwhile, or a folder stands there.
+        ArtifactError: The content was removed meanwhile, or something else stands there.
     """
-    used = CONTENTS.update().where(CONTENTS.c.content == content).values(is_used=True)
-    if connection.execute(used).rowcount != 1:
-        raise ArtifactError("what was sent has been removed meanwhile: it took longer than a day")
+    _set_state(connection, content, (_WRITING, _USED), _USED)
+    _make_folders(connection, names[:-1])
     values = {"content": content, "size_bytes": digest.size_bytes, "sha256": digest.sha256()}
     where = FILES.c.path_sha256 == hash_of(names)
-    row = connection.execute(sa.select(FILES).where(where).with_for_update()).first()
+    row = connection.execute(_locked(sa.select(FILES).where(where))).first()
     if row is None:
         connection.execute(FILES.insert().values({**_place(names), **values}))
     elif row.content is None:
         raise ArtifactError(f"{'/'.join(names)!r} is a folder, and no file")
     elif row.content != content:
         connection.execute(FILES.update().where(where).values(values))
-        abandon(connection, [row.content])  # who reads it has a day
+        _abandon(connection, [row.content])  # who reads it has a day
 
 
-def remove_rows(connection: sa.Connection, rows: Sequence[Any]) -> list[str]:
-    """Remove files and folders; returns their contents, which are to be removed, too."""
-    contents = [row.content for row in rows if row.content is not None]
-    hashes = [row.path_sha256 for row in rows]
-    connection.execute(FILES.delete().where(FILES.c.path_sha256.in_(hashes)))
-    abandon(connection, contents)
+def was_shown(connection: sa.Connection, content: str) -> bool:
+    """Whether a file has a content, or had it."""
+    query = sa.select(CONTENTS.c.state).where(CONTENTS.c.content == content)
+    return connection.scalar(query) in (_USED, _OLD)
+
+
+def remove_files(connection: sa.Connection, hashes: Sequence[str]) -> list[str]:
+    """Remove the files that stand there now; returns their contents, to be removed, too."""
+    where = FILES.c.path_sha256.in_(hashes) & FILES.c.content.is_not(None)
+    rows = connection.execute(_locked(sa.select(FILES).where(where))).all()
+    gone = [row.path_sha256 for row in rows]
+    connection.execute(FILES.delete().where(FILES.c.path_sha256.in_(gone)))
+    contents = [row.content for row in rows]
+    _abandon(connection, contents)
     return contents
 
 
-def abandon(connection: sa.Connection, contents: Sequence[str]) -> None:
-    """Say that no file has these contents any more."""
-    where = CONTENTS.c.content.in_(contents)
-    connection.execute(CONTENTS.update().where(where).values(is_used=False, written_at=now()))
+def remove_folder(connection: sa.Connection, hash_: str) -> None:
+    """Remove a folder, if nothing is in it: who puts something there holds its row meanwhile."""
+    is_it = (FILES.c.path_sha256 == hash_) & FILES.c.content.is_(None)
+    connection.execute(_locked(sa.select(FILES.c.path_sha256).where(is_it)))
+    inside = sa.select(FILES.c.path_sha256).where(FILES.c.folder_sha256 == hash_).limit(1)
+    if connection.execute(inside).first() is None:
+        connection.execute(FILES.delete().where(is_it))
+
+
+def doom(connection: sa.Connection, content: str, before: datetime | None = None) -> bool:
+    """Claim a content for removal; False where a file has it, or it is younger than ``before``."""
+    where = (CONTENTS.c.content == content) & (CONTENTS.c.state != _USED)
+    if before is not None:
+        where &= CONTENTS.c.written_at < before
+    return connection.execute(CONTENTS.update().where(where).values(state=_DOOMED)).rowcount == 1
 
 
 def abandoned(connection: sa.Connection, before: datetime) -> Sequence[str]:
-    """Return the contents that no file has, and that nobody has written since."""
-    where = ~CONTENTS.c.is_used & (CONTENTS.c.written_at < before)
-    return connection.scalars(sa.select(CONTENTS.c.content).where(where)).all()
+    """Return some contents that no file has, and that nobody has written since."""
+    where = (CONTENTS.c.state != _USED) & (CONTENTS.c.written_at < before)
+    return connection.scalars(sa.select(CONTENTS.c.content).where(where).limit(_SWEPT)).all()
 
 
 def last_piece(connection: sa.Connection, content: str) -> int:
@@ -174,6 +175,49 @@ def remove_pieces(connection: sa.Connection, content: str, first: int, count: in
 def remove_content(connection: sa.Connection, content: str) -> None:
     """Remove a content whose pieces are gone."""
     connection.execute(CONTENTS.delete().where(CONTENTS.c.content == content))
+
+
+def _set_state(
+    connection: sa.Connection, content: str, of: Sequence[str], state: str
+) -> None:
+    where = (CONTENTS.c.content == content) & CONTENTS.c.state.in_(of)
+    found = connection.execute(
+        CONTENTS.update().where(where).values(state=state, written_at=now())
+    )
+    if found.rowcount != 1:
+        raise ArtifactError("what was sent has been removed meanwhile: it took longer than a day")
+
+
+def _abandon(connection: sa.Connection, contents: Sequence[str]) -> None:
+    where = CONTENTS.c.content.in_(contents)
+    connection.execute(CONTENTS.update().where(where).values(state=_OLD, written_at=now()))
+
+
+def _make_folders(connection: sa.Connection, names: Names) -> None:
+    """Make the folders of a path, and hold the last; an `IntegrityError`: somebody else does.
+
+    Raises:
+        ArtifactError: A file stands in its way.
+    """
+    if not names:
+        return
+    last = _locked(sa.select(FILES).where(FILES.c.path_sha256 == hash_of(names)))
+    row = connection.execute(last).first()
+    if row is not None and row.content is None:
+        return  # those above it are there as long as it is
+    folders = {hash_of(path): path for path in (names[: i + 1] for i in range(len(names)))}
+    query = sa.select(FILES.c.path_sha256, FILES.c.content).where(FILES.c.path_sha256.in_(folders))
+    for hash_, content in connection.execute(_locked(query)).all():
+        path = folders.pop(hash_)
+        if content is not None:
+            raise ArtifactError(f"{'/'.join(path)!r} is a file, and no folder")
+    if folders:
+        connection.execute(FILES.insert(), [_place(path) for path in folders.values()])
+
+
+def _locked(query: Any) -> Any:
+    """Return a query whose rows nobody else changes until the transaction ends."""
+    return query.with_for_update().with_hint(FILES, "WITH (UPDLOCK)", "mssql")
 
 
 def _place(names: Names) -> dict[str, Any]:

@@ -172,8 +172,8 @@ class StoreConformance:
         self, store: Store, size_bytes: int
     ) -> None:
         put(store, "d/kept", b"before")
-        broken: BinaryIO = io.BufferedReader(Random(size_bytes, breaks=True))
         for path in ("d/new", "d/kept"):
+            broken: BinaryIO = io.BufferedReader(Random(size_bytes, breaks=True))
             with pytest.raises(OSError, match="the disk is gone"):
                 store.put(path, broken)
         assert [entry.path for entry in store.entries("d")] == ["d/kept"]

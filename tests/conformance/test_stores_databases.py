@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import io
 import random
+import subprocess
+import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
 
 import pytest
+import sqlalchemy as sa
 
 from mlflow_exec.credential_sources import Credential
 from mlflow_exec.credentials import Secret
 from mlflow_exec.errors import ArtifactError
+from mlflow_exec.storage import database_tables as tables
 from mlflow_exec.storage.base import Entry
 from mlflow_exec.storage.database import DatabaseStore
 from mlflow_exec.testing.stores import StoreConformance, Stored
@@ -87,6 +94,147 @@ def test_a_connection_that_breaks_in_the_middle_loses_nothing(
     store.delete("")
     store.close()
     link.close()
+
+
+@pytest.fixture(params=["postgresql_uri", "mariadb_uri", "sqlite"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[DatabaseStore]:
+    """A store at an empty place of each database."""
+    uri = f"sqlite:///{tmp_path}/a.db"
+    if request.param != "sqlite":
+        uri = request.getfixturevalue(request.param)
+    made = DatabaseStore(Location.parse(f"{uri}/{tmp_path.name}"), SIGNED_IN)
+    yield made
+    made.delete("")
+    assert counted(made) == (0, 0, 0), "nothing is left in any table"
+    made.close()
+
+
+def counted(store: DatabaseStore) -> tuple[int, ...]:
+    """Return how many files, contents and pieces are in the tables."""
+
+    def count(connection: sa.Connection) -> tuple[int, ...]:
+        named = (tables.FILES, tables.CONTENTS, tables.PIECES)
+        return tuple(
+            connection.scalar(sa.select(sa.func.count()).select_from(table)) or 0
+            for table in named
+        )
+
+    return store._database.read(count)
+
+
+def put(store: DatabaseStore, path: str, text: bytes) -> None:
+    store.put(path, io.BytesIO(text))
+
+
+@pytest.mark.parametrize("size_bytes", [1, 3_000_000])
+def test_what_was_shown_is_kept_though_the_answer_to_that_was_lost(
+    store: DatabaseStore, size_bytes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shows, database = tables.show, store._database
+    write, shown = database.write, []
+
+    def marks(*arguments: Any) -> None:
+        shows(*arguments)
+        shown.append(True)
+
+    def loses_the_answer(action: Callable[[sa.Connection], Any]) -> Any:
+        result = write(action)
+        if shown:
+            shown.clear()
+            raise ArtifactError("the connection was lost")
+        return result
+
+    put(store, "a", b"before")
+    monkeypatch.setattr(tables, "show", marks)
+    monkeypatch.setattr(database, "write", loses_the_answer)
+    text = random.randbytes(size_bytes)
+    with pytest.raises(ArtifactError, match="the connection was lost"):
+        put(store, "a", text)
+    assert b"".join(store.read("a")) == text
+    monkeypatch.undo()
+    store.delete("a")
+    _end_the_day(store)
+
+
+def test_a_file_that_comes_while_its_folder_is_deleted_is_whole_and_listed(
+    store: DatabaseStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(store, "d/e/a", b"1")
+    below = store._below
+
+    def and_another_comes(names: Sequence[str]) -> list[Any]:
+        found = below(names)
+        put(store, "d/e/b", b"2")
+        return found
+
+    monkeypatch.setattr(store, "_below", and_another_comes)
+    store.delete("d")
+    monkeypatch.undo()
+    assert store.entries("") == [Entry("d", True)]
+    assert store.entries("d/e") == [Entry("d/e/b", False, 1)]
+
+
+def test_a_file_that_is_replaced_while_it_is_deleted_leaves_nothing(
+    store: DatabaseStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(store, "d/a", b"1")
+    below = store._below
+
+    def and_is_replaced(names: Sequence[str]) -> list[Any]:
+        found = below(names)
+        put(store, "d/a", b"2")
+        return found
+
+    monkeypatch.setattr(store, "_below", and_is_replaced)
+    store.delete("d")
+    monkeypatch.undo()
+    assert store.entries("") == []
+    _end_the_day(store)
+
+
+def test_what_was_replaced_a_day_ago_is_removed_and_what_is_used_is_not(
+    store: DatabaseStore,
+) -> None:
+    for text in (b"1", b"22" * 1_000_000, b"333"):
+        put(store, "a", text)
+    assert counted(store)[1] == 3
+    _end_the_day(store)
+    assert counted(store) == (2, 1, 1)  # the file and its folder
+    assert b"".join(store.read("a")) == b"333"
+
+
+def _end_the_day(store: DatabaseStore) -> None:
+    """Let all contents be a day old, and have the next sweep find them."""
+    ago = tables.now() - timedelta(days=2)
+    store._database.write(lambda c: c.execute(tables.CONTENTS.update().values(written_at=ago)))
+    store._sweep()
+
+
+START = """
+import sys
+from mlflow_exec.storage.opening import open_store
+store = open_store(sys.argv[1])
+sys.stdin.read()
+assert store.entries("") == []
+"""
+
+
+def test_many_processes_may_be_the_first_of_a_database(tmp_path: Path) -> None:
+    words = [sys.executable, "-c", START, f"sqlite:///{tmp_path}/a.db"]
+    started = [subprocess.Popen(words, stdin=subprocess.PIPE) for _ in range(6)]
+    for process in started:
+        assert process.stdin is not None
+        process.stdin.close()
+    assert [process.wait(120) for process in started] == [0] * 6
+
+
+def test_a_password_that_was_corrected_counts(postgresql_uri: str) -> None:
+    location = Location.parse(f"{postgresql_uri}/corrected")
+    wrong = Credential("the same", {"password": Secret.of("wrong", "the test")})
+    right = Credential("the same", {"password": Secret.of(PASSWORD, "the test")})
+    with pytest.raises(ArtifactError):
+        DatabaseStore(location, wrong).entries("")
+    assert DatabaseStore(location, right).entries("") == []
 
 
 @each_server

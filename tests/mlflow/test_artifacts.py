@@ -22,13 +22,18 @@ from mlflow.store.artifact.artifact_repository_registry import get_artifact_repo
 from mlflow_exec.plugins.artifacts import ExecArtifactRepository
 from mlflow_exec.testing.served_models import save_model
 from mlflow_exec.testing.stores import ODD_NAMES
+from tests.clusters.pytest_kubernetes import unavailable
 from tests.databases import PASSWORD, USER, DatabaseServer, postgresql
 from tests.servers import MlflowServer, mlflow_server
 
 # MLflow's own store of runs, which is in the process of the tests here.
 pytestmark = pytest.mark.filterwarnings("ignore::sqlalchemy.exc.SADeprecationWarning")
 
-VARIABLES = {"MLFLOW_EXEC_SQL_USER": USER, "MLFLOW_EXEC_SQL_PASSWORD": PASSWORD}
+VARIABLES = {
+    "MLFLOW_EXEC_SQL_HOST": "127.0.0.1",
+    "MLFLOW_EXEC_SQL_USER": USER,
+    "MLFLOW_EXEC_SQL_PASSWORD": PASSWORD,
+}
 
 
 @pytest.fixture(scope="module")
@@ -99,8 +104,10 @@ def test_a_model_is_logged_and_loaded(root: str, tracked: MlflowClient, tmp_path
     experiment = tracked.create_experiment("e", artifact_location=root)
     code = save_model(tmp_path, 3)
     with mlflow.start_run(experiment_id=experiment) as run:
-        mlflow.log_artifacts(str(code), "model")
-    loaded = mlflow.pyfunc.load_model(f"runs:/{run.info.run_id}/model")
+        mlflow.log_artifacts(str(code), "my model")
+    again = mlflow.artifacts.list_artifacts(f"runs:/{run.info.run_id}/my model")
+    assert "my model/MLmodel" in [found.path for found in again]
+    loaded = mlflow.pyfunc.load_model(f"runs:/{run.info.run_id}/my model")
     assert list(loaded.predict(pd.DataFrame({"x": [1.5]}))) == [3]
 
 
@@ -195,6 +202,8 @@ def test_a_disk_that_is_full_leaves_no_half_of_a_download(
     repository.log_artifact(str(tmp_path / "large"))
     into = tmp_path / "full"
     into.mkdir()
+    if os.getuid() != 0:
+        unavailable("mounting a small disk needs root")
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "none", str(into)], check=True)
     try:
         with pytest.raises(MlflowException, match="No space left on device"):

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import logging
 import sys
+import traceback
 from pathlib import Path
 
 import pytest
 
 from mlflow_exec.credential_sources import NOTHING, find_credential
+from mlflow_exec.credentials import hide
 from mlflow_exec.errors import CredentialError
 from mlflow_exec.uris import Location
 
@@ -21,9 +23,12 @@ NAMED = Location.parse("postgresql://files.example/mlflow?cred=team-a")
 @pytest.fixture
 def file(tmp_path: Path) -> Path:
     path = tmp_path / "credentials.yaml"
-    path.write_text(f"team-a: {{user: me, password: {SECRET}}}\n")
+    path.write_text(f"team-a: {{hosts: files.example, user: me, password: {SECRET}}}\n")
     path.chmod(0o600)
     return path
+
+
+HOST = {"MLFLOW_EXEC_SQL_HOST": "files.example"}
 
 
 def env_of(file: Path) -> dict[str, str]:
@@ -31,7 +36,7 @@ def env_of(file: Path) -> dict[str, str]:
 
 
 def test_a_named_entry_wins_over_everything_else(file: Path) -> None:
-    others = {"MLFLOW_EXEC_SQL_USER": "other", "MLFLOW_EXEC_SQL_PASSWORD": "other"}
+    others = {**HOST, "MLFLOW_EXEC_SQL_USER": "other", "MLFLOW_EXEC_SQL_PASSWORD": "other"}
     found = find_credential(NAMED, {**env_of(file), **others})
     assert (found.get("user"), found.get("password")) == ("me", SECRET)
     assert found.source == f"entry 'team-a' of {file}"
@@ -44,7 +49,9 @@ def test_an_entry_that_refers_to_a_file_is_read_anew_when_that_changes(
 ) -> None:
     token = tmp_path / "token"
     token.write_text("first\n")
-    file.write_text(f"team-a: {{token: {{file: {token}}}, user: {{env: WHO}}}}")
+    file.write_text(
+        f"team-a: {{hosts: files.example, token: {{file: {token}}}, user: {{env: WHO}}}}"
+    )
     found = find_credential(NAMED, {**env_of(file), "WHO": "me"})
     assert (found.get("token"), found.get("user")) == ("first", "me")
     token.write_text("second\n")
@@ -66,7 +73,7 @@ def test_a_file_that_others_may_read_is_refused(file: Path, mode: int) -> None:
     [
         ("other: {user: me}", "there is no entry 'team-a'; known: other"),
         ("", "known: none"),
-        (f"team-a: {{pasword: {SECRET}}}", "unknown field 'pasword'; known: user, password"),
+        (f"team-a: {{pasword: {SECRET}}}", "unknown field 'pasword'; known: hosts, user, password"),
         (f"team-a: {{password: [{SECRET}]}}", "password: a text, {env: NAME} or"),
         ("team-a: {token: {env: NOT_SET}}", "the variable NOT_SET is not set"),
         (f"team-a: {SECRET}", "fields are needed"),
@@ -93,14 +100,16 @@ def test_a_file_that_is_not_there(tmp_path: Path) -> None:
 def test_variables_of_the_systems_own_tools_and_files_that_they_name(tmp_path: Path) -> None:
     password = tmp_path / "password"
     password.write_text(SECRET + "\n")
-    env = {"MLFLOW_EXEC_SQL_USER": "me", "MLFLOW_EXEC_SQL_PASSWORD_FILE": str(password)}
+    env = {**HOST, "MLFLOW_EXEC_SQL_USER": "me", "MLFLOW_EXEC_SQL_PASSWORD_FILE": str(password)}
     found = find_credential(PLACE, env)
     assert (found.get("user"), found.get("password")) == ("me", SECRET)
-    assert found.source == f"environment variable MLFLOW_EXEC_SQL_USER, file {password}"
+    host = "environment variable MLFLOW_EXEC_SQL_HOST"
+    assert found.source == f"{host}, environment variable MLFLOW_EXEC_SQL_USER, file {password}"
 
 
 def test_a_mounted_secret(tmp_path: Path) -> None:
     (tmp_path / "..data").mkdir()  # as the kubelet has it
+    (tmp_path / "hosts").write_text("other.example\nfiles.example:5432\n")
     (tmp_path / "user").write_text("me")
     (tmp_path / "password").write_text(SECRET)
     found = find_credential(PLACE, {"MLFLOW_EXEC_CREDENTIALS_DIR": str(tmp_path)})
@@ -137,7 +146,7 @@ def test_a_password_in_a_uri_is_refused_in_servers_and_where_that_is_wanted(
 
 def command(file: Path, program: str, *arguments: str) -> None:
     words = [sys.executable, "-c", program, *arguments]
-    file.write_text(f"team-a: {{exec: {json.dumps(words)}}}")
+    file.write_text(f"team-a: {{hosts: [files.example], exec: {json.dumps(words)}}}")
 
 
 COUNTS = """
@@ -181,3 +190,34 @@ def test_a_command_that_is_not_there(file: Path) -> None:
     file.write_text("team-a: {exec: [/no/such/command]}")
     with pytest.raises(CredentialError, match=r"exec: /no/such/command: FileNotFoundError"):
         find_credential(NAMED, env_of(file))
+
+
+def test_a_command_that_takes_too_long_does_not_show_its_words(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mlflow_exec.credential_sources._EXEC_S", 0.2)
+    command(file, "import time; time.sleep(60)", SECRET)
+    with pytest.raises(CredentialError) as told:
+        find_credential(NAMED, env_of(file))
+    assert SECRET not in "".join(traceback.format_exception(told.value))
+
+
+@pytest.mark.parametrize("hosts", ["", "evil.example", "files.example:5433", "example"])
+def test_a_credential_goes_to_no_host_that_it_is_not_for(hosts: str) -> None:
+    env = {"MLFLOW_EXEC_SQL_PASSWORD": SECRET, "MLFLOW_EXEC_SQL_HOST": hosts}
+    with pytest.raises(CredentialError, match=r"is for .*; if it may be sent there, name") as told:
+        find_credential(PLACE, env)
+    assert SECRET not in str(told.value)
+
+
+def test_a_password_beside_a_name_is_refused_where_it_would_be_alone(file: Path) -> None:
+    place = Location.parse(f"postgresql://me:{SECRET}@files.example/mlflow?cred=team-a")
+    with pytest.raises(CredentialError, match="a password in a URI is refused here"):
+        find_credential(place, {**env_of(file), "MLFLOW_EXEC_STRICT": "1"})
+    assert find_credential(place, env_of(file)).source.startswith("entry 'team-a'")
+
+
+def test_a_users_name_is_no_secret_to_hide(file: Path) -> None:
+    file.write_text("team-a: {hosts: files.example, user: a-users-name}")
+    assert find_credential(NAMED, env_of(file)).get("user") == "a-users-name"
+    assert hide("a-users-name") == "a-users-name"

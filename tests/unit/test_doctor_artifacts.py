@@ -38,10 +38,11 @@ def test_a_location_that_is_malformed_or_cannot_be_reached(
     code, found, _ = doctor("sqlite:relative.db")
     assert (code, list(found)) == (1, ["location"])
     assert "the path of the file is relative" in found["location"][1]
+    monkeypatch.setenv("MLFLOW_EXEC_SQL_HOST", "127.0.0.1")
     monkeypatch.setenv("MLFLOW_EXEC_SQL_PASSWORD", PASSWORD)
     code, found, text = doctor("postgresql://127.0.0.1:9/artifacts")
     assert (code, list(found)[-1], found["write"][0]) == (1, "write", False)
-    assert found["credential"][1] == "password from environment variable MLFLOW_EXEC_SQL_PASSWORD"
+    assert "environment variable MLFLOW_EXEC_SQL_PASSWORD" in found["credential"][1]
     assert PASSWORD not in text
     (tmp_path / "a.db").write_bytes(b"no database" * 100)
     code, found, _ = doctor(f"sqlite:///{tmp_path}/a.db")

@@ -25,7 +25,7 @@ def with_same_pods(
     """Return a revision that keeps the pods that are there, where they would be the same anew.
 
     They keep the number in their labels, the name of a Secret that has the same values, and how
-    long they may take to start, as far as that is ``timeout_s``.
+    long they may take to start, where the head has a deadline of its own.
 
     Args:
         revision: As it is planned.
@@ -42,7 +42,7 @@ def with_same_pods(
         names = ours["metadata"]["name"], theirs["metadata"]["name"]
         objects = [_renamed(item, *names) for item in objects]
     pods = kind.pods_of(objects[0])
-    same_start = all(
+    same_start = kind.has_deadline and all(
         revision.settings.get(key) == previous.settings.get(key) for key in ("patch", "template")
     )
     if label is None or _compared(pods, same_start) != _compared(there, same_start):

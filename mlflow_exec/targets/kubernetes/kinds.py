@@ -31,6 +31,7 @@ class Kind(ABC):
         beside: Kinds of the objects that may be rendered beside it, a Service not among them.
         container: The container that answers.
         has_scale: Whether its number of replicas is a field that others set, too.
+        has_deadline: Whether it says itself until when its pods must have started.
         rights: The verbs on what its controller needs and makes.
         not_known: What to say where the cluster does not know this kind.
     """
@@ -41,6 +42,7 @@ class Kind(ABC):
     beside: ClassVar[tuple[str, ...]]
     container: ClassVar[str]
     has_scale: ClassVar[bool]
+    has_deadline: ClassVar[bool]
     rights: ClassVar[Rights]
     not_known: ClassVar[str] = ""
 
@@ -86,6 +88,7 @@ class DeploymentKind(Kind):
     beside = ("PodDisruptionBudget", "HorizontalPodAutoscaler", "Ingress", "HTTPRoute")
     container = "model"
     has_scale = True
+    has_deadline = True
     rights = (("apps", "deployments", "", CHANGED),)
 
     def refuse(self, name: str, settings: KubernetesTargetSettings) -> None:
@@ -144,6 +147,7 @@ class InferenceServiceKind(Kind):
     beside = ("PodDisruptionBudget",)
     container = "kserve-container"  # KServe finds it by this name
     has_scale = False
+    has_deadline = False
     rights = (
         ("serving.kserve.io", "inferenceservices", "", CHANGED),
         ("apps", "deployments", "", ("get", "list")),

@@ -28,7 +28,6 @@ from mlflow_exec.targets.ray_serve.document import (
 from mlflow_exec.targets.ray_serve.status import (
     api_of,
     failure_of,
-    revisions_in,
     submitted,
     user_config,
 )
@@ -58,11 +57,12 @@ class ImperativeWriter(Writer):
             stands, has_entry = submitted(here), bool(here.get("deployed_app_config"))
             if user_config(stands).get("revision") == revision.to_data() and not has_entry:
                 return
-            kept = revisions_in(stands) if here.get("status") != "DELETING" else []
+            is_going = here.get("status") == "DELETING"
             order = {
                 "application": application,
                 "version": _version(application),
-                "before": kept[-1].to_data() if kept else None,
+                # As it stands there: another version of mlflow-exec may have written it.
+                "before": None if is_going else user_config(stands).get("revision"),
             }
             if has_entry:
                 self._move(revision.name, order)
