@@ -99,9 +99,8 @@ def find_credential(
 def _check_host(location: Location, credential: Credential) -> None:
     if location.scheme.authority is not Authority.HOST or not credential.fields:
         return
-    port = location.port if location.port is not None else location.scheme.port
     hosts = (credential.get(_HOSTS) or "").replace(",", " ").split()
-    if location.host not in hosts and f"{location.host}:{port}" not in hosts:
+    if location.host not in hosts and f"{location.host}:{location.reached_port}" not in hosts:
         raise CredentialError(
             f"{location}: the credential from {credential.source} is for "
             f"{', '.join(hosts) or 'no host'}; if it may be sent there, name {location.host} in "

@@ -93,6 +93,11 @@ class Location:
         """The entry of the credentials file that it names."""
         return dict(self.options).get(CRED)
 
+    @property
+    def reached_port(self) -> int | None:
+        """The port that is connected to: its own, else the usual one of its scheme."""
+        return self.port if self.port is not None else self.scheme.port
+
     def split(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
         """Return the names that are not ours to choose, such as a database's, and the others."""
         depth = self.scheme.depth
@@ -255,5 +260,4 @@ def _options(text: str, query: str | None, scheme: Scheme) -> tuple[tuple[str, s
 def _endpoint(location: Location) -> tuple[str, int | None, tuple[tuple[str, str], ...]]:
     """Return what is connected to; credentials do not belong to it."""
     rest: Iterable[tuple[str, str]] = (pair for pair in location.options if pair[0] != CRED)
-    port = location.port if location.port is not None else location.scheme.port
-    return location.host, port, tuple(rest)
+    return location.host, location.reached_port, tuple(rest)

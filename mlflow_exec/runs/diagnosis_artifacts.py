@@ -10,7 +10,6 @@ from contextlib import suppress
 from mlflow import MlflowClient
 from mlflow.entities import ViewType
 
-from mlflow_exec.credential_sources import find_credential
 from mlflow_exec.credentials import holds_credentials, without_credentials
 from mlflow_exec.errors import ArtifactError, MlflowExecError
 from mlflow_exec.reports import Finding
@@ -27,10 +26,10 @@ def diagnose_location(uri: str) -> Iterator[Finding]:
     try:
         location = Location.parse(uri)
         yield Finding(True, "uri", f"{location}: {location.scheme.title}")
-        credential = find_credential(location)
+        store = open_store(uri)
+        credential = store.credential
         names = ", ".join(sorted(credential.fields))
         yield Finding(True, "credential", f"{f'{names} from ' if names else ''}{credential.source}")
-        store = open_store(uri)
         yield Finding(True, "store", location.scheme.store)
     except MlflowExecError as error:
         yield Finding(False, "location", str(error))

@@ -99,12 +99,12 @@ class Digest:
         return self._hash.hexdigest()
 
 
-def pieces_of(content: BinaryIO, size_bytes: int = PIECE_BYTES) -> Iterator[bytes]:
-    """Yield all pieces but the last as large as asked for; none of an empty file."""
+def pieces_of(content: BinaryIO) -> Iterator[bytes]:
+    """Yield all pieces but the last as large as `PIECE_BYTES`; none of an empty file."""
     held = b""
-    while piece := content.read(size_bytes - len(held)):
+    while piece := content.read(PIECE_BYTES - len(held)):
         held += piece
-        if len(held) == size_bytes:
+        if len(held) == PIECE_BYTES:
             yield held
             held = b""
     if held:

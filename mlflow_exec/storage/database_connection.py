@@ -43,7 +43,6 @@ _TIMEOUTS: dict[str, dict[str, Any]] = {
 _WAITED = re.compile("deadlock|locked|lock wait|could not serialize", re.IGNORECASE)
 _RECYCLE_S = 1800
 
-
 _LOCK = threading.Lock()
 _SHARED: dict[Any, Database] = {}
 

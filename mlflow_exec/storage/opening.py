@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 from mlflow_exec import registry
 from mlflow_exec.credential_sources import find_credential
 from mlflow_exec.server_policy import check_in_server
@@ -11,7 +9,7 @@ from mlflow_exec.storage.base import Store
 from mlflow_exec.uris import Location
 
 
-def open_store(uri: str, environment: Mapping[str, str] | None = None) -> Store:
+def open_store(uri: str) -> Store:
     """Return the store of a location; asks nothing.
 
     Raises:
@@ -20,11 +18,8 @@ def open_store(uri: str, environment: Mapping[str, str] | None = None) -> Store:
         MissingExtraError: What it needs is not installed.
     """
     location = Location.parse(uri)
-    if environment is None:
-        check_in_server(location)
-    else:
-        check_in_server(location, environment)
-    credential = find_credential(location, environment)
+    check_in_server(location)
+    credential = find_credential(location)
     scheme = location.scheme
     made: Store = registry.load(scheme.store, scheme.extra)(location, credential)
     return made

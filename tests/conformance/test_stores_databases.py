@@ -156,20 +156,27 @@ def test_what_was_shown_is_kept_though_the_answer_to_that_was_lost(
     _end_the_day(store)
 
 
+def delete_while_it_comes(
+    store: DatabaseStore, monkeypatch: pytest.MonkeyPatch, folder: str, path: str
+) -> None:
+    """Delete a folder; when it is known what to delete, a file is put there."""
+    below = store._below
+
+    def and_it_comes(names: Sequence[str]) -> list[Any]:
+        found = below(names)
+        put(store, path, b"2")
+        return found
+
+    monkeypatch.setattr(store, "_below", and_it_comes)
+    store.delete(folder)
+    monkeypatch.undo()
+
+
 def test_a_file_that_comes_while_its_folder_is_deleted_is_whole_and_listed(
     store: DatabaseStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     put(store, "d/e/a", b"1")
-    below = store._below
-
-    def and_another_comes(names: Sequence[str]) -> list[Any]:
-        found = below(names)
-        put(store, "d/e/b", b"2")
-        return found
-
-    monkeypatch.setattr(store, "_below", and_another_comes)
-    store.delete("d")
-    monkeypatch.undo()
+    delete_while_it_comes(store, monkeypatch, "d", "d/e/b")
     assert store.entries("") == [Entry("d", True)]
     assert store.entries("d/e") == [Entry("d/e/b", False, 1)]
 
@@ -178,16 +185,7 @@ def test_a_file_that_is_replaced_while_it_is_deleted_leaves_nothing(
     store: DatabaseStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     put(store, "d/a", b"1")
-    below = store._below
-
-    def and_is_replaced(names: Sequence[str]) -> list[Any]:
-        found = below(names)
-        put(store, "d/a", b"2")
-        return found
-
-    monkeypatch.setattr(store, "_below", and_is_replaced)
-    store.delete("d")
-    monkeypatch.undo()
+    delete_while_it_comes(store, monkeypatch, "d", "d/a")
     assert store.entries("") == []
     _end_the_day(store)
 
