@@ -16,6 +16,7 @@ COMPLETE = {"type": "Progressing", "status": "True", "reason": "NewReplicaSetAva
 LATE = {
     "type": "Progressing", "status": "False", "reason": "ProgressDeadlineExceeded",
     "message": 'ReplicaSet "iris-1" has timed out progressing.',
+    "lastUpdateTime": "2026-01-01T00:10:00Z",
 }  # fmt: skip
 TOLD = {
     "state": "FAILED", "category": "environment_setup", "message": "installing failed: no torch",
@@ -216,6 +217,7 @@ def test_that_the_revision_before_was_late_says_nothing_of_this_one() -> None:
         return told(deployment({**LATE, "lastUpdateTime": at}, managedFields=[ours, others]))
 
     assert said("2026-01-01T00:04:59Z").state is RolloutState.DEPLOYING
+    assert said("2026-01-01T00:05:00Z").state is RolloutState.DEPLOYING
     assert said("2026-01-01T00:05:01Z").state is RolloutState.FAILED
 
 

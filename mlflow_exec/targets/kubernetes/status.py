@@ -148,10 +148,11 @@ def _state(
 def _is_late(deployment: Json, progressing: Json) -> bool:
     """Whether the Deployment's deadline is over for what it is now.
 
-    Its controller leaves what it said of the revision before until it sees progress.
+    Its controller leaves what it said of the revision before until it sees progress. The times
+    are in whole seconds, as deadlines are: what was said in the second of the change is older.
     """
     said_at = str(progressing.get("lastUpdateTime") or "")
-    return progressing.get("reason") == _LATE and said_at >= applied_at(deployment)
+    return progressing.get("reason") == _LATE and said_at > applied_at(deployment)
 
 
 def _waits_for(pods: Sequence[Json]) -> str:
