@@ -42,7 +42,7 @@ FOLDER = "MLFLOW_EXEC_CREDENTIALS_DIR"
 STRICT = "MLFLOW_EXEC_STRICT"
 """The variable by which a password in a URI is refused."""
 _HOSTS = "hosts"
-_PLAIN = (_HOSTS, "user")
+_PLAIN = (_HOSTS, "user", "host_key", "principal", "keytab")
 _FIELDS = (
     *_PLAIN, "password", "token", "key_id", "key_secret", "session_token", "private_key",
 )  # fmt: skip
@@ -69,6 +69,12 @@ class Credential:
         if found is None:
             return None
         return found.plain() if name in _PLAIN else found.reveal()
+
+    def of_user(self, user: str) -> Credential:
+        """Return this one for a user that is named elsewhere, such as in a URI; "" changes none."""
+        if not user:
+            return self
+        return Credential(self.source, {**self.fields, "user": Secret.of(user, "the URI")})
 
 
 NOTHING = Credential("nothing of ours; the SDK's own chain where it has one")
