@@ -63,6 +63,7 @@ _HTTP = (
     ("password", ("MLFLOW_EXEC_WEBDAV_PASSWORD",)),
     ("token", ("MLFLOW_EXEC_WEBDAV_TOKEN",)),
 )
+_FSSPEC = "mlflow_exec.storage.objects_fsspec:"
 _SMB = "mlflow_exec.storage.smb:SmbStore"
 _SHARE = (
     ("hosts", ("MLFLOW_EXEC_SMB_HOST",)),
@@ -77,7 +78,25 @@ _SSH = (
     ("host_key", ("MLFLOW_EXEC_SSH_HOST_KEY",)),
 )
 
+_S3 = (
+    ("endpoint", ("MLFLOW_S3_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")),
+)
+_AZURE = (
+    ("connection_string", ("AZURE_STORAGE_CONNECTION_STRING",)),
+    ("account", ("AZURE_STORAGE_ACCOUNT_NAME",)),
+    ("key_secret", ("AZURE_STORAGE_ACCOUNT_KEY", "AZURE_STORAGE_ACCESS_KEY")),
+    ("token", ("AZURE_STORAGE_SAS_TOKEN",)),
+)
+
 SCHEMES: tuple[Scheme, ...] = (
+    Scheme(
+        "fsspec+abfs", "Azure Blob Storage", _FSSPEC + "AzureStore", "azure",
+        "fsspec+abfs://container/artifacts", Authority.BUCKET, None, (), 0, _AZURE,
+    ),
+    Scheme(
+        "fsspec+s3", "S3, and what speaks it", _FSSPEC + "S3Store", "s3",
+        "fsspec+s3://bucket/artifacts", Authority.BUCKET, None, (), 0, _S3,
+    ),
     Scheme(
         "fsspec+sftp", "SFTP (SSH)", _SFTP, "sftp", "fsspec+sftp://files.example/data/artifacts",
         Authority.HOST, 22, (), 0, _SSH,

@@ -9,19 +9,17 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import os
 import time
 import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import BinaryIO, TypeVar
 
 from mlflow_exec.clients.pauses import Pauses, repeated
 from mlflow_exec.credential_sources import Credential
-from mlflow_exec.credentials import hide
 from mlflow_exec.errors import (
     ArtifactError,
     ArtifactNotFoundError,
@@ -30,7 +28,7 @@ from mlflow_exec.errors import (
     NotFoundError,
     UnreachableError,
 )
-from mlflow_exec.storage.base import Entry, Store
+from mlflow_exec.storage.base import READ_BACK, Entry, Store, explained, is_on, valid_names
 from mlflow_exec.storage.sent import Sent
 from mlflow_exec.uris import Location, artifact_names
 
@@ -38,8 +36,6 @@ T = TypeVar("T")
 _LOG = logging.getLogger(__name__)
 PART = ".mlflow-exec-part-"
 """What the names begin with of files that are not whole yet."""
-READ_BACK = "MLFLOW_EXEC_READ_BACK"
-"""The variable by which each file is read again, and compared, before it is shown."""
 _TRIES = 5
 _ABANDONED_S = 24 * 3600.0
 _LARGE_BYTES = 8 * 1024 * 1024
@@ -126,9 +122,9 @@ class FolderStore(Store):
             raise LocationError(f"{self.location}: a name is needed for a file")
         sent = Sent(content)
         try:
-            with self._explained():
+            with explained(self.location):
                 self._send(part, sent)
-                if os.environ.get(READ_BACK, "").lower() in ("1", "true"):
+                if is_on(READ_BACK):
                     self._read_back(part, path, sent)
                 self._show(part, target)
         except BaseException:
@@ -142,7 +138,7 @@ class FolderStore(Store):
     def read(self, path: str) -> Iterator[bytes]:
         """See `Store`."""
         file = self._at(path)
-        with self._explained():
+        with explained(self.location):
             try:
                 opened = repeated(lambda: self._folders.read(file, 0))
             except NotFoundError as error:
@@ -154,19 +150,15 @@ class FolderStore(Store):
         """See `Store`."""
         folder = self._at(path)
         try:
-            with self._explained():
+            with explained(self.location):
                 found = repeated(lambda: self._folders.list(folder))
         except ArtifactNotFoundError:
             return []
         entries = []
-        for name, status in sorted(found.items()):
+        for name in valid_names(self.location, found):
             if name.startswith(PART):
                 continue
-            try:
-                artifact_names(name)
-            except LocationError as error:
-                _LOG.warning("%s: left out of the list: %s", self.location, error)
-                continue
+            status = found[name]
             size_bytes = None if status.is_folder else status.size_bytes
             entries.append(Entry(f"{path}/{name}" if path else name, status.is_folder, size_bytes))
         return entries
@@ -184,7 +176,7 @@ class FolderStore(Store):
                     self._folders.remove_file(what)
 
         self._made.clear()
-        with self._explained():
+        with explained(self.location):
             repeated(remove)
 
     def close(self) -> None:
@@ -285,13 +277,3 @@ class FolderStore(Store):
                     self._folders.remove_file(f"{self._root}/{name}")
         except ClusterError as error:
             _LOG.warning("%s: parts that are not whole were not removed: %s", self.location, error)
-
-    @contextmanager
-    def _explained(self) -> Iterator[None]:
-        """Turn what the file system says into an error of this store."""
-        try:
-            yield
-        except NotFoundError as error:
-            raise ArtifactNotFoundError(f"{self.location}: {hide(str(error))}") from error
-        except ClusterError as error:
-            raise ArtifactError(f"{self.location}: {hide(str(error))}") from error

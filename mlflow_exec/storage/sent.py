@@ -50,6 +50,14 @@ class Sent(io.RawIOBase):
         """Yield all of it, see `pieces_of`."""
         return pieces_of(cast(BinaryIO, self))
 
+    def take(self, size_bytes: int) -> bytes:
+        """Return the next part of a size; less only at the end."""
+        parts = []
+        while size_bytes and (piece := self.read(size_bytes)):
+            parts.append(piece)
+            size_bytes -= len(piece)
+        return b"".join(parts)
+
     def readable(self) -> bool:
         """See `io.RawIOBase`."""
         return True
