@@ -318,7 +318,7 @@ def test_installing_it_costs_no_import_of_a_client() -> None:
     program = (
         "import json, sys; import mlflow.store.artifact.artifact_repository_registry; "
         "print(json.dumps([m for m in sys.modules if m.startswith('mlflow_exec.storage') "
-        "or m.split('.')[0] in ('psycopg', 'pymysql', 'asyncssh', 'smbclient', 's3fs', 'adlfs')]))"
+        "or m.split('.')[0] in ('psycopg', 'pymysql', 'asyncssh', 'smbclient', 'boto3', 'adlfs')]))"
     )
     done = subprocess.run(
         [sys.executable, "-c", program], check=True, capture_output=True, text=True,
