@@ -41,6 +41,8 @@ _CONNECT_S = 15
 _ANSWER_S = 120.0
 # Pieces of a file that are on their way at the same time.
 _IN_FLIGHT = 4
+# First those that processors compute by themselves.
+_CIPHERS = "^aes128-gcm@openssh.com,aes256-gcm@openssh.com"
 _READ_BYTES = 1024 * 1024
 _REMOVED_AT_ONCE = 64
 _KEPT = "surrogateescape"  # names that are not UTF-8 are seen by who lists them, and refused there
@@ -197,6 +199,7 @@ class Sftp(Folders):
         connection = await asyncssh.connect(
             self._location.host.strip("[]"), self._location.reached_port or (),
             connect_timeout=_CONNECT_S, login_timeout=_CONNECT_S, keepalive_interval=_CONNECT_S,
+            encryption_algs=_CIPHERS,
             **given,
         )  # fmt: skip
         try:
