@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import io
+import os
 import random
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +17,8 @@ from mlflow_exec.clients import pauses
 from mlflow_exec.credential_sources import Credential
 from mlflow_exec.credentials import Secret
 from mlflow_exec.errors import ArtifactError
+from mlflow_exec.storage.folders import PART
+from mlflow_exec.storage.sent import Sent
 from mlflow_exec.storage.sftp import SftpStore
 from mlflow_exec.testing.stores import StoreConformance, Stored
 from mlflow_exec.uris import Location
@@ -76,6 +80,46 @@ def test_a_connection_that_breaks_in_the_middle_loses_nothing(server: SshServer)
     store.delete("")
     store.close()
     link.close()
+
+
+def test_what_a_disk_has_garbled_is_noticed_where_files_are_read_back(
+    server: SshServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = SftpStore(at(server, "garbled"), signed_in(server))
+    write, text = store._folders.write, random.randbytes(3_000_000)
+
+    def garble(path: str, content: Sent) -> None:
+        write(path, content)
+        with open(path, "r+b") as file:
+            file.seek(2_000_000)
+            file.write(b"garbled")
+
+    monkeypatch.setenv("MLFLOW_EXEC_READ_BACK", "1")
+    store.put("a", io.BytesIO(text))
+    assert b"".join(store.read("a")) == text
+    monkeypatch.setattr(store._folders, "write", garble)
+    with pytest.raises(ArtifactError, match="'b': what is there is not what was sent"):
+        store.put("b", io.BytesIO(text))
+    assert [path.name for path in (server.folder / "garbled").iterdir()] == ["a"]
+    monkeypatch.undo()
+    store.delete("")
+
+
+def test_parts_of_who_was_killed_a_day_ago_are_removed_by_a_large_upload(
+    server: SshServer,
+) -> None:
+    store = SftpStore(at(server, "swept"), signed_in(server))
+    store.put("a", io.BytesIO(b"1"))
+    folder = server.folder / "swept"
+    for name, age_s in (("old", 25 * 3600), ("new", 3600)):
+        (folder / f"{PART}{name}").write_bytes(b"half")
+        then_s = time.time() - age_s
+        os.utime(folder / f"{PART}{name}", (then_s, then_s))
+    assert [entry.path for entry in store.entries("")] == ["a"]
+    store.put("large", io.BytesIO(bytes(9_000_000)))
+    assert sorted(path.name for path in folder.iterdir()) == [f"{PART}new", "a", "large"]
+    store.delete("")
+    assert not folder.exists()
 
 
 def test_a_wrong_key_is_one_sentence(server: SshServer) -> None:
