@@ -8,6 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -112,10 +113,16 @@ _MODULES = (
 
 
 @contextlib.contextmanager
-def apache(folder: Path) -> Iterator[FileServer]:
+def apache() -> Iterator[FileServer]:
     """An Apache with mod_dav, for `USER` of `tests.databases` with his password."""
     if shutil.which("apache2") is None:
         unavailable("apache2-bin of Debian is not installed")
+    # Not among pytest's folders: each pytest that starts closes those to other users than its own.
+    with tempfile.TemporaryDirectory(prefix="mlflow-exec-apache-") as folder:
+        yield from _apache(Path(folder))
+
+
+def _apache(folder: Path) -> Iterator[FileServer]:
     port = free_port()
     for name in ("data", "run"):
         (folder / name).mkdir()
@@ -135,6 +142,7 @@ def apache(folder: Path) -> Iterator[FileServer]:
 
 _WSGIDAV = """
 import sys
+import tempfile
 from cheroot.wsgi import Server
 from wsgidav.wsgidav_app import WsgiDAVApp
 folder, port, user, password = sys.argv[1:]

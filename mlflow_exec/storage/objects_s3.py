@@ -12,7 +12,13 @@ from contextlib import contextmanager
 from typing import Any
 
 from botocore.config import Config
-from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError, NoCredentialsError
+from botocore.exceptions import (
+    BotoCoreError,
+    ClientError,
+    HTTPClientError,
+    NoCredentialsError,
+    SSLError,
+)
 from botocore.session import Session
 
 from mlflow_exec.credential_sources import Credential
@@ -165,6 +171,11 @@ class S3Objects(Objects):
             raise kind(text, status=status) from error
         except NoCredentialsError as error:
             raise AccessDeniedError(f"{where}: {error}; {signed}") from error
+        except SSLError as error:
+            raise RejectedError(
+                f"{where}: {' '.join(str(error).split())}; AWS_CA_BUNDLE names a file with the "
+                f"authority of its certificate"
+            ) from error
         except HTTPClientError as error:
             raise UnreachableError(f"{where}: {' '.join(str(error).split())}") from error
         except (BotoCoreError, ValueError) as error:

@@ -23,8 +23,8 @@ from tests.unit.tcp_link import TcpLink
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FileServer]:
-    with apache(tmp_path_factory.mktemp("apache")) as server:
+def server() -> Iterator[FileServer]:
+    with apache() as server:
         yield server
 
 
