@@ -8,13 +8,12 @@ import os
 import shutil
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from tests.clusters.pytest_kubernetes import unavailable
-from tests.databases import PASSWORD, USER, hand_over, running
+from tests.databases import PASSWORD, USER, folder_for_others, hand_over, running
 from tests.servers import free_port
 
 SSHD = Path("/usr/sbin/sshd")
@@ -117,11 +116,11 @@ def apache() -> Iterator[FileServer]:
     """An Apache with mod_dav, for `USER` of `tests.databases` with his password."""
     if shutil.which("apache2") is None:
         unavailable("apache2-bin of Debian is not installed")
-    # Not among pytest's folders: each pytest that starts closes those to other users than its own.
-    with tempfile.TemporaryDirectory(prefix="mlflow-exec-apache-") as folder:
-        yield from _apache(Path(folder))
+    with folder_for_others() as folder, _apache(folder) as server:
+        yield server
 
 
+@contextlib.contextmanager
 def _apache(folder: Path) -> Iterator[FileServer]:
     port = free_port()
     for name in ("data", "run"):
@@ -142,7 +141,6 @@ def _apache(folder: Path) -> Iterator[FileServer]:
 
 _WSGIDAV = """
 import sys
-import tempfile
 from cheroot.wsgi import Server
 from wsgidav.wsgidav_app import WsgiDAVApp
 folder, port, user, password = sys.argv[1:]

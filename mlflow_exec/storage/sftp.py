@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import getpass
 import itertools
+import logging
 import os
 import posixpath
 import stat
@@ -37,6 +38,7 @@ from mlflow_exec.storage.shared import Connections
 from mlflow_exec.uris import Location
 
 T = TypeVar("T")
+_LOG = logging.getLogger(__name__)
 _CONNECT_S = 15
 _ANSWER_S = 120.0
 # Pieces of a file that are on their way at the same time.
@@ -340,6 +342,8 @@ class _Loop:
         with self._lock:
             if self._made is None or self._made[0] != os.getpid():
                 loop = asyncio.new_event_loop()
+                # Reads ahead of a connection that broke, which nobody waits for any more.
+                loop.set_exception_handler(lambda _, told: _LOG.debug("%s", told.get("message")))
                 threading.Thread(
                     target=loop.run_forever, name="mlflow-exec-sftp", daemon=True
                 ).start()

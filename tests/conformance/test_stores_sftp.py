@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import os
 import random
-import threading
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -22,6 +21,7 @@ from mlflow_exec.storage.sent import Sent
 from mlflow_exec.storage.sftp import SftpStore
 from mlflow_exec.testing.stores import StoreConformance, Stored
 from mlflow_exec.uris import Location
+from tests.conformance.cutting import assert_survives_cuts
 from tests.file_servers import SshServer, ssh_server
 from tests.unit.tcp_link import TcpLink
 
@@ -53,29 +53,7 @@ class TestSftp(StoreConformance):
 def test_a_connection_that_breaks_in_the_middle_loses_nothing(server: SshServer) -> None:
     link = TcpLink("127.0.0.1", server.port)
     store = SftpStore(at(server, "cut", link.port), signed_in(server))
-    text = random.randbytes(40_000_000)
-    cuts = 0
-
-    def cut() -> None:
-        nonlocal cuts
-        cuts += 1
-        link.cut()
-        threading.Timer(0.5, link.mend).start()
-
-    class Cuts(io.BytesIO):
-        def read(self, size: int | None = -1) -> bytes:
-            if cuts == 0 and self.tell() > 4_000_000:
-                cut()
-            return super().read(size)
-
-    store.put("d/large", Cuts(text))
-    read = b""
-    for piece in store.read("d/large"):
-        if cuts == 1 and len(read) > 4_000_000:
-            cut()
-        read += piece
-    assert cuts == 2
-    assert read == text
+    assert_survives_cuts(store, link)
     assert [path.name for path in (server.folder / "cut").iterdir()] == ["d"], "no part is left"
     store.delete("")
     store.close()
