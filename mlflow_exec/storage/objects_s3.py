@@ -20,6 +20,7 @@ from botocore.exceptions import (
     SSLError,
 )
 from botocore.session import Session
+from urllib3.exceptions import HTTPError
 
 from mlflow_exec.credential_sources import Credential
 from mlflow_exec.errors import (
@@ -180,7 +181,7 @@ class S3Objects(Objects):
             raise UnreachableError(f"{where}: {' '.join(str(error).split())}") from error
         except (BotoCoreError, ValueError) as error:
             raise RejectedError(f"{where}: {' '.join(str(error).split())}") from error
-        except OSError as error:  # while the body is read
+        except (OSError, HTTPError) as error:  # while the body is read
             raise UnreachableError(f"{where}: {error}") from error
 
 

@@ -234,8 +234,10 @@ class Sftp(Folders):
         if isinstance(error, codes.SFTPOpUnsupported):
             return RejectedError(f"{where}: {said}; the server cannot do that")
         if isinstance(error, codes.SFTPError) and not isinstance(error, _BROKEN):
-            # Most servers say "Failure" of all the rest.
-            return ConflictError(f"{where}: {said}")
+            # Most servers say no more than "Failure" of all the rest.
+            return ConflictError(
+                f"{where}: {said}; is something of that name in the way, or the disk full?"
+            )
         return UnreachableError(f"{where}: {said}")
 
 
