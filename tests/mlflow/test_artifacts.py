@@ -258,7 +258,7 @@ class Dies(io.RawIOBase):
             os.kill(os.getpid(), 9)
         buffer[:] = b"x" * len(buffer)
         return len(buffer)
-get_artifact_repository(sys.argv[1])._store.put("d/new", io.BufferedReader(Dies(), 1024 * 1024))
+get_artifact_repository(sys.argv[1]).store.put("d/new", io.BufferedReader(Dies(), 1024 * 1024))
 """
 
 
