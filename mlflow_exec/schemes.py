@@ -55,6 +55,16 @@ _MSSQL_OPTIONS = ("driver", "Encrypt", "TrustServerCertificate")
 
 SCHEMES: tuple[Scheme, ...] = (
     Scheme(
+        "artifactory", "JFrog Artifactory", "mlflow_exec.storage.artifactory:ArtifactoryStore", "",
+        "artifactory://files.example/artifactory/ml-local/mlflow", Authority.HOST, 443, (), 2, (
+            ("hosts", ("MLFLOW_EXEC_ARTIFACTORY_HOST",)),
+            ("token", ("ARTIFACTORY_AUTH_TOKEN",)),
+            ("user", ("ARTIFACTORY_USER",)),
+            ("password", ("ARTIFACTORY_PASSWORD",)),
+            ("key_secret", ("ARTIFACTORY_API_KEY",)),
+        ),
+    ),
+    Scheme(
         "mssql+pyodbc", "Microsoft SQL Server", _DATABASE, "mssql",
         "mssql+pyodbc://db.example/artifacts?driver=ODBC+Driver+18+for+SQL+Server",
         Authority.HOST, 1433, _MSSQL_OPTIONS, 1, _SQL,

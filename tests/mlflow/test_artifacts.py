@@ -1,4 +1,4 @@
-"""Artifacts in databases through MLflow itself: its functions, its command line, its server."""
+"""Artifacts in our stores through MLflow itself: its functions, its command line, its server."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ from mlflow.store.artifact.artifact_repository_registry import get_artifact_repo
 from mlflow_exec.plugins.artifacts import ExecArtifactRepository
 from mlflow_exec.testing.served_models import save_model
 from mlflow_exec.testing.stores import ODD_NAMES
+from tests.artifactory_server import TOKEN, ArtifactoryServer, artifactory
 from tests.clusters.pytest_kubernetes import unavailable
 from tests.databases import PASSWORD, USER, DatabaseServer, postgresql
 from tests.servers import MlflowServer, mlflow_server
@@ -33,6 +34,9 @@ VARIABLES = {
     "MLFLOW_EXEC_SQL_HOST": "127.0.0.1",
     "MLFLOW_EXEC_SQL_USER": USER,
     "MLFLOW_EXEC_SQL_PASSWORD": PASSWORD,
+    "MLFLOW_EXEC_ARTIFACTORY_HOST": "127.0.0.1",
+    "ARTIFACTORY_AUTH_TOKEN": TOKEN,
+    "ARTIFACTORY_NO_SSL": "true",
 }
 
 
@@ -42,10 +46,17 @@ def database(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DatabaseServe
         yield server
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ArtifactoryServer]:
+    with artifactory(tmp_path_factory.mktemp("artifactory")) as server:
+        yield server
+
+
+@pytest.fixture(params=["sqlite", "postgresql", "artifactory"])
 def root(
     request: pytest.FixtureRequest,
     database: DatabaseServer,
+    files: ArtifactoryServer,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> str:
@@ -54,6 +65,8 @@ def root(
         monkeypatch.setenv(name, value)
     if request.param == "sqlite":
         return f"sqlite:///{tmp_path}/artifacts.db"
+    if request.param == "artifactory":
+        return files.uri(tmp_path.name)
     return f"postgresql://127.0.0.1:{database.port}/postgres/{tmp_path.name}"
 
 

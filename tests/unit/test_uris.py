@@ -93,7 +93,7 @@ def test_parts(scheme: Scheme) -> None:
 
 @with_authority
 def test_a_password_is_kept_and_never_shown(scheme: Scheme) -> None:
-    text = f"{scheme.name}://me:{PASSWORD}@host/a"
+    text = f"{scheme.name}://me:{PASSWORD}@host/a/b"
     found = Location.parse(text)
     assert found.password is not None
     assert found.password.reveal() == PASSWORD
