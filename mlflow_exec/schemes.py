@@ -12,6 +12,7 @@ class Authority(Enum):
     HOST = "a host, with a port where it is not the usual one"
     BUCKET = "the name of a bucket or an account; the host follows from settings"
     FILE = "nothing: the path begins with that of a file on this machine"
+    FOLDER = "nothing: the path is that of a folder on this machine"
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,10 @@ SCHEMES: tuple[Scheme, ...] = (
             ("password", ("ARTIFACTORY_PASSWORD",)),
             ("key_secret", ("ARTIFACTORY_API_KEY",)),
         ),
+    ),
+    Scheme(
+        "file-plugin", "a folder of this machine", "mlflow_exec.storage.local:LocalStore", "",
+        "file-plugin:/data/mlruns", Authority.FOLDER,
     ),
     Scheme(
         "mssql+pyodbc", "Microsoft SQL Server", _DATABASE, "mssql",

@@ -71,6 +71,9 @@ class Location:
         if scheme.authority is Authority.FILE:
             names = _file_names(text, match[2], match[3])
             return cls(scheme, names, options=_options(text, match[4], scheme))
+        if scheme.authority is Authority.FOLDER:
+            names = _folder_names(text, match[2], match[3], scheme)
+            return cls(scheme, names, options=_options(text, match[4], scheme))
         authority = _AUTHORITY.fullmatch(match[2] or "")
         if authority is None or not authority[3]:
             _refuse(text, f"a host is needed: {scheme.example}")
@@ -127,6 +130,8 @@ class Location:
         query = f"?{urlencode(self.options)}" if self.options else ""
         if self.scheme.authority is Authority.FILE:
             return f"{self.scheme.name}:///{path}{query}"
+        if self.scheme.authority is Authority.FOLDER:
+            return f"{self.scheme.name}:{path}{query}"
         user = f"{quote(self.user, safe='')}@" if self.user else ""
         port = "" if self.port is None else f":{self.port}"
         return f"{self.scheme.name}://{user}{self.host}{port}{path}{query}"
@@ -212,6 +217,16 @@ def _file_names(text: str, authority: str | None, path: str) -> tuple[str, ...]:
     names = _names(text, f"{authority or ''}/{path.lstrip('/')}")
     if not any(map(_is_database, names)):
         _refuse(text, "a file is needed whose name ends with .db, .sqlite or .sqlite3")
+    return names
+
+
+def _folder_names(
+    text: str, authority: str | None, path: str, scheme: Scheme
+) -> tuple[str, ...]:
+    """Return the path of a folder; after two slashes a host would stand, or what was joined."""
+    names = _names(text, path)
+    if authority or not names or not path.startswith("/") or path.startswith("//"):
+        _refuse(text, f"a path from the root is needed, after one slash or three: {scheme.example}")
     return names
 
 
