@@ -16,10 +16,8 @@ import pandas as pd
 import pytest
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
-from mlflow.store.artifact.artifact_repo import ArtifactRepository
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
-from mlflow_exec.plugins.artifacts import ExecArtifactRepository
 from mlflow_exec.testing.served_models import save_model
 from mlflow_exec.testing.stores import ODD_NAMES
 from tests.artifactory_server import TOKEN, ArtifactoryServer, artifactory
@@ -29,6 +27,10 @@ from tests.servers import MlflowServer, mlflow_server
 
 # MLflow's own store of runs, which is in the process of the tests here.
 pytestmark = pytest.mark.filterwarnings("ignore::sqlalchemy.exc.SADeprecationWarning")
+
+# The server of MLflow 3.5 cannot send files whose names are not of ASCII, and answers 500 to what a
+# repository refuses.
+IS_OLD = mlflow.__version__.startswith("3.5.")
 
 VARIABLES = {
     "MLFLOW_EXEC_SQL_HOST": "127.0.0.1",
@@ -77,10 +79,13 @@ def tracked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> MlflowClient:
     return MlflowClient()
 
 
-def folder_of(path: Path, but: str = "") -> Path:
-    """Return a folder with files of all kinds of names, but those with these characters."""
+def folder_of(path: Path, is_for_server: bool = False) -> Path:
+    """Return a folder with files of all kinds of names; for MLflow's server, of those it takes."""
     names = ["plain.txt", "deep/er/file.txt", *ODD_NAMES]
-    for name in [name for name in names if not set(but) & set(name)]:
+    if is_for_server:  # MLflow's client does not encode these characters
+        names = [name for name in names if not set("%#?") & set(name)]
+        names = [name for name in names if name.isascii() or not IS_OLD]
+    for name in names:
         file = path / "given" / name
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(name)
@@ -163,7 +168,7 @@ def proxying(server: MlflowServer, monkeypatch: pytest.MonkeyPatch) -> MlflowSer
 def test_the_server_keeps_what_its_clients_send_without_credentials_of_theirs(
     proxying: MlflowServer, tmp_path: Path
 ) -> None:
-    given = folder_of(tmp_path, but="%#?")  # which MLflow's client does not encode
+    given = folder_of(tmp_path, is_for_server=True)
     with mlflow.start_run() as run:
         mlflow.log_artifacts(str(given), "all")
     assert run.info.artifact_uri.startswith("mlflow-artifacts:")
@@ -184,8 +189,10 @@ def test_the_server_opens_no_other_place_for_a_client(
     run = client.create_run(client.create_experiment(tmp_path.name, artifact_location=uri))
     with pytest.raises(urllib.error.HTTPError) as refused:
         proxying.api("GET", f"artifacts/list?run_id={run.info.run_id}")  # as its page does
-    assert refused.value.code == 400
-    assert "lies outside of the artifact root" in refused.value.read().decode()
+    with refused.value as answer:
+        told = answer.read().decode()
+    assert answer.code == (500 if IS_OLD else 400)
+    assert IS_OLD or "lies outside of the artifact root" in told
     assert not (tmp_path / "other.db").exists()
 
 
@@ -278,20 +285,6 @@ def test_memory_does_not_grow_with_the_size_of_a_file(
     done = subprocess.run(words, check=True, capture_output=True, text=True, timeout=300)
     assert (into / "large").stat().st_size == large.stat().st_size
     assert [float(grown) < 100 for grown in done.stdout.split()] == [True, True], done.stdout
-
-
-def test_mlflow_finds_nothing_that_it_wants_and_a_repository_has_not() -> None:
-    """MLflow's base classes do not refuse what is missing: it would return nothing."""
-    wanted = {
-        name
-        for base in ExecArtifactRepository.__mro__
-        for name, member in vars(base).items()
-        if getattr(member, "__isabstractmethod__", False)
-    }
-    assert wanted
-    missing = [name for name in wanted if name not in vars(ExecArtifactRepository)]
-    assert missing == []
-    assert issubclass(ExecArtifactRepository, ArtifactRepository)
 
 
 def test_installing_it_costs_no_import_of_a_database() -> None:
