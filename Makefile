@@ -11,7 +11,7 @@ INSTALL := PYTHON="$(PYTHON)" scripts/install.sh "$(VENV)"
 REQUIREMENTS := pyproject.toml constraints.txt scripts/install.sh
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-first-half test-second-half test-elsewhere test-yarn test-serving test-large test-oldest check docs constraints cluster-up cluster-down clean
+.PHONY: help setup demo test test-first-half test-second-half test-elsewhere test-yarn test-serving test-large test-oldest fuzz check docs constraints cluster-up cluster-down clean
 
 help: ## Show this list.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -73,6 +73,14 @@ test-oldest: $(OLDEST)/.for-tests ## Run the tests of the plugins with the oldes
 	$(OLDEST)/bin/python -m pytest -m "not large" $(PYTEST_ARGS) \
 	    tests/unit/test_mlflow_bases.py tests/mlflow/test_artifacts.py tests/mlflow/test_file_plugin.py
 
+FUZZ_S ?= 300
+FUZZED ?= .fuzz
+
+fuzz: setup ## Look for locations that break a law, for FUZZ_S seconds; found ones are in .fuzz.
+	@mkdir -p $(FUZZED)
+	$(BIN)/python -W ignore -m tests.fuzz.run -max_total_time=$(FUZZ_S) -max_len=512 \
+	    -dict=tests/fuzz/tokens.dict -artifact_prefix=$(FUZZED)/ $(FUZZED) tests/fuzz/corpus
+
 test-large: setup ## Run the tests that need minutes or gigabytes each.
 	$(BIN)/python -m pytest -m large $(PYTEST_ARGS)
 
@@ -107,6 +115,6 @@ cluster-down: setup ## Stop it.
 
 clean: ## Remove what the targets made here; caches outside of the checkout stay.
 	@if [ -x $(BIN)/mlflow-exec ]; then $(BIN)/mlflow-exec ray stop >/dev/null 2>&1 || true; fi
-	rm -rf $(VENV) $(OLDEST) $(DEMO) dist build .mypy_cache .ruff_cache .pytest_cache .import_linter_cache \
+	rm -rf $(VENV) $(OLDEST) $(DEMO) $(FUZZED) dist build .mypy_cache .ruff_cache .pytest_cache .import_linter_cache \
 	    .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
