@@ -72,6 +72,7 @@ class ArtifactoryServer:
         is_pro: Whether it has File List.
         is_open: Whether it answers without a credential; File List it does not.
         redirects: Whether downloads are redirected.
+        heeds_ranges: Whether a download may begin in the middle.
         names_hashes: Whether answers of downloads name them.
         heeds_deploys: Whether it knows ``X-Checksum-Deploy``.
         heeds_hashes: Whether any such header reaches it.
@@ -87,6 +88,7 @@ class ArtifactoryServer:
     is_pro: bool = True
     is_open: bool = False
     redirects: bool = False
+    heeds_ranges: bool = True
     names_hashes: bool = True
     heeds_deploys: bool = True
     heeds_hashes: bool = True
@@ -136,9 +138,7 @@ class ArtifactoryServer:
     def remove(self, path: str) -> bool:
         with self.lock:
             gone = [n for n in self.nodes if n == path or n.startswith(f"{path}/")]
-            for node in gone:
-                del self.nodes[node]
-        return bool(gone)
+            return bool([self.nodes.pop(node) for node in gone])
 
 
 class _CutError(Exception):
@@ -261,7 +261,8 @@ class _Handler(BaseHTTPRequestHandler):
     def _send_file(self, sha256: str, headers: dict[str, str]) -> None:
         with (self.served.folder / sha256).open("rb") as file:
             size_bytes = file.seek(0, 2)
-            asked = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", ""))
+            wanted = self.headers.get("Range", "") if self.served.heeds_ranges else ""
+            asked = re.fullmatch(r"bytes=(\d+)-", wanted)
             start = file.seek(int(asked[1]) if asked else 0)
             if asked:
                 headers["Content-Range"] = f"bytes {start}-{size_bytes - 1}/{size_bytes}"

@@ -228,6 +228,15 @@ def test_a_download_goes_on_where_its_connection_broke(
     assert all(1_400_000 < int(start[6:-1]) < 1_600_000 for start in starts)
 
 
+def test_a_download_goes_on_where_the_server_sends_all_of_it_again(
+    server: Server, store: ArtifactoryStore
+) -> None:
+    put(store, "a", LARGE)
+    server.heeds_ranges = False
+    server.faults = [Fault("GET", cut_at_byte=1_500_000)]
+    assert content(store, "a") == LARGE
+
+
 def test_a_file_that_is_replaced_while_a_download_is_resumed_is_an_error(
     server: Server, store: ArtifactoryStore
 ) -> None:

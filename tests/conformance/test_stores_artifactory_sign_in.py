@@ -188,6 +188,9 @@ def test_tls_is_spoken_and_the_certificate_checked(
     monkeypatch.setenv("REQUESTS_CA_BUNDLE", authority.ca_cert)
     put(open_store(uri), "a", b"1")
     assert content(open_store(uri), "a") == b"1"
+    server.redirects = True
+    with pytest.raises(ArtifactError, match=f"redirects to http://{server.objects}, without TLS"):
+        content(open_store(uri), "a")
     relay.close()
 
 
