@@ -42,9 +42,12 @@ FOLDER = "MLFLOW_EXEC_CREDENTIALS_DIR"
 STRICT = "MLFLOW_EXEC_STRICT"
 """The variable by which a password in a URI is refused."""
 _HOSTS = "hosts"
-_PLAIN = (_HOSTS, "user")
+_PLAIN = (
+    _HOSTS, "user", "host_key", "principal", "keytab", "endpoint", "region", "account",
+)  # fmt: skip
 _FIELDS = (
     *_PLAIN, "password", "token", "key_id", "key_secret", "session_token", "private_key",
+    "connection_string",
 )  # fmt: skip
 _EXEC_S = 60.0
 # What a command says lives so long is asked for anew a little before.
@@ -69,6 +72,12 @@ class Credential:
         if found is None:
             return None
         return found.plain() if name in _PLAIN else found.reveal()
+
+    def of_user(self, user: str) -> Credential:
+        """Return this one for a user that is named elsewhere, such as in a URI; "" changes none."""
+        if not user:
+            return self
+        return Credential(self.source, {**self.fields, "user": Secret.of(user, "the URI")})
 
 
 NOTHING = Credential("nothing of ours; the SDK's own chain where it has one")

@@ -47,12 +47,47 @@ class Scheme:
 
 _DATABASE = "mlflow_exec.storage.database:DatabaseStore"
 
+_SFTP = "mlflow_exec.storage.sftp:SftpStore"
+_HDFS = "mlflow_exec.storage.webhdfs:HdfsStore"
+
 _SQL = (
     ("hosts", ("MLFLOW_EXEC_SQL_HOST",)),
     ("user", ("MLFLOW_EXEC_SQL_USER",)),
     ("password", ("MLFLOW_EXEC_SQL_PASSWORD",)),
 )
 _MSSQL_OPTIONS = ("driver", "Encrypt", "TrustServerCertificate")
+
+_WEBDAV = "mlflow_exec.storage.webdav:WebdavStore"
+_HTTP = (
+    ("hosts", ("MLFLOW_EXEC_WEBDAV_HOST",)),
+    ("user", ("MLFLOW_EXEC_WEBDAV_USER",)),
+    ("password", ("MLFLOW_EXEC_WEBDAV_PASSWORD",)),
+    ("token", ("MLFLOW_EXEC_WEBDAV_TOKEN",)),
+)
+_FSSPEC = "mlflow_exec.storage.objects_fsspec:"
+_SMB = "mlflow_exec.storage.smb:SmbStore"
+_SHARE = (
+    ("hosts", ("MLFLOW_EXEC_SMB_HOST",)),
+    ("user", ("MLFLOW_EXEC_SMB_USER",)),
+    ("password", ("MLFLOW_EXEC_SMB_PASSWORD",)),
+)
+_SSH = (
+    ("hosts", ("MLFLOW_EXEC_SSH_HOST",)),
+    ("user", ("MLFLOW_EXEC_SSH_USER",)),
+    ("password", ("MLFLOW_EXEC_SSH_PASSWORD",)),
+    ("private_key", ("MLFLOW_EXEC_SSH_PRIVATE_KEY",)),
+    ("host_key", ("MLFLOW_EXEC_SSH_HOST_KEY",)),
+)
+
+_S3 = (
+    ("endpoint", ("MLFLOW_S3_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")),
+)
+_AZURE = (
+    ("connection_string", ("AZURE_STORAGE_CONNECTION_STRING",)),
+    ("account", ("AZURE_STORAGE_ACCOUNT_NAME",)),
+    ("key_secret", ("AZURE_STORAGE_ACCOUNT_KEY", "AZURE_STORAGE_ACCESS_KEY")),
+    ("token", ("AZURE_STORAGE_SAS_TOKEN",)),
+)
 
 SCHEMES: tuple[Scheme, ...] = (
     Scheme(
@@ -68,6 +103,18 @@ SCHEMES: tuple[Scheme, ...] = (
     Scheme(
         "file-plugin", "a folder of this machine", "mlflow_exec.storage.local:LocalStore", "",
         "file-plugin:/data/mlruns", Authority.FOLDER,
+    ),
+    Scheme(
+        "fsspec+abfs", "Azure Blob Storage", _FSSPEC + "AzureStore", "azure",
+        "fsspec+abfs://container/artifacts", Authority.BUCKET, None, (), 0, _AZURE,
+    ),
+    Scheme(
+        "fsspec+s3", "S3, and what speaks it", _FSSPEC + "S3Store", "s3",
+        "fsspec+s3://bucket/artifacts", Authority.BUCKET, None, (), 0, _S3,
+    ),
+    Scheme(
+        "fsspec+sftp", "SFTP (SSH)", _SFTP, "sftp", "fsspec+sftp://files.example/data/artifacts",
+        Authority.HOST, 22, (), 0, _SSH,
     ),
     Scheme(
         "mssql+pyodbc", "Microsoft SQL Server", _DATABASE, "mssql",
@@ -87,7 +134,27 @@ SCHEMES: tuple[Scheme, ...] = (
         Authority.HOST, 5432, ("sslmode",), 1, _SQL,
     ),
     Scheme(
+        "smb", "SMB share (Windows, Samba)", _SMB, "smb", "smb://files.example/share/artifacts",
+        Authority.HOST, 445, (), 1, _SHARE,
+    ),
+    Scheme(
         "sqlite", "SQLite", _DATABASE, "", "sqlite:////data/artifacts.db", Authority.FILE,
+    ),
+    Scheme(
+        "swebhdfs", "HDFS (REST, TLS)", _HDFS, "", "swebhdfs://namenode.example/data/artifacts",
+        Authority.HOST, 9871,
+    ),
+    Scheme(
+        "webdav", "WebDAV", _WEBDAV, "", "webdav://files.example/data/artifacts",
+        Authority.HOST, 80, (), 0, _HTTP,
+    ),
+    Scheme(
+        "webdavs", "WebDAV (TLS)", _WEBDAV, "", "webdavs://files.example/data/artifacts",
+        Authority.HOST, 443, (), 0, _HTTP,
+    ),
+    Scheme(
+        "webhdfs", "HDFS (REST)", _HDFS, "", "webhdfs://namenode.example/data/artifacts",
+        Authority.HOST, 9870,
     ),
 )  # fmt: skip
 assert [s.name for s in SCHEMES] == sorted(s.name for s in SCHEMES), "keep SCHEMES sorted"

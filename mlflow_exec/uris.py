@@ -208,7 +208,8 @@ def _decoded(text: str, part: str) -> str:
 
 def _names(text: str, path: str) -> tuple[str, ...]:
     # One slash behind is common; more of them would stand in what MLflow joins, which is refused.
-    path = path.removeprefix("/").removesuffix("/")
+    path = path.removeprefix("/")
+    path = path if path == "/" else path.removesuffix("/")
     found = tuple(_decoded(text, part) for part in path.split("/")) if path else ()
     for name in found:
         if name in ("", ".", ".."):

@@ -11,7 +11,7 @@ import logging
 import os
 import re
 from base64 import b64encode
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -35,7 +35,7 @@ from mlflow_exec.errors import (
     UnreachableError,
 )
 from mlflow_exec.storage.artifactory_content import Content
-from mlflow_exec.storage.base import Entry, Store
+from mlflow_exec.storage.base import Entry, Store, valid_names
 from mlflow_exec.uris import Location, artifact_names
 
 _LOG = logging.getLogger(__name__)
@@ -280,7 +280,7 @@ class ArtifactoryStore(Store):
         found = told.get("files")
         return [
             Entry(name, is_folder, None if is_folder else int(item["size"]))
-            for name, is_folder, item in _named(found)
+            for name, is_folder, item in _named(self.location, found)
         ]
 
     def _told(self, place: str) -> list[Entry]:
@@ -292,7 +292,7 @@ class ArtifactoryStore(Store):
         if "children" not in told:
             return []
         self._has_file_list = False
-        children = list(_named(told["children"]))
+        children = list(_named(self.location, told["children"]))
 
         def entry(child: tuple[str, bool, Any]) -> Entry | None:
             name, is_folder, _ = child
@@ -323,16 +323,15 @@ def _sha256_of(told: Mapping[str, Any]) -> str:
     return str((told.get("checksums") or {}).get("sha256") or "").lower()
 
 
-def _named(items: Any) -> Iterator[tuple[str, bool, Any]]:
-    """Yield name, whether it is a folder, and the rest of what stands in a folder.
+def _named(location: Location, items: Any) -> Iterator[tuple[str, bool, Any]]:
+    """Yield name, whether it is a folder, and the rest of what stands in a folder."""
+    by_name = {_plain(str(item["uri"]).lstrip("/")): item for item in items or ()}
+    for name in valid_names(location, by_name):
+        yield name, str(by_name[name]["folder"]).lower() == "true", by_name[name]
 
-    What cannot be asked for by an artifact's path is left out.
-    """
-    for item in items if isinstance(items, Sequence) else ():
-        name = _ESCAPED.sub(lambda match: chr(int(match[1], 16)), str(item["uri"]).lstrip("/"))
-        with suppress(LocationError):
-            if len(artifact_names(name)) == 1:
-                yield name, str(item["folder"]).lower() == "true", item
+
+def _plain(name: str) -> str:
+    return _ESCAPED.sub(lambda match: chr(int(match[1], 16)), name)
 
 
 def _escaped(name: str) -> str:

@@ -15,8 +15,8 @@ from contextlib import contextmanager, suppress
 from typing import BinaryIO
 
 from mlflow_exec.credential_sources import Credential
-from mlflow_exec.errors import ArtifactError, ArtifactNotFoundError, LocationError
-from mlflow_exec.storage.base import PIECE_BYTES, Entry, Store, pieces_of
+from mlflow_exec.errors import ArtifactError, ArtifactNotFoundError
+from mlflow_exec.storage.base import PIECE_BYTES, Entry, Store, pieces_of, valid_names
 from mlflow_exec.uris import Location, artifact_names
 
 _PART = re.compile(r"\.mlflow-exec-[0-9a-f]{32}")
@@ -75,14 +75,15 @@ class LocalStore(Store):
         """See `Store`."""
         place, found = self._place(path), []
         with self._explained(path), suppress(FileNotFoundError, NotADirectoryError):
-            for item in os.scandir(place):
-                if _PART.fullmatch(item.name) or not _is_askable(item.name):
-                    continue
-                name, is_folder = f"{path}/{item.name}" if path else item.name, item.is_dir()
+            by_name = {item.name: item for item in os.scandir(place)}
+            for name in valid_names(self.location, by_name):
+                item, whole = by_name[name], f"{path}/{name}" if path else name
                 with suppress(FileNotFoundError):  # it has been removed meanwhile
-                    size_bytes = None if is_folder else item.stat().st_size
-                    found.append(Entry(name, is_folder, size_bytes))
-        return sorted(found, key=lambda entry: entry.path)
+                    if item.is_dir():
+                        found.append(Entry(whole, True))
+                    elif not _PART.fullmatch(name):
+                        found.append(Entry(whole, False, item.stat().st_size))
+        return found
 
     def delete(self, path: str) -> None:
         """See `Store`."""
@@ -123,11 +124,3 @@ def _part_in(folder: str) -> BinaryIO:
             if not left:
                 raise
     raise AssertionError("unreachable")
-
-
-def _is_askable(name: str) -> bool:
-    """Whether an artifact's path may have this name."""
-    try:
-        return len(artifact_names(name)) == 1
-    except LocationError:
-        return False
