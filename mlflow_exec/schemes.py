@@ -109,7 +109,7 @@ SCHEMES: tuple[Scheme, ...] = (
         "fsspec+abfs://container/artifacts", Authority.BUCKET, None, (), 0, _AZURE,
     ),
     Scheme(
-        "fsspec+s3", "S3, and what speaks it", _FSSPEC + "S3Store", "s3",
+        "fsspec+s3", "S3, and what speaks it", "mlflow_exec.storage.objects_s3:S3Store", "s3",
         "fsspec+s3://bucket/artifacts", Authority.BUCKET, None, (), 0, _S3,
     ),
     Scheme(

@@ -15,7 +15,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, BinaryIO, TypeVar
 
 from mlflow_exec.clients.pauses import Pauses, repeated
@@ -25,9 +24,10 @@ from mlflow_exec.errors import (
     ArtifactNotFoundError,
     ClusterError,
     LocationError,
+    NotFoundError,
     UnreachableError,
 )
-from mlflow_exec.storage.base import READ_BACK, Entry, Store, explained, is_on, valid_names
+from mlflow_exec.storage.base import Entry, Store, explained, valid_names
 from mlflow_exec.storage.sent import Sent
 from mlflow_exec.uris import Location, artifact_names
 
@@ -129,8 +129,8 @@ class Objects(ABC):
         """Begin a large one."""
 
     @abstractmethod
-    def read(self, key: str, start: int, end: int) -> bytes:
-        """Return a range of an object; less than that only at its end.
+    def read(self, key: str, start: int, end: int) -> tuple[bytes, Object]:
+        """Return a range of an object, less only at its end, and what that object is as a whole.
 
         Raises:
             NotFoundError: There is none.
@@ -184,29 +184,24 @@ class ObjectStore(Store):
                     self._upload(key, first, sent)
             finally:
                 sent.raise_failure()
-            if is_on(READ_BACK):
+            if sent.sha256 is not None:
                 self._read_back(key, path, sent)
 
     def read(self, path: str) -> Iterator[bytes]:
         """See `Store`."""
-        key = self._key(path)
+        key, first = self._key(path), None
         with explained(self.location):
-            for _ in range(_TRIES):
-                found = repeated(lambda: self._objects.find(key)) if path else None
-                if found is None:
-                    raise ArtifactNotFoundError(f"{self.location}: there is no file {path!r}")
-                if found.size_bytes > PART_BYTES:
-                    yield from self._in_parts(key, path, found)
-                    return
-                if not found.size_bytes:
-                    return
-                # One byte more than there is, to notice what has been replaced in between.
-                end = found.size_bytes + 1
-                content = repeated(partial(self._objects.read, key, 0, end))
-                if len(content) == found.size_bytes:
-                    yield content
-                    return
-        raise ArtifactError(f"{self.location}: {path!r} is replaced again and again")
+            if path:
+                with suppress(NotFoundError):
+                    first = again(lambda: self._objects.read(key, 0, PART_BYTES))
+            if first is None:
+                raise ArtifactNotFoundError(f"{self.location}: there is no file {path!r}")
+            content, found = first
+            if len(content) != min(PART_BYTES, found.size_bytes):
+                raise ArtifactError(f"{self.location}: {len(content)} bytes of {path!r} came")
+            yield content
+            if found.size_bytes > PART_BYTES:
+                yield from self._further(key, path, found)
 
     def entries(self, path: str) -> list[Entry]:
         """See `Store`."""
@@ -267,38 +262,31 @@ class ObjectStore(Store):
         digest = hashlib.sha256()
         for piece in self.read(path):
             digest.update(piece)
-        if digest.hexdigest() != sent.sha256():
+        if digest.hexdigest() != sent.sha256:
             raise ArtifactError(f"{self.location}: {path!r}: what is there is not what was sent")
 
-    def _in_parts(self, key: str, path: str, found: Object) -> Iterator[bytes]:
-        """Yield a large object, some parts at a time; each is asked for again where it is lost."""
+    def _further(self, key: str, path: str, found: Object) -> Iterator[bytes]:
+        """Yield what follows the first part, some parts at a time, each again where it is lost."""
+
+        def part(start: int) -> bytes:
+            end = min(start + PART_BYTES, found.size_bytes)
+            content, now = again(lambda: self._objects.read(key, start, end))
+            if now != found or len(content) != end - start:
+                raise ArtifactError(f"{self.location}: {path!r} was replaced while it was read")
+            return content
+
         with ThreadPoolExecutor(_IN_FLIGHT, "mlflow-exec-read") as pool:
             pending: deque[Future[bytes]] = deque()
-            starts = iter(range(0, found.size_bytes, PART_BYTES))
             try:
-                while True:
-                    for start in starts:
-                        end = min(start + PART_BYTES, found.size_bytes)
-                        pending.append(pool.submit(self._part, key, start, end))
-                        if len(pending) == _IN_FLIGHT:
-                            break
-                    if not pending:
-                        break
+                for start in range(PART_BYTES, found.size_bytes, PART_BYTES):
+                    if len(pending) == _IN_FLIGHT:
+                        yield pending.popleft().result()
+                    pending.append(pool.submit(part, start))
+                while pending:
                     yield pending.popleft().result()
             finally:
                 for left in pending:
                     left.cancel()
-        if repeated(lambda: self._objects.find(key)) != found:
-            raise ArtifactError(f"{self.location}: {path!r} was replaced while it was read")
-
-    def _part(self, key: str, start: int, end: int) -> bytes:
-        return again(lambda: self._whole(key, start, end))
-
-    def _whole(self, key: str, start: int, end: int) -> bytes:
-        part = self._objects.read(key, start, end)
-        if len(part) != end - start:
-            raise UnreachableError(f"{key}: {len(part)} of {end - start} bytes came")
-        return part
 
 
 def again(action: Callable[[], T]) -> T:

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import asyncio
 import getpass
+import itertools
 import os
 import posixpath
 import stat
 import threading
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from concurrent import futures
 from concurrent.futures import Future
 from contextlib import contextmanager, suppress
@@ -62,16 +63,20 @@ class Sftp(Folders):
         self._session: _Session | None = None
 
     def write(self, path: str, content: Sent) -> None:
-        """See `Folders`."""
+        """See `Folders`; each piece is acknowledged by the server."""
+        pieces = content.pieces()
+        first, second = next(pieces, b""), next(pieces, None)
         with self._client(path) as client:
+            if second is None:
+                _LOOP.wait(_write_small(client, path, first))
+                return
             file = _LOOP.wait(client.open(path, "wb"))
             try:
-                sent_bytes = _write(file, content)
-                size_bytes = _LOOP.wait(file.stat()).size
-            finally:
+                _write(file, itertools.chain((first, second), pieces))
+            except BaseException:
                 _close(file)
-        if size_bytes != sent_bytes:
-            raise UnreachableError(f"{self._where}: {size_bytes} of {sent_bytes} bytes are there")
+                raise
+            _LOOP.wait(file.close())
 
     def read(self, path: str, start: int) -> tuple[Status, Iterator[bytes]]:
         """See `Folders`."""
@@ -244,17 +249,29 @@ def _status(attributes: asyncssh.SFTPAttrs) -> Status:
     return Status(stat.S_ISDIR(mode), attributes.size or 0, float(attributes.mtime or 0))
 
 
-def _write(file: asyncssh.SFTPClientFile, content: Sent) -> int:
-    """Write all of a content, some pieces at a time, and return how much it was."""
+async def _write_small(client: asyncssh.SFTPClient, path: str, content: bytes) -> None:
+    """Write a file that is one piece; in one go, as many are written at a time."""
+    file = await client.open(path, "wb")
+    try:
+        if content:
+            await file.write(content)
+    finally:
+        await file.close()
+
+
+def _write(file: asyncssh.SFTPClientFile, pieces: Iterable[bytes]) -> None:
+    """Write all pieces, some at a time."""
     at, pending = 0, deque[Future[Any]]()
-    for piece in content.pieces():
-        if len(pending) == _IN_FLIGHT:
-            pending.popleft().result(_ANSWER_S)
-        pending.append(_LOOP.start(file.write(piece, at)))
-        at += len(piece)
+    try:
+        for piece in pieces:
+            if len(pending) == _IN_FLIGHT:
+                pending.popleft().result(_ANSWER_S)
+            pending.append(_LOOP.start(file.write(piece, at)))
+            at += len(piece)
+    finally:
+        futures.wait(pending, _ANSWER_S)  # they use the file, which is closed next
     for written in pending:
-        written.result(_ANSWER_S)
-    return at
+        written.result()
 
 
 def _close(file: asyncssh.SFTPClientFile) -> None:

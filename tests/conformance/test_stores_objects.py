@@ -1,4 +1,4 @@
-"""Artifacts in S3 and in Azure's blobs, by fsspec, against gofakes3 and Azurite."""
+"""Artifacts in S3 and in Azure's blobs, against gofakes3 and Azurite."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from mlflow_exec.credential_sources import Credential
 from mlflow_exec.credentials import Secret
 from mlflow_exec.errors import ArtifactError
 from mlflow_exec.storage.base import Entry
-from mlflow_exec.storage.objects_fsspec import AzureStore, S3Objects, S3Store
+from mlflow_exec.storage.objects_fsspec import AzureStore
+from mlflow_exec.storage.objects_s3 import S3Store
 from mlflow_exec.testing.stores import StoreConformance, Stored
 from mlflow_exec.uris import Location
 from tests.object_servers import BUCKET, ObjectServer, azurite, gofakes3
@@ -64,9 +65,8 @@ class TestAzure(StoreConformance):
 def test_a_marker_of_a_folder_is_no_file(s3: ObjectServer) -> None:
     store = in_s3(s3, "marked")
     store.put("d/a", io.BytesIO(b"1"))
-    assert isinstance(store._objects, S3Objects)
     for key in ("marked/d/", "marked/empty/"):
-        store._objects._fs.call_s3("put_object", Bucket=BUCKET, Key=key, Body=b"")
+        store._objects.put(key, b"")
     assert store.entries("") == [Entry("d", True), Entry("empty", True)]
     assert store.entries("d") == [Entry("d/a", False, 1)]
     assert store.entries("empty") == []

@@ -213,6 +213,25 @@ def test_the_server_keeps_what_its_clients_send_without_credentials_of_theirs(
     assert contents(Path(found)) == contents(given)
 
 
+def test_a_large_file_streams_through_the_server_into_artifactory(
+    jfrog: ArtifactoryServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "large").write_bytes(random.randbytes(12_000_000))
+    (tmp_path / "server").mkdir()
+    place = jfrog.uri("of-the-server")
+    with mlflow_server(tmp_path / "server", environment=JFROG, destination=place) as server:
+        mlflow.set_tracking_uri(None)
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", server.url)
+        with mlflow.start_run() as run:
+            mlflow.log_artifact(str(tmp_path / "large"))
+        found = mlflow.artifacts.download_artifacts(
+            run_id=run.info.run_id, artifact_path="large", dst_path=str(tmp_path / "back")
+        )
+    assert Path(found).read_bytes() == (tmp_path / "large").read_bytes()
+    puts = [headers for method, _, headers in jfrog.requests if method == "PUT"]
+    assert IS_OLD or "chunked" in [headers.get("Transfer-Encoding") for headers in puts]
+
+
 @pytest.mark.parametrize(
     "place", ["sqlite:///{folder}/other.db", "postgresql://127.0.0.1:{port}/postgres/elsewhere"]
 )
@@ -326,7 +345,7 @@ def test_installing_it_costs_no_import_of_a_client() -> None:
     program = (
         "import json, sys; import mlflow.store.artifact.artifact_repository_registry; "
         "print(json.dumps([m for m in sys.modules if m.startswith('mlflow_exec.storage') "
-        "or m.split('.')[0] in ('psycopg', 'pymysql', 'asyncssh', 'smbclient', 's3fs', 'adlfs')]))"
+        "or m.split('.')[0] in ('psycopg', 'pymysql', 'asyncssh', 'smbclient', 'boto3', 'adlfs')]))"
     )
     done = subprocess.run(
         [sys.executable, "-c", program], check=True, capture_output=True, text=True,

@@ -46,8 +46,8 @@ def test_the_laws_hold_for_any_bytes(text: bytes) -> None:
 def test_atheris_finds_nothing_in_some_seconds(tmp_path: Path) -> None:
     words = [
         sys.executable, "-W", "ignore", "-m", "tests.fuzz.run", "-seed=1", "-runs=30000",
-        "-max_total_time=15", "-max_len=512", f"-dict={ROOT}/tests/fuzz/tokens.dict", f"-artifact_prefix={tmp_path}/",
-        str(tmp_path), str(CORPUS[0].parent),
+        "-max_total_time=15", "-max_len=512", f"-dict={ROOT}/tests/fuzz/tokens.dict",
+        f"-artifact_prefix={tmp_path}/", str(tmp_path), str(CORPUS[0].parent),
     ]  # fmt: skip
     done = subprocess.run(
         words, cwd=ROOT, check=False, capture_output=True, text=True, timeout=120
