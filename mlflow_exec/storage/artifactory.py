@@ -10,17 +10,16 @@ import hashlib
 import logging
 import os
 import re
-from base64 import b64encode
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, BinaryIO
 from urllib.parse import quote
 
 import requests
 
-from mlflow_exec.clients.artifactory import ArtifactoryHttp, Tries, show_requests, unanswered
 from mlflow_exec.credential_sources import Credential
 from mlflow_exec.errors import (
     AccessDeniedError,
@@ -28,14 +27,15 @@ from mlflow_exec.errors import (
     ArtifactNotFoundError,
     ClusterError,
     ConflictError,
-    CredentialError,
     LocationError,
     NotFoundError,
     RejectedError,
     UnreachableError,
 )
 from mlflow_exec.storage.artifactory_content import Content
+from mlflow_exec.storage.artifactory_http import ArtifactoryHttp, Tries, show_requests
 from mlflow_exec.storage.base import Entry, Store, valid_names
+from mlflow_exec.storage.shared import Connections
 from mlflow_exec.uris import Location, artifact_names
 
 _LOG = logging.getLogger(__name__)
@@ -85,13 +85,10 @@ class ArtifactoryStore(Store):
                 f"repository: {location.scheme.example}"
             )
         self._folder = location.names[2:]
-        scheme = "http" if _is_on("ARTIFACTORY_NO_SSL") else "https"
-        port = "" if location.port is None else f":{location.port}"
-        if shows := _is_on("ARTIFACTORY_DEBUG"):
+        if _is_on("ARTIFACTORY_DEBUG"):
             show_requests()
-        self._http = ArtifactoryHttp(
-            f"{scheme}://{location.host}{port}", self._sign_in, self._way_in(), shows
-        )
+        shared = _PLAIN if _is_on("ARTIFACTORY_NO_SSL") else _TLS
+        self._http = shared.of(location, credential)
         self._has_file_list = True
 
     def put(self, path: str, content: BinaryIO) -> None:
@@ -131,15 +128,15 @@ class ArtifactoryStore(Store):
         with self._explained(path):
             while True:
                 try:
-                    with self._from(place, seen) as answer:
-                        now = self._kept(path, answer)
+                    answer, now = self._opened(path, place, seen)
+                    with answer:
                         if kept is None:
                             kept, hashed = now, hashlib.new(now.algorithm)
                         elif kept != now:
                             raise ArtifactError(
                                 f"{self.location}: {path!r} was replaced while it was read"
                             )
-                        for piece in _pieces(answer, seen):
+                        for piece in self._pieces(answer, seen):
                             hashed.update(piece)
                             seen += len(piece)
                             tries = Tries()
@@ -185,38 +182,6 @@ class ArtifactoryStore(Store):
         """See `Store`."""
         self._http.close()
 
-    # -- who asks -----------------------------------------------------------------------------
-
-    def _sign_in(self) -> Mapping[str, str]:
-        token, key = self._secret("token"), self._secret("key_secret")
-        user, password = self.location.user or self._secret("user"), self._secret("password")
-        if token:
-            return {"Authorization": f"Bearer {token}"}
-        if user and password:
-            pair = b64encode(f"{user}:{password}".encode()).decode()
-            return {"Authorization": f"Basic {pair}"}
-        return {"X-JFrog-Art-Api": key} if key else {}
-
-    def _secret(self, name: str) -> str | None:
-        value = self.credential.get(name)
-        if value is None:
-            return None
-        value = value.strip()
-        if not value or not value.isprintable():
-            what = "has characters that none may have" if value else "is empty"
-            raise CredentialError(
-                f"{self.location}: {name} from {self.credential.fields[name].source}: it {what}"
-            )
-        return value
-
-    def _way_in(self) -> str:
-        if self.credential.fields:
-            return f"the credential is from {self.credential.source}"
-        return (
-            "no credential was sent; set ARTIFACTORY_AUTH_TOKEN and "
-            f"MLFLOW_EXEC_ARTIFACTORY_HOST={self.location.host}, or write ?cred=NAME"
-        )
-
     # -- parts --------------------------------------------------------------------------------
 
     def _place(self, path: str, *before: str) -> str:
@@ -231,7 +196,8 @@ class ArtifactoryStore(Store):
             return None
         headers = {"X-Checksum-Deploy": "true", "X-Checksum-Sha256": sent.sha256}
         try:
-            reply = self._http.read_json(self._http.ask("PUT", place, headers=headers, data=b""))
+            answer = self._http.ask("PUT", place, headers=headers, data=b"", stream=True)
+            reply = self._http.read_json(answer)
         except (NotFoundError, ConflictError, RejectedError):  # or there is no such call
             return None
         # Where a proxy drops the header, an empty file was kept; the content replaces it.
@@ -243,22 +209,30 @@ class ArtifactoryStore(Store):
             headers["X-Checksum-Sha256"] = sent.sha256
         try:
             answer = self._http.ask(
-                "PUT", place, headers=headers, data=sent.body(), timeout_s=_PUT_TIMEOUT_S
-            )
+                "PUT", place, headers=headers, data=sent.body(), stream=True,
+                timeout_s=_PUT_TIMEOUT_S,
+            )  # fmt: skip
         except ClusterError:
             if sent.failure is not None:  # it was not the connection that broke
                 raise sent.failure from None
             raise
         return self._http.read_json(answer)
 
-    def _from(self, place: str, start: int) -> requests.Response:
-        headers = {"Range": f"bytes={start}-"} if start else {}
-        return self._http.download(place, headers)
+    def _opened(self, path: str, place: str, start: int) -> tuple[requests.Response, _Kept]:
+        """Return the content of a file from a byte on, and what the whole of it has to be."""
+        answer = self._http.download(place, start)
+        if found := answer.headers.get("X-Checksum-Sha256"):
+            return answer, _Kept("sha256", found.lower())
+        answer.close()
+        before = self._kept(path)
+        answer = self._http.download(place, start)
+        if self._kept(path) == before:
+            return answer, before
+        answer.close()
+        raise UnreachableError("it is replaced just now")
 
-    def _kept(self, path: str, answer: requests.Response) -> _Kept:
-        """Return what a download has to be; of a folder there is a page that lists it."""
-        if "X-Checksum-Sha256" in answer.headers:
-            return _Kept("sha256", answer.headers["X-Checksum-Sha256"].lower())
+    def _kept(self, path: str) -> _Kept:
+        """Return what a file has to be; of a folder there is a page that lists it."""
         told = self._http.json("GET", self._place(path, "api", "storage"))
         if "children" in told:
             raise NotFoundError("it is a folder")
@@ -272,7 +246,7 @@ class ArtifactoryStore(Store):
         if not self._has_file_list:
             return None
         try:
-            told = self._http.json("GET", place, query=_FILE_LIST)
+            told = self._http.json("GET", f"{place}?{_FILE_LIST}")
         except NotFoundError:
             return []
         except (AccessDeniedError, RejectedError):  # it is Artifactory Pro's; or this is a file
@@ -306,6 +280,17 @@ class ArtifactoryStore(Store):
         with ThreadPoolExecutor(_SIZES_AT_ONCE) as pool:
             return [found for found in pool.map(entry, children) if found is not None]
 
+    def _pieces(self, answer: requests.Response, start: int) -> Iterator[bytes]:
+        """Yield the content of an answer from there on, also where it has all of it."""
+        start = 0 if answer.status_code == 206 else start
+        try:
+            for piece in answer.iter_content(_READ_BYTES):
+                if start < len(piece):
+                    yield piece[start:]
+                start = max(0, start - len(piece))
+        except (requests.RequestException, OSError) as error:
+            raise self._http.unanswered(error) from None
+
     @contextmanager
     def _explained(self, path: str) -> Iterator[None]:
         """Turn what the client says into errors of a store."""
@@ -317,6 +302,16 @@ class ArtifactoryStore(Store):
             ) from error
         except ClusterError as error:
             raise ArtifactError(f"{self.location}: {path!r}: {error}") from error
+
+
+def _connect(scheme: str, location: Location, credential: Credential) -> ArtifactoryHttp:
+    port = "" if location.port is None else f":{location.port}"
+    base = f"{scheme}://{location.host}{port}"
+    return ArtifactoryHttp(base, credential.of_user(location.user))
+
+
+_PLAIN: Connections[ArtifactoryHttp] = Connections(partial(_connect, "http"))
+_TLS: Connections[ArtifactoryHttp] = Connections(partial(_connect, "https"))
 
 
 def _sha256_of(told: Mapping[str, Any]) -> str:
@@ -336,18 +331,6 @@ def _plain(name: str) -> str:
 
 def _escaped(name: str) -> str:
     return _REFUSED.sub(lambda match: f"%{ord(match[0]):02X}", name)
-
-
-def _pieces(answer: requests.Response, start: int) -> Iterator[bytes]:
-    """Yield the content of an answer from there on, also where it has all of it."""
-    start = 0 if answer.status_code == 206 else start
-    try:
-        for piece in answer.iter_content(_READ_BYTES):
-            if start < len(piece):
-                yield piece[start:]
-            start = max(0, start - len(piece))
-    except (requests.RequestException, OSError) as error:
-        raise unanswered("the connection", error) from None
 
 
 def _is_on(variable: str) -> bool:

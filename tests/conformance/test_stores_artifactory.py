@@ -92,7 +92,7 @@ def test_an_upload_that_is_refused_fails_with_what_was_said(
     server: Server, store: ArtifactoryStore, kind: type[io.BytesIO], status: int,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    monkeypatch.setattr("mlflow_exec.clients.artifactory.PATIENCE_S", 0.1)
+    monkeypatch.setattr("mlflow_exec.storage.artifactory_http.PATIENCE_S", 0.1)
     put(store, "d/a", b"before")
     server.faults = [Fault("PUT", status, times=9)]
     with pytest.raises(ArtifactError, match=rf"{status} .*as the test wants it \(request \w+\)"):
