@@ -15,6 +15,7 @@ from mlflow_exec.storage.opening import open_store
 from mlflow_exec.testing.stores import content, put
 from tests.artifactory_server import KEY, PASSWORD, TOKEN, USER, Fault, artifactory
 from tests.artifactory_server import ArtifactoryServer as Server
+from tests.servers import file_server
 from tests.unit.tls_relay import Authority, TlsRelay
 
 HOST = "MLFLOW_EXEC_ARTIFACTORY_HOST"
@@ -202,6 +203,16 @@ def test_a_server_without_tls_is_asked_nothing_unless_that_is_wanted(
     with pytest.raises(ArtifactError, match=r"no TLS .*ARTIFACTORY_NO_SSL=true"):
         store.entries("")
     assert server.requests == []
+
+
+def test_a_page_to_sign_in_is_no_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ARTIFACTORY_NO_SSL", "true")
+    with file_server() as page:
+        for path in ("r", "r?list&deep=0&listFolders=1"):
+            page.files[f"/artifactory/api/storage/{path}"] = (200, b"<html>Who are you?</html>")
+        store = open_store(f"{page.url.replace('http:', 'artifactory:')}/artifactory/r")
+        with pytest.raises(ArtifactError, match="is not one of Artifactory's"):
+            store.entries("")
 
 
 def test_a_server_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
