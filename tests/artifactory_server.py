@@ -264,6 +264,9 @@ class _Handler(BaseHTTPRequestHandler):
             wanted = self.headers.get("Range", "") if self.served.heeds_ranges else ""
             asked = re.fullmatch(r"bytes=(\d+)-", wanted)
             start = file.seek(int(asked[1]) if asked else 0)
+            if asked and start >= size_bytes:
+                self._error(416, "Requested Range Not Satisfiable")
+                return
             if asked:
                 headers["Content-Range"] = f"bytes {start}-{size_bytes - 1}/{size_bytes}"
             self._begin(206 if asked else 200, size_bytes - start, headers)
@@ -322,8 +325,6 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _size_bytes(self, sha256: str | None) -> int:
         return (self.served.folder / sha256).stat().st_size if sha256 else -1
-
-    # -- HTTP -----------------------------------------------------------------------------------
 
     def _drain(self) -> None:
         list(self._pieces(None))

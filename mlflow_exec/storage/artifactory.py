@@ -47,6 +47,7 @@ _LEAST_DEPLOYED_BYTES = 10 * 1024
 _SIZES_AT_ONCE = 8
 # What has come of a piece is lost with the connection.
 _READ_BYTES = 64 * 1024
+_NO_MORE = 416
 _CONTEXT = "artifactory"
 _NO_REPOSITORIES = ("api", "ui", "webapp")
 # Artifactory keeps no such names. They are kept as %3A; a name in which that stands, as %253A.
@@ -125,7 +126,7 @@ class ArtifactoryStore(Store):
         place = self._place(path)
         kept: _Kept | None = None
         hashed, seen, tries = hashlib.sha256(), 0, Tries()
-        with self._explained(path):
+        with self._explained(path, reads=True):
             while True:
                 try:
                     answer, now = self._opened(path, place, seen)
@@ -144,16 +145,23 @@ class ArtifactoryStore(Store):
                     break
                 except UnreachableError as error:
                     tries.wait(error)
-        if hashed.hexdigest() != kept.hash:
+                except RejectedError as error:
+                    if not seen or error.status != _NO_MORE:
+                        raise
+                    break  # the connection broke behind the last byte
+        if kept is None or hashed.hexdigest() != kept.hash:
             raise ArtifactError(f"{self.location}: {path!r} is not what was kept: its hash differs")
 
     def entries(self, path: str) -> list[Entry]:
         """See `Store`."""
         place = self._place(path, "api", "storage")
         with self._explained(path):
-            found = self._listed(place)
-            if found is None:
-                found = self._told(place)
+            try:
+                found = self._listed(place)
+                if found is None:
+                    found = self._told(place)
+            except (LookupError, TypeError, ValueError, AttributeError) as error:
+                raise RejectedError(f"this is no listing of Artifactory's: {error!r}") from error
         above = f"{path}/" if path else ""
         whole = [replace(entry, path=above + entry.path) for entry in found]
         return sorted(whole, key=lambda entry: entry.path)
@@ -292,15 +300,14 @@ class ArtifactoryStore(Store):
             raise self._http.unanswered(error) from None
 
     @contextmanager
-    def _explained(self, path: str) -> Iterator[None]:
+    def _explained(self, path: str, *, reads: bool = False) -> Iterator[None]:
         """Turn what the client says into errors of a store."""
         try:
             yield
-        except NotFoundError as error:
-            raise ArtifactNotFoundError(
-                f"{self.location}: there is no file {path!r}; {error}"
-            ) from error
         except ClusterError as error:
+            if reads and isinstance(error, NotFoundError):
+                text = f"{self.location}: there is no file {path!r}; {error}"
+                raise ArtifactNotFoundError(text) from error
             raise ArtifactError(f"{self.location}: {path!r}: {error}") from error
 
 

@@ -9,10 +9,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import requests
 
 from mlflow_exec.credential_sources import NOTHING, Credential
 from mlflow_exec.credentials import Secret
-from mlflow_exec.errors import ArtifactError, ArtifactNotFoundError, LocationError
+from mlflow_exec.errors import (
+    ArtifactError,
+    ArtifactNotFoundError,
+    LocationError,
+    UnreachableError,
+)
 from mlflow_exec.storage.artifactory import ArtifactoryStore
 from mlflow_exec.storage.base import Entry
 from mlflow_exec.testing.stores import Random, StoreConformance, Stored, content, put
@@ -95,8 +101,10 @@ def test_an_upload_that_is_refused_fails_with_what_was_said(
     monkeypatch.setattr("mlflow_exec.storage.artifactory_http.PATIENCE_S", 0.1)
     put(store, "d/a", b"before")
     server.faults = [Fault("PUT", status, times=9)]
-    with pytest.raises(ArtifactError, match=rf"{status} .*as the test wants it \(request \w+\)"):
+    said = rf"{status} .*as the test wants it \(request \w+\)"
+    with pytest.raises(ArtifactError, match=said) as told:
         store.put("d/a", kind(LARGE))
+    assert type(told.value) is ArtifactError
     assert content(store, "d/a") == b"before"
 
 
@@ -226,6 +234,22 @@ def test_a_download_goes_on_where_its_connection_broke(
     starts = [h["Range"] for method, _, h in server.requests if method == "GET" and "Range" in h]
     assert len(starts) == 6 if redirects else 3
     assert all(1_400_000 < int(start[6:-1]) < 1_600_000 for start in starts)
+
+
+def test_a_download_whose_connection_breaks_behind_the_last_byte_is_whole(
+    server: Server, store: ArtifactoryStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(store, "a", LARGE)
+    pieces, broken = store._pieces, []
+
+    def breaks(answer: requests.Response, start: int) -> Iterator[bytes]:
+        yield from pieces(answer, start)
+        broken.append(start)
+        raise UnreachableError("as if the last chunk had not come")
+
+    monkeypatch.setattr(store, "_pieces", breaks)
+    assert content(store, "a") == LARGE
+    assert broken == [0]
 
 
 def test_a_download_goes_on_where_the_server_sends_all_of_it_again(
