@@ -42,16 +42,17 @@ FOLDER = "MLFLOW_EXEC_CREDENTIALS_DIR"
 STRICT = "MLFLOW_EXEC_STRICT"
 """The variable by which a password in a URI is refused."""
 _HOSTS = "hosts"
-_PLAIN = (
-    _HOSTS, "user", "host_key", "principal", "keytab", "endpoint", "region", "account",
-)  # fmt: skip
 _FIELDS = (
-    *_PLAIN, "password", "token", "key_id", "key_secret", "session_token", "private_key",
-    "connection_string",
+    _HOSTS, "user", "password", "token", "key_id", "key_secret", "session_token", "private_key",
+    "host_key", "principal", "keytab", "endpoint", "region", "account", "connection_string",
 )  # fmt: skip
+# No secrets, so they may be shown.
+_PLAIN = (_HOSTS, "user", "host_key", "principal", "keytab", "endpoint", "region", "account")
 _EXEC_S = 60.0
 # What a command says lives so long is asked for anew a little before.
 _EARLIER_S = 30.0
+# What it says nothing of is kept for so long.
+_KEPT_S = 300.0
 
 
 @dataclass(frozen=True)
@@ -227,9 +228,14 @@ def _value(key: str, value: Any, where: str, env: Mapping[str, str]) -> Secret:
 def _of_command(entry: Mapping[str, Any], where: str, env: Mapping[str, str]) -> Credential:
     command = entry["exec"]
     others = {key: value for key, value in entry.items() if key != "exec"}
-    if not set(others) <= {_HOSTS} or not isinstance(command, list) or not command:
-        raise CredentialError(f"{where}: exec: a list of words is needed, and only hosts beside it")
-    run = _Command([str(word) for word in command], where)
+    if not set(others) <= set(_PLAIN) or not isinstance(command, list) or not command:
+        raise CredentialError(
+            f"{where}: exec: a list of words is needed, and no secrets beside it; allowed: "
+            f"{', '.join(_PLAIN)}"
+        )
+    words = tuple(str(word) for word in command)
+    with _COMMANDS_LOCK:  # MLflow opens a location for each call
+        run = _COMMANDS.setdefault((words, where), _Command(words, where))
     fields = {name: run.field(name) for name in run.now()}
     return Credential(where, {**fields, **{k: _value(k, v, where, env) for k, v in others.items()}})
 
@@ -237,7 +243,7 @@ def _of_command(entry: Mapping[str, Any], where: str, env: Mapping[str, str]) ->
 class _Command:
     """A command that prints fields, or an ``ExecCredential`` as kubectl's; run again in time."""
 
-    def __init__(self, words: list[str], where: str) -> None:
+    def __init__(self, words: tuple[str, ...], where: str) -> None:
         self._words = words
         self._where = f"{where}: exec: {words[0]}"
         self._fields: dict[str, str] = {}
@@ -269,10 +275,14 @@ class _Command:
             found = json.loads(done.stdout)
             status = found.get("status", found)
             expires = status.get("expirationTimestamp")
-            until_s = _time_s(expires) - _EARLIER_S if expires else float("inf")
+            until_s = _time_s(expires) - _EARLIER_S if expires else time.time() + _KEPT_S
         except (ValueError, AttributeError):
             raise CredentialError(f"{self._where}: it does not print a JSON object") from None
         return {name: str(status[name]) for name in _FIELDS if status.get(name)}, until_s
+
+
+_COMMANDS: dict[tuple[tuple[str, ...], str], _Command] = {}
+_COMMANDS_LOCK = threading.Lock()
 
 
 def _time_s(text: str) -> float:

@@ -45,6 +45,24 @@ class Scheme:
     environment: tuple[tuple[str, tuple[str, ...]], ...] = ()
 
 
+@dataclass(frozen=True)
+class Capabilities:
+    """What a store can do; what all can do is not said: whole files only, deleting, folders listed.
+
+    Attributes:
+        checksum: What is compared of each file.
+        replaces: How a file comes in place of another one.
+        parts: Whether what is lost of a large file is sent or fetched again without the rest.
+        folders: Whether a file and a folder of one name exclude each other, and folders can be
+            empty.
+    """
+
+    checksum: str
+    replaces: str
+    parts: str
+    folders: bool
+
+
 _DATABASE = "mlflow_exec.storage.database:DatabaseStore"
 
 _SFTP = "mlflow_exec.storage.sftp:SftpStore"
@@ -157,6 +175,27 @@ SCHEMES: tuple[Scheme, ...] = (
         Authority.HOST, 9870,
     ),
 )  # fmt: skip
+_AT_ONCE = "at once"
+_BY_RENAMING = "at once, by renaming"
+_SIZE = "size; content with `MLFLOW_EXEC_READ_BACK=1`"
+_EACH_PART = "up and down"
+_DOWN = "down; up from the beginning"
+CAPABILITIES: dict[str, Capabilities] = {
+    _DATABASE: Capabilities("SHA-256, kept with it", _AT_ONCE, _EACH_PART, True),
+    _FSSPEC + "AzureStore": Capabilities(_SIZE, _AT_ONCE, _EACH_PART, False),
+    _HDFS: Capabilities(_SIZE, _BY_RENAMING, _DOWN, True),
+    _SFTP: Capabilities(_SIZE, _BY_RENAMING, _DOWN, True),
+    _SMB: Capabilities(_SIZE, _BY_RENAMING, _DOWN, True),
+    _WEBDAV: Capabilities(_SIZE, "as the server does: some with a gap", _DOWN, True),
+    "mlflow_exec.storage.artifactory:ArtifactoryStore": Capabilities(
+        "SHA-256, both ways", _AT_ONCE, "down; up what it has already", True
+    ),
+    "mlflow_exec.storage.local:LocalStore": Capabilities(_SIZE, _BY_RENAMING, "no", True),
+    "mlflow_exec.storage.objects_s3:S3Store": Capabilities(
+        "CRC-32 of each part up; down where S3 has one", _AT_ONCE, _EACH_PART, False
+    ),
+}
+"""By the store's reference."""
 assert [s.name for s in SCHEMES] == sorted(s.name for s in SCHEMES), "keep SCHEMES sorted"
 BY_NAME = {scheme.name: scheme for scheme in SCHEMES}
 """By the name in a URI."""

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.clusters.pytest_kubernetes import unavailable
-from tests.databases import PASSWORD, USER, hand_over, running
+from tests.databases import PASSWORD, USER, folder_for_others, hand_over, running
 from tests.servers import free_port
 
 SSHD = Path("/usr/sbin/sshd")
@@ -112,10 +112,16 @@ _MODULES = (
 
 
 @contextlib.contextmanager
-def apache(folder: Path) -> Iterator[FileServer]:
+def apache() -> Iterator[FileServer]:
     """An Apache with mod_dav, for `USER` of `tests.databases` with his password."""
     if shutil.which("apache2") is None:
         unavailable("apache2-bin of Debian is not installed")
+    with folder_for_others() as folder, _apache(folder) as server:
+        yield server
+
+
+@contextlib.contextmanager
+def _apache(folder: Path) -> Iterator[FileServer]:
     port = free_port()
     for name in ("data", "run"):
         (folder / name).mkdir()

@@ -16,7 +16,16 @@ from typing import BinaryIO
 
 from mlflow_exec.credential_sources import Credential
 from mlflow_exec.errors import ArtifactError, ArtifactNotFoundError
-from mlflow_exec.storage.base import PIECE_BYTES, Entry, Store, pieces_of, valid_names
+from mlflow_exec.storage.base import (
+    PIECE_BYTES,
+    READ_BACK,
+    Digest,
+    Entry,
+    Store,
+    is_on,
+    pieces_of,
+    valid_names,
+)
 from mlflow_exec.uris import Location, artifact_names
 
 _PART = re.compile(r"\.mlflow-exec-[0-9a-f]{32}")
@@ -39,14 +48,17 @@ class LocalStore(Store):
             raise ArtifactError(f"{self.location}: is a folder, and no file")
         with self._explained(path):
             file = _part_in(os.path.dirname(target))
+        digest = Digest()
         try:
             with file:
                 for piece in pieces_of(content):
+                    digest.add(piece)
                     with self._explained(path):
                         file.write(piece)
                 with self._explained(path):
                     file.flush()
             with self._explained(path):
+                self._check(file.name, digest)
                 os.replace(file.name, target)
         except BaseException:
             with suppress(OSError):
@@ -102,6 +114,18 @@ class LocalStore(Store):
                 except OSError:  # somebody has put a file there
                     if not left:
                         raise
+
+    def _check(self, part: str, digest: Digest) -> None:
+        """Compare what is there with what was sent: its size, and where it is wanted its hash."""
+        there = Digest()
+        if is_on(READ_BACK):
+            with open(part, "rb") as file:
+                for piece in pieces_of(file):
+                    there.add(piece)
+        elif os.stat(part).st_size == digest.size_bytes:
+            return
+        if there.sha256() != digest.sha256():
+            raise OSError(None, "what is there is not what was sent")
 
     def _place(self, path: str) -> str:
         return os.path.join(self._root, *artifact_names(path))

@@ -28,6 +28,7 @@ from mlflow_exec.errors import (
     UnreachableError,
 )
 from mlflow_exec.storage.base import Entry, Store, explained, valid_names
+from mlflow_exec.storage.budget import Budget
 from mlflow_exec.storage.sent import Sent
 from mlflow_exec.uris import Location, artifact_names
 
@@ -37,6 +38,7 @@ PART_BYTES = 8 * 1024 * 1024
 """So much is sent, or asked for, at a time."""
 _IN_FLIGHT = 4
 _TRIES = 5
+_BUDGET = Budget(8 * PART_BYTES)
 
 
 @dataclass(frozen=True)
@@ -94,7 +96,10 @@ class PartsUpload(Upload):
         if len(self._pending) == _IN_FLIGHT:
             self._pending.popleft().result()
         self._number += 1
-        self._pending.append(self._pool.submit(self._send, self._number, part))
+        _BUDGET.take(len(part))
+        sent = self._pool.submit(self._send, self._number, part)
+        sent.add_done_callback(lambda _: _BUDGET.give_back(len(part)))
+        self._pending.append(sent)
 
     def commit(self) -> None:
         """See `Upload`."""
@@ -279,14 +284,27 @@ class ObjectStore(Store):
             pending: deque[Future[bytes]] = deque()
             try:
                 for start in range(PART_BYTES, found.size_bytes, PART_BYTES):
-                    if len(pending) == _IN_FLIGHT:
-                        yield pending.popleft().result()
+                    while pending and (
+                        len(pending) == _IN_FLIGHT or not _BUDGET.take_now(PART_BYTES)
+                    ):
+                        yield _given_back(pending)
+                    if not pending:
+                        _BUDGET.take(PART_BYTES)
                     pending.append(pool.submit(part, start))
                 while pending:
-                    yield pending.popleft().result()
+                    yield _given_back(pending)
             finally:
                 for left in pending:
                     left.cancel()
+                    _BUDGET.give_back(PART_BYTES)
+
+
+def _given_back(pending: deque[Future[bytes]]) -> bytes:
+    try:
+        return pending[0].result()
+    finally:
+        pending.popleft()
+        _BUDGET.give_back(PART_BYTES)
 
 
 def again(action: Callable[[], T]) -> T:

@@ -12,6 +12,7 @@ from mlflow_exec.credential_sources import Credential
 from mlflow_exec.errors import (
     AccessDeniedError,
     ClusterError,
+    MlflowExecError,
     NotFoundError,
     RejectedError,
     UnreachableError,
@@ -126,7 +127,7 @@ class FsspecObjects(Objects):
         """Turn what the SDK below says into errors of ours."""
         try:
             yield
-        except ClusterError:
+        except MlflowExecError:
             raise
         except Exception as error:
             raise self._told(what, error) from error

@@ -12,8 +12,15 @@ from contextlib import contextmanager
 from typing import Any
 
 from botocore.config import Config
-from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError, NoCredentialsError
+from botocore.exceptions import (
+    BotoCoreError,
+    ClientError,
+    HTTPClientError,
+    NoCredentialsError,
+    SSLError,
+)
 from botocore.session import Session
+from urllib3.exceptions import HTTPError
 
 from mlflow_exec.credential_sources import Credential
 from mlflow_exec.errors import (
@@ -165,11 +172,16 @@ class S3Objects(Objects):
             raise kind(text, status=status) from error
         except NoCredentialsError as error:
             raise AccessDeniedError(f"{where}: {error}; {signed}") from error
+        except SSLError as error:
+            raise RejectedError(
+                f"{where}: {' '.join(str(error).split())}; AWS_CA_BUNDLE names a file with the "
+                f"authority of its certificate"
+            ) from error
         except HTTPClientError as error:
             raise UnreachableError(f"{where}: {' '.join(str(error).split())}") from error
         except (BotoCoreError, ValueError) as error:
             raise RejectedError(f"{where}: {' '.join(str(error).split())}") from error
-        except OSError as error:  # while the body is read
+        except (OSError, HTTPError) as error:  # while the body is read
             raise UnreachableError(f"{where}: {error}") from error
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import getpass
 import itertools
+import logging
 import os
 import posixpath
 import stat
@@ -37,10 +38,13 @@ from mlflow_exec.storage.shared import Connections
 from mlflow_exec.uris import Location
 
 T = TypeVar("T")
+_LOG = logging.getLogger(__name__)
 _CONNECT_S = 15
 _ANSWER_S = 120.0
 # Pieces of a file that are on their way at the same time.
 _IN_FLIGHT = 4
+# First those that processors compute by themselves.
+_CIPHERS = "^aes128-gcm@openssh.com,aes256-gcm@openssh.com"
 _READ_BYTES = 1024 * 1024
 _REMOVED_AT_ONCE = 64
 _KEPT = "surrogateescape"  # names that are not UTF-8 are seen by who lists them, and refused there
@@ -197,6 +201,7 @@ class Sftp(Folders):
         connection = await asyncssh.connect(
             self._location.host.strip("[]"), self._location.reached_port or (),
             connect_timeout=_CONNECT_S, login_timeout=_CONNECT_S, keepalive_interval=_CONNECT_S,
+            encryption_algs=_CIPHERS,
             **given,
         )  # fmt: skip
         try:
@@ -229,8 +234,10 @@ class Sftp(Folders):
         if isinstance(error, codes.SFTPOpUnsupported):
             return RejectedError(f"{where}: {said}; the server cannot do that")
         if isinstance(error, codes.SFTPError) and not isinstance(error, _BROKEN):
-            # Most servers say "Failure" of all the rest.
-            return ConflictError(f"{where}: {said}")
+            # Most servers say no more than "Failure" of all the rest.
+            return ConflictError(
+                f"{where}: {said}; is something of that name in the way, or the disk full?"
+            )
         return UnreachableError(f"{where}: {said}")
 
 
@@ -337,6 +344,8 @@ class _Loop:
         with self._lock:
             if self._made is None or self._made[0] != os.getpid():
                 loop = asyncio.new_event_loop()
+                # Reads ahead of a connection that broke, which nobody waits for any more.
+                loop.set_exception_handler(lambda _, told: _LOG.debug("%s", told.get("message")))
                 threading.Thread(
                     target=loop.run_forever, name="mlflow-exec-sftp", daemon=True
                 ).start()

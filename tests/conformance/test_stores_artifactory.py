@@ -25,6 +25,8 @@ from mlflow_exec.testing.stores import Random, StoreConformance, Stored, content
 from mlflow_exec.uris import Location
 from tests.artifactory_server import REPOSITORY, TOKEN, Fault, artifactory
 from tests.artifactory_server import ArtifactoryServer as Server
+from tests.conformance.cutting import assert_survives_cuts
+from tests.unit.tcp_link import TcpLink
 
 SIGNED_IN = Credential("the test", {"token": Secret.of(TOKEN, "the test")})
 
@@ -134,6 +136,13 @@ def test_an_upload_whose_connection_breaks_is_sent_again(
     server.faults = [Fault("PUT", cut_at_byte=cut_at_byte, times=4)]
     put(store, "d/a", LARGE)
     assert content(store, "d/a") == LARGE
+
+
+def test_connections_that_break_at_random_bytes_lose_nothing(server: Server) -> None:
+    link = TcpLink("127.0.0.1", int(server.host.partition(":")[2]))
+    uri = server.uri("cut").replace(server.host, f"127.0.0.1:{link.port}")
+    assert_survives_cuts(ArtifactoryStore(Location.parse(uri), SIGNED_IN), link)
+    link.close()
 
 
 def test_a_stream_whose_connection_breaks_is_an_error_and_leaves_what_was_there(

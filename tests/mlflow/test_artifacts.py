@@ -50,8 +50,8 @@ JFROG = {
 
 
 @pytest.fixture(scope="module")
-def database(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DatabaseServer]:
-    with postgresql(tmp_path_factory.mktemp("postgresql")) as server:
+def database() -> Iterator[DatabaseServer]:
+    with postgresql() as server:
         yield server
 
 
