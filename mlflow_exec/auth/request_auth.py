@@ -44,10 +44,9 @@ class RequestAuth(AuthBase):
             MlflowExecError: It goes to the tracking server and cannot be signed.
         """
         place = Place.of(str(request.url))
-        tracking = self.tracking()
-        sign_in = self._for(place, tracking)
+        sign_in = self.sign_in_for(place)
         if sign_in is None:
-            self._goes_without(place, tracking)
+            self._goes_without(place)
             return request
         if not sign_in.may_go(place):
             raise ConfigError(
@@ -66,13 +65,16 @@ class RequestAuth(AuthBase):
         except ConfigError:
             return None
 
-    def _for(self, place: Place, tracking: Place | None) -> SignIn | None:
+    def sign_in_for(self, place: Place) -> SignIn | None:
+        """Return whose credential requests to a place get; None where they get none."""
+        tracking = self.tracking()
         named = [item for item in self._sign_ins if item.is_for(place, tracking)]
         # host:port wins over host.
         exact = [item for item in named if str(place) in item.hosts]
         return next(iter([*exact, *named]), None)
 
-    def _goes_without(self, place: Place, tracking: Place | None) -> None:
+    def _goes_without(self, place: Place) -> None:
+        tracking = self.tracking()
         hosts = [host for item in self._sign_ins for host in item.hosts]
         meant = ", ".join(hosts or [str(tracking)])
         if tracking is not None and (place.host, place.port) == (tracking.host, tracking.port):
@@ -90,7 +92,7 @@ class RequestAuth(AuthBase):
     def other(self, sign_in: SignIn, refused: Credential, url: str) -> Credential | None:
         """Return another credential for a request that was refused; None where there is none."""
         place = Place.of(url)
-        if self._for(place, self.tracking()) is not sign_in or not sign_in.may_go(place):
+        if self.sign_in_for(place) is not sign_in or not sign_in.may_go(place):
             return None  # a redirect has led elsewhere
         found = None
         if time.monotonic() >= self._in_vain_s.get(id(sign_in), 0.0):

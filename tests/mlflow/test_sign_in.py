@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import ast
+import base64
+import json
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,6 +17,7 @@ import requests
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
+from mlflow_exec.runs.diagnosis_sign_in import diagnose_sign_in
 from tests.guarded_server import guarded, takes
 from tests.servers import MlflowServer, mlflow_server
 
@@ -159,3 +163,66 @@ def test_the_provider_is_the_same_for_every_request(
     signed_in.setenv("MLFLOW_EXEC_AUTH_TOKEN_FILE", str(tmp_path / "b"))
     assert fetch_auth("mlflow-exec") is not first
     assert mlflow.get_tracking_uri() == "http://127.0.0.1:1"
+
+
+# -- mlflow-exec doctor
+
+
+def doctor() -> str:
+    """Return what `mlflow-exec doctor` says; it may find something missing."""
+    program = [sys.executable, "-c", "from mlflow_exec.cli import main; main()", "doctor", "yarn"]
+    done = subprocess.run(program, capture_output=True, text=True)
+    assert not done.stderr.startswith("Traceback"), done.stderr
+    return done.stdout
+
+
+def test_doctor_says_how_requests_are_signed(
+    signed_in: pytest.MonkeyPatch, server: MlflowServer, tmp_path: Path
+) -> None:
+    token = tmp_path / "token"
+    claims = base64.urlsafe_b64encode(json.dumps({"exp": int(time.time()) + 3590}).encode())
+    token.write_text(f"e30.{claims.decode().rstrip('=')}.c2ln")
+    with guarded(takes(token.read_text()), server.url) as guard:
+        use(signed_in, guard.url, "token-file", token_file=token)
+        said = doctor()
+        place = f"127.0.0.1:{guard.port}"
+        assert (
+            f"ok      sign-in: token-file from variable MLFLOW_EXEC_AUTH, for the tracking server "
+            f"({place})\n" in said
+        )
+        assert f"ok      credential: from file {token}; it expires at " in said
+        assert ", in 60 min\n" in said
+        assert f"ok      tracking server: {guard.url}\n" in said
+        assert token.read_text() not in said
+        token.write_text("e30.eyJleHAiOiAxfQ.c2ln")  # {"exp": 1}
+        assert f"MISSING credential: from file {token}; it has expired at 1970-01-01" in doctor()
+
+
+@pytest.mark.parametrize(
+    ("environment", "says"),
+    [
+        (
+            {"MLFLOW_TRACKING_AUTH": "mlflow_exec"},
+            "no provider is registered as 'mlflow_exec', and MLflow sends its requests without a "
+            "credential (did you mean 'mlflow-exec'?)",
+        ),
+        (
+            {"MLFLOW_TRACKING_AUTH": "", "MLFLOW_EXEC_AUTH": "token-file"},
+            "MLFLOW_EXEC_AUTH names a flow, and MLflow does not ask for it",
+        ),
+        ({"MLFLOW_TRACKING_AWS_SIGV4": "true"}, "MLflow then does not look at MLFLOW_TRACKING_"),
+        ({"MLFLOW_EXEC_AUTH": "token-file"}, "token_file: it is needed"),
+        (
+            {"MLFLOW_EXEC_AUTH": "token-file", "MLFLOW_EXEC_AUTH_TOKEN_FILE": "/none"},
+            "token_file: /none: No such file",
+        ),
+    ],
+)
+def test_doctor_says_what_is_wrong_with_a_sign_in(
+    signed_in: pytest.MonkeyPatch, environment: dict[str, str], says: str
+) -> None:
+    signed_in.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:1")
+    for name, value in environment.items():
+        signed_in.setenv(name, value)
+    (wrong,) = [finding for finding in diagnose_sign_in() if not finding.ok]
+    assert says in f"{wrong.detail}; {wrong.way_on}"
