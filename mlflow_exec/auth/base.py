@@ -17,8 +17,9 @@ from mlflow_exec.credentials import Secret
 from mlflow_exec.errors import MlflowExecError
 
 HEADER = "Authorization"
-# A token is got anew so long before it expires, or in the last fifth of its life.
-_EARLIER_S = 60.0
+# A token is got anew so long before it expires: in the last fifth of its life, within limits.
+# Issuers count in whole seconds.
+_EARLIER_S = (2.0, 60.0)
 _EARLIER_PART = 0.2
 # By a clock that is wrong here each may seem to have expired already.
 _AT_LEAST_S = 1.0
@@ -67,7 +68,8 @@ class Bearer(Credential):
         if expires_at_s is None:
             return cls(Secret.of(token, source), source)
         now_s = time.time()
-        earlier_s = min(_EARLIER_S, max(expires_at_s - now_s, 0) * _EARLIER_PART)
+        least_s, most_s = _EARLIER_S
+        earlier_s = min(most_s, max(least_s, (expires_at_s - now_s) * _EARLIER_PART))
         renew_at_s = max(expires_at_s - earlier_s, now_s + _AT_LEAST_S)
         return cls(Secret.of(token, source), source, expires_at_s, renew_at_s)
 

@@ -39,6 +39,10 @@ FLOWS: tuple[FlowEntry, ...] = (
         "mlflow_exec.auth.exec_command:ExecCommand", f"{_SETTINGS}:ExecSettings",
     ),
     FlowEntry(
+        "oidc", "a token of an OpenID Connect issuer",
+        "mlflow_exec.auth.oidc:Oidc", f"{_SETTINGS}:OidcSettings",
+    ),
+    FlowEntry(
         "token-file", "a token in a file",
         "mlflow_exec.auth.files:TokenFile", f"{_SETTINGS}:TokenFileSettings",
     ),

@@ -6,7 +6,7 @@ import os
 import shlex
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, ConfigDict, Field, model_validator
 
@@ -105,3 +105,67 @@ class ExecSettings(SignInSettings):
         description="The command, as a list of words, or a text that is split as a shell's; none "
         "of its `$` and `*` means anything."
     )
+
+
+class OidcSettings(SignInSettings):
+    """A token of an OpenID Connect issuer."""
+
+    issuer: str = Field(
+        description="The issuer's URL, as it calls itself; the rest is read from its "
+        "`/.well-known/openid-configuration`."
+    )
+    client_id: str = Field(description="The client, as it is registered there.")
+    client_secret: SecretText | None = Field(None, description="The client's secret.")
+    assertion_file: FilePath | None = Field(
+        None, description="A file with a JWT that stands for the client in place of a secret, such "
+        "as a projected token of Kubernetes; read again each time.",
+    )
+    grant: Literal[
+        "client_credentials", "device_code", "refresh_token", "token_exchange"
+    ] = Field(
+        "client_credentials",
+        description="As the client itself; as a person, who confirms once in a browser; by a "
+        "refresh token that is there; by a token of somebody else (RFC 8693).",
+    )
+    scope: str | None = Field(
+        None, description="Scopes between blanks; with `device_code` `openid offline_access` if "
+        "null.",
+    )
+    audience: str | None = Field(None, description="For whom the token is, as some issuers want.")
+    resource: str | None = Field(None, description="The same by a URI (RFC 8707).")
+    refresh_token: SecretText | None = Field(
+        None, description="With `refresh_token`: the first one; those that follow are kept in "
+        "`~/.mlflow-exec/tokens`.",
+    )
+    subject_token_file: FilePath | None = Field(
+        None, description="With `token_exchange`: a file with the token that is exchanged; read "
+        "again each time.",
+    )
+    subject_token_type: str = Field(
+        "urn:ietf:params:oauth:token-type:jwt", description="With `token_exchange`: its type."
+    )
+    send: Literal["access_token", "id_token"] = Field(
+        "access_token", description="Which of the tokens is sent to MLflow's server."
+    )
+    ca_cert: FilePath | None = Field(
+        None, description="A PEM file with the authority of the issuer's certificate."
+    )
+    patience_s: float = Field(
+        20, ge=0, description="How long an issuer that does not answer is asked again."
+    )
+
+    @model_validator(mode="after")
+    def _check(self) -> OidcSettings:
+        by_itself = self.client_secret is not None or self.assertion_file is not None
+        if self.client_secret is not None and self.assertion_file is not None:
+            raise ValueError("'client_secret' or 'assertion_file', not both")
+        if self.grant == "client_credentials" and not by_itself:
+            raise ValueError("client_credentials: 'client_secret' or 'assertion_file' is needed")
+        if self.grant == "client_credentials" and self.send == "id_token":
+            raise ValueError("client_credentials: there is nobody an id_token would be of")
+        for grant, name in (
+            ("refresh_token", "refresh_token"), ("token_exchange", "subject_token_file"),
+        ):  # fmt: skip
+            if (getattr(self, name) is not None) != (self.grant == grant):
+                raise ValueError(f"{name!r} belongs to the grant {grant!r}, which needs it")
+        return self
