@@ -44,6 +44,8 @@ from .secret_values import resolve, to_mask
 from .source_fetch import Project, SourceFetcher
 from .tracking_server import RequestError, TrackingServer, is_http, redact
 
+JOB_VARIABLE = "MLFLOW_EXEC_JOB"
+"""Tells the entry point its job's name."""
 _START_PATIENCE_S = 30.0
 _MARK_PATIENCE_S = 10.0
 _END_PATIENCE_S = 60.0
@@ -323,6 +325,7 @@ def child_environment(
         env.pop(order.source.url_env, None)
     env["MLFLOW_RUN_ID"] = order.run_id
     env["MLFLOW_EXPERIMENT_ID"] = order.experiment_id
+    env[JOB_VARIABLE] = f"mlflow-{order.run_id}-{order.submission}"
     if order.tracking_uri is not None:
         env["MLFLOW_TRACKING_URI"] = order.tracking_uri
     return env

@@ -144,12 +144,18 @@ def test_a_token_that_cannot_be_had_is_an_error_and_no_anonymous_request(
 def test_importing_mlflow_imports_nothing_of_the_flows() -> None:
     program = (
         "import sys, mlflow, mlflow.tracking.request_auth.registry as r; "
+        "import mlflow.tracking.request_header.registry, mlflow.tracking.context.registry; "
         "assert 'mlflow-exec' in [p.get_name() for p in r._request_auth_provider_registry]; "
-        "print([m for m in sys.modules if m.startswith('mlflow_exec.auth.')])"
+        "print(sorted(m for m in sys.modules if m.startswith('mlflow_exec.')))"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert ast.literal_eval(done.stdout) == ["mlflow_exec.auth.locks"]
+    assert set(ast.literal_eval(done.stdout)) <= {
+        f"mlflow_exec.{name}" for name in (
+            "auth", "auth.locks", "errors", "plugins", "plugins.artifacts", "plugins.request_auth",
+            "plugins.request_header", "plugins.run_context", "surroundings",
+        )
+    }  # fmt: skip
 
 
 def test_the_provider_is_the_same_for_every_request(
@@ -226,3 +232,22 @@ def test_doctor_says_what_is_wrong_with_a_sign_in(
         signed_in.setenv(name, value)
     (wrong,) = [finding for finding in diagnose_sign_in() if not finding.ok]
     assert says in f"{wrong.detail}; {wrong.way_on}"
+
+
+# -- what a server is told of the place where its client runs
+
+
+def test_new_runs_and_requests_tell_where_they_are_made(
+    server: MlflowServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    with guarded(lambda _: True, server.url) as guard:
+        mlflow.set_tracking_uri(guard.url)
+        with mlflow.start_run() as run:
+            pass
+        tags = MlflowClient(guard.url).get_run(run.info.run_id).data.tags
+        mlflow.set_tracking_uri(None)
+    assert tags["mlflow_exec.slurm.job_id"] == "7"
+    for request in guard.seen:
+        assert request.headers["x-mlflow-exec-slurm-job-id"] == "7"
+        assert "exec" not in request.headers["user-agent"]

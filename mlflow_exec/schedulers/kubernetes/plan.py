@@ -23,6 +23,7 @@ from mlflow_exec.settings import (
     KubernetesSettings,
     SecretReference,
 )
+from mlflow_exec.surroundings import IMAGE_VARIABLE, POD_FACTS
 from mlflow_exec.templates import load_patch, merge, render
 
 LABEL_MANAGED = "app.kubernetes.io/managed-by"
@@ -232,20 +233,19 @@ def _env(
     ]
     # Where the controller keeps its count; absent before the first one:
     # https://kubernetes.io/docs/reference/labels-annotations-taints/#batch-kubernetes-io-job-index-failure-count
-    entries += [
-        {
-            "name": variable,
-            "valueFrom": {
-                "fieldRef": {
-                    "fieldPath": f"metadata.annotations['batch.kubernetes.io/job-index-{count}']"
-                }
-            },
-        }
+    fields = {
+        variable: f"metadata.annotations['batch.kubernetes.io/job-index-{count}']"
         for variable, count in (
             ("MLFLOW_EXEC_FAILURE_COUNT", "failure-count"),
             ("MLFLOW_EXEC_IGNORED_COUNT", "ignored-failure-count"),
         )
+    }
+    entries += [
+        {"name": variable, "valueFrom": {"fieldRef": {"fieldPath": path}}}
+        for variable, path in (fields | POD_FACTS).items()
+        if variable not in settings.env
     ]
+    entries.append({"name": IMAGE_VARIABLE, "value": str(settings.image).replace("$", "$$")})
     return entries
 
 
