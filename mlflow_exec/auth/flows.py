@@ -39,6 +39,10 @@ FLOWS: tuple[FlowEntry, ...] = (
         "mlflow_exec.auth.exec_command:ExecCommand", f"{_SETTINGS}:ExecSettings",
     ),
     FlowEntry(
+        "kerberos", "a Kerberos ticket (SPNEGO)",
+        "mlflow_exec.auth.kerberos:Kerberos", f"{_SETTINGS}:KerberosSettings", "kerberos",
+    ),
+    FlowEntry(
         "oidc", "a token of an OpenID Connect issuer",
         "mlflow_exec.auth.oidc:Oidc", f"{_SETTINGS}:OidcSettings",
     ),

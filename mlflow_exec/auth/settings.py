@@ -169,3 +169,24 @@ class OidcSettings(SignInSettings):
             if (getattr(self, name) is not None) != (self.grant == grant):
                 raise ValueError(f"{name!r} belongs to the grant {grant!r}, which needs it")
         return self
+
+
+class KerberosSettings(SignInSettings):
+    """A Kerberos ticket (SPNEGO): of the ticket cache, or of a keytab."""
+
+    principal: str | None = Field(None, description="Who signs in; that of the cache if null.")
+    keytab: FilePath | None = Field(
+        None, description="A file with the key of `principal`; tickets of it stay in memory."
+    )
+    service: str | None = Field(
+        None, description="The server's name in Kerberos, `HTTP@host`, where the host is not that "
+        "of the URL.",
+    )
+
+    @model_validator(mode="after")
+    def _check(self) -> KerberosSettings:
+        if self.keytab is not None and self.principal is None:
+            raise ValueError("'keytab' needs 'principal'")
+        if self.service is not None and "@" not in self.service:
+            raise ValueError(f"service: HTTP@host is needed; given {self.service!r}")
+        return self
