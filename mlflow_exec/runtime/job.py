@@ -42,6 +42,7 @@ from .rest import ArtifactRoot
 from .run_record import AlreadyEnded, RunRecorder
 from .secret_values import resolve, to_mask
 from .source_fetch import Project, SourceFetcher
+from .token_file import token_file
 from .tracking_server import RequestError, TrackingServer, is_http, redact
 
 JOB_VARIABLE = "MLFLOW_EXEC_JOB"
@@ -130,11 +131,13 @@ class Job:
         self._environ = {**environ, **order.env, **secrets}
         names = [*order.secrets, *order.secret_names, order.source.url_env or ""]
         log.hide(to_mask(names, self._environ))
+        self._token = token_file(order.secrets, self._environ, log.hide)
         self._artifacts: Optional[ArtifactRoot] = None
         server: Optional[TrackingServer] = None
         if is_http(order.tracking_uri):
             try:
-                server = TrackingServer(str(order.tracking_uri), self._environ)
+                token = self._token.read if self._token else None
+                server = TrackingServer(str(order.tracking_uri), self._environ, token)
             except ValueError as error:
                 raise invalid(f"tracking_uri {redact(str(order.tracking_uri))}: {error}") from error
             self._artifacts = ArtifactRoot.of(server, order.artifact_uri)
@@ -248,6 +251,7 @@ class Job:
 
     def _run_command(self, command: str, directory: str) -> End:
         env = self._environment.apply(self._env) if self._environment else self._env
+        env = self._token.for_mlflow(env, self._scratch_dir) if self._token else env
         shell = "bash" if shutil.which("bash", path=env.get("PATH", os.defpath)) else "sh"
         kills_before = oom_kills()
         try:

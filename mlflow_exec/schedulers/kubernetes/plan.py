@@ -47,6 +47,7 @@ CONFIGMAP_BUNDLE_BYTES = 840 * 1024
 
 _MOUNT = "/mlflow-exec"
 _ENVIRONMENTS = "/mlflow-exec-environments"
+_TOKEN = "/mlflow-exec-token"
 
 
 def make_plan(spec: JobSpec, settings: KubernetesSettings, namespace: str) -> Plan:
@@ -113,6 +114,8 @@ def _order(spec: JobSpec, settings: KubernetesSettings) -> dict[str, Any]:
         for name, reference in settings.secrets.items()
         if reference.file
     }
+    if settings.tracking_token_audience:
+        order["secrets"]["MLFLOW_TRACKING_TOKEN"] = {"file": f"{_TOKEN}/token"}
     order["deadline_s"] = None  # the Job's own clock ends it, over all attempts
     cached = settings.environment_cache is not None
     order["environment_cache"] = settings.kept_environments(
@@ -262,6 +265,8 @@ def _mounts(
     if cache:
         mount = {"name": "environment-cache", "mountPath": _ENVIRONMENTS}
         mounts.append(mount | ({"subPath": cache.sub_path} if cache.sub_path else {}))
+    if settings.tracking_token_audience:
+        mounts.append({"name": "mlflow-exec-token", "mountPath": _TOKEN, "readOnly": True})
     return mounts + settings.volume_mounts
 
 
@@ -282,6 +287,11 @@ def _volumes(
         if cache.host_path:
             place = {"hostPath": {"path": cache.host_path, "type": "DirectoryOrCreate"}}
         volumes.append({"name": "environment-cache", **place})
+    if settings.tracking_token_audience:
+        # https://kubernetes.io/docs/concepts/storage/projected-volumes/#serviceaccounttoken
+        token = {"path": "token", "audience": settings.tracking_token_audience}
+        sources = [{"serviceAccountToken": token}]
+        volumes.append({"name": "mlflow-exec-token", "projected": {"sources": sources}})
     return volumes + settings.volumes
 
 
