@@ -31,6 +31,10 @@ _SETTINGS = "mlflow_exec.auth.settings"
 
 FLOWS: tuple[FlowEntry, ...] = (
     FlowEntry(
+        "azure", "a token of Microsoft Entra",
+        "mlflow_exec.auth.azure:Azure", f"{_SETTINGS}:AzureSettings", "azure",
+    ),
+    FlowEntry(
         "basic-file", "a user and a password in files",
         "mlflow_exec.auth.files:BasicFile", f"{_SETTINGS}:BasicFileSettings",
     ),
@@ -39,8 +43,16 @@ FLOWS: tuple[FlowEntry, ...] = (
         "mlflow_exec.auth.exec_command:ExecCommand", f"{_SETTINGS}:ExecSettings",
     ),
     FlowEntry(
+        "google-iap", "an id token of Google",
+        "mlflow_exec.auth.google_iap:GoogleIap", f"{_SETTINGS}:GoogleIapSettings", "google-iap",
+    ),
+    FlowEntry(
         "kerberos", "a Kerberos ticket (SPNEGO)",
         "mlflow_exec.auth.kerberos:Kerberos", f"{_SETTINGS}:KerberosSettings", "kerberos",
+    ),
+    FlowEntry(
+        "oci", "requests signed as for Oracle's cloud",
+        "mlflow_exec.auth.oci_signer:OciSigner", f"{_SETTINGS}:OciSettings", "oci",
     ),
     FlowEntry(
         "oidc", "a token of an OpenID Connect issuer",

@@ -171,6 +171,54 @@ class OidcSettings(SignInSettings):
         return self
 
 
+class GoogleIapSettings(SignInSettings):
+    """A Google id token, for the Identity-Aware Proxy or Cloud Run."""
+
+    audience: str = Field(
+        description="Of IAP the OAuth client's id, `….apps.googleusercontent.com`; of Cloud Run "
+        "the service's URL."
+    )
+    credentials_file: FilePath | None = Field(
+        None, description="A service account's key; if null that of "
+        "`GOOGLE_APPLICATION_CREDENTIALS`, else the metadata server's service account.",
+    )
+
+
+class AzureSettings(SignInSettings):
+    """A token of Microsoft Entra, by the chain of azure-identity."""
+
+    scope: str = Field(description="`api://<application>/.default`.")
+    tenant_id: str | None = Field(None, description="With `client_secret`.")
+    client_id: str | None = Field(
+        None, description="With `client_secret`, or of the managed or workload identity."
+    )
+    client_secret: SecretText | None = Field(
+        None, description="The application's secret; if null azure-identity's own chain: "
+        "variables, workload identity, managed identity, the Azure CLI.",
+    )
+    authority: str | None = Field(
+        None, description="The host of another cloud's Entra; that of the public one if null."
+    )
+
+    @model_validator(mode="after")
+    def _check(self) -> AzureSettings:
+        if self.client_secret is not None and not (self.tenant_id and self.client_id):
+            raise ValueError("'client_secret' needs 'tenant_id' and 'client_id'")
+        return self
+
+
+class OciSettings(SignInSettings):
+    """Requests that are signed as those to Oracle's cloud."""
+
+    principal: Literal["user", "session", "instance", "resource", "workload"] = Field(
+        "user",
+        description="A user's API key, or the session of `oci session authenticate`, of the "
+        "configuration file; the machine, the function or job, the pod in OKE.",
+    )
+    config_file: FilePath | None = Field(None, description="`~/.oci/config` if null.")
+    profile: str = Field("DEFAULT", description="The part of it.")
+
+
 class KerberosSettings(SignInSettings):
     """A Kerberos ticket (SPNEGO): of the ticket cache, or of a keytab."""
 

@@ -20,6 +20,7 @@ from pydantic import ValidationError
 from mlflow_exec.auth.oidc import Oidc
 from mlflow_exec.auth.settings import OidcSettings
 from mlflow_exec.errors import ConfigError, MlflowExecError, SignInError, UnreachableError
+from tests.answering_server import self_signed
 from tests.oidc.issuer import RESOURCE, SECRET, TestIssuer, oidc_issuer
 from tests.servers import FileServer, file_server, free_port, until
 
@@ -282,16 +283,6 @@ def test_a_certificate_of_an_unknown_authority(tmp_path: Path) -> None:
             oidc(url, ca_cert=str(certificate)).credential()
     with pytest.raises(ConfigError, match="ca_cert: /none is not there"):
         oidc("https://localhost", ca_cert="/none")
-
-
-def self_signed(folder: Path) -> tuple[Path, Path]:
-    certificate, key = folder / "certificate.pem", folder / "key.pem"
-    subprocess.run(
-        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj",
-         "/CN=localhost", "-addext", "subjectAltName=DNS:localhost", "-keyout", str(key), "-out",
-         str(certificate)], check=True, capture_output=True,
-    )  # fmt: skip
-    return certificate, key
 
 
 @pytest.mark.parametrize(
