@@ -1,4 +1,4 @@
-"""How a job signs in at the tracking server: as it is told, or as this process's sign-in says.
+"""How jobs sign in at the tracking server: as they are told, or as this process's sign-in says.
 
 A token of this process is never sent along where another one follows it: a job that waits in a
 queue or runs for days would outlive it. ``docs/sign-in.md`` has the table.
@@ -21,7 +21,12 @@ from mlflow_exec.credentials import Secret
 from mlflow_exec.errors import ConfigError
 from mlflow_exec.runs import tracking
 from mlflow_exec.schedulers.base import Scheduler
-from mlflow_exec.settings import BackendSettings, KubernetesSettings
+from mlflow_exec.settings import (
+    BackendSettings,
+    KubernetesSettings,
+    KubernetesTargetSettings,
+    TargetSettings,
+)
 
 _CHOICE = "MLFLOW_TRACKING_AUTH"
 _TOKEN = "MLFLOW_TRACKING_TOKEN"
@@ -29,6 +34,7 @@ _USER, _PASSWORD = "MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD"
 _BY_MLFLOW = "kubernetes"
 """MLflow's own provider of this name sends the token of the pod's service account."""
 _POD_TOKEN = "/var/run/secrets/kubernetes.io/serviceaccount/token"
+_OF_THE_SERVER = ("runs:", "models:", "mlflow-artifacts:", "http:", "https:")
 _DOCS = "see docs/sign-in.md"
 
 
@@ -57,40 +63,78 @@ def sign_in_of_job(settings: BackendSettings, uri: str, scheduler: Scheduler) ->
         ConfigError: This process signs in by something that the job cannot, and it is not told
             another way.
     """
+    known = _told(settings, uri)
+    if known is not None:
+        return JobSignIn(settings, known)
+    if os.environ[_CHOICE] == _BY_MLFLOW and isinstance(settings, KubernetesSettings):
+        return JobSignIn(_with_token_in(settings, Path(_POD_TOKEN)), {})
+    used = _used(uri)
+    given = None if used is None else used.settings
+    if isinstance(given, BasicFileSettings) and scheduler.carries_secrets():
+        return JobSignIn(settings, _user_and_password(given))
+    if isinstance(given, TokenFileSettings) and scheduler.shares_this_machine():
+        return JobSignIn(_with_token_in(settings, given.token_file.absolute()), {})
+    raise _refusal(used, "job", _way_on(settings, "where it runs"))
+
+
+def sign_in_of_deployment(
+    settings: TargetSettings, uri: str, model_uri: str
+) -> Mapping[str, Secret]:
+    """Return the variables by which a deployment's replicas sign in, to download the model.
+
+    Args:
+        settings: The target's.
+        uri: The tracking URI of this process.
+        model_uri: Where the model is; in a store of its own it needs no tracking server.
+
+    Raises:
+        ConfigError: As `sign_in_of_job`.
+    """
+    known = _told(settings, uri)
+    if known is not None:
+        return known
+    if not model_uri.startswith(_OF_THE_SERVER):
+        return tracking.credentials()
+    used = _used(uri)
+    given = None if used is None else used.settings
+    if isinstance(given, BasicFileSettings) and isinstance(settings, KubernetesTargetSettings):
+        return _user_and_password(given)
+    way_on = f"{_way_on(settings, 'where they run')}, or choose 'model_source: package'"
+    raise _refusal(used, "deployment's replicas", way_on)
+
+
+def _told(settings: Any, uri: str) -> Mapping[str, Secret] | None:
+    """Return the variables where it is told how to sign in, or nobody has to; else None."""
     own = tracking.credentials()
     given = getattr(settings, "secrets", {})
     if _TOKEN in given or getattr(settings, "tracking_token_audience", None):
         # Which MLflow would take before the token.
-        return JobSignIn(settings, {k: v for k, v in own.items() if k not in (_USER, _PASSWORD)})
-    choice = os.environ.get(_CHOICE)
-    by_variable = _TOKEN in {*own} or {_USER, _PASSWORD} <= {*own, *given}
-    if not choice or by_variable or _CHOICE in settings.env or not tracking.entry_can_write(uri):
-        return JobSignIn(settings, own)
-    if choice == _BY_MLFLOW and isinstance(settings, KubernetesSettings):
-        return JobSignIn(_with_token_in(settings, Path(_POD_TOKEN)), {})
-    if choice == PROVIDER:
-        sign_in = _used(uri)
-        found = sign_in.settings
-        if isinstance(found, BasicFileSettings) and scheduler.carries_secrets():
-            return JobSignIn(settings, _user_and_password(found))
-        if isinstance(found, TokenFileSettings) and scheduler.shares_this_machine():
-            return JobSignIn(_with_token_in(settings, found.token_file.absolute()), {})
-        choice = f"{PROVIDER} ({sign_in.entry.name})"
-    raise ConfigError(
-        f"tracking server: this process signs in by {_CHOICE}={choice}, and the job could not; "
-        f"{_way_on(settings)}; {_DOCS}"
-    )
+        return {name: secret for name, secret in own.items() if name not in (_USER, _PASSWORD)}
+    by_variable = _TOKEN in own or {_USER, _PASSWORD} <= {*own, *given}
+    asked = os.environ.get(_CHOICE) and tracking.entry_can_write(uri)
+    return own if by_variable or not asked or _CHOICE in settings.env else None
 
 
-def _used(uri: str) -> SignIn:
+def _used(uri: str) -> SignIn | None:
+    """Return the sign-in of this process; None where it is by another provider."""
+    if os.environ[_CHOICE] != PROVIDER:
+        return None
     found = RequestAuth(find_sign_ins(), lambda: uri).sign_in_for(Place.of(uri))
     if found is None:
         raise ConfigError(f"sign-in: no credential is configured for the tracking server {uri}")
     return found
 
 
-def _way_on(settings: BackendSettings) -> str:
-    of_file = f"name a file with a token where it runs by 'secrets': {{{_TOKEN}: {{file: PATH}}}}"
+def _refusal(used: SignIn | None, who: str, way_on: str) -> ConfigError:
+    choice = f"{os.environ[_CHOICE]}{'' if used is None else f' ({used.entry.name})'}"
+    return ConfigError(
+        f"tracking server: this process signs in by {_CHOICE}={choice}, and the {who} could not; "
+        f"{way_on}; {_DOCS}"
+    )
+
+
+def _way_on(settings: Any, where: str) -> str:
+    of_file = f"name a file with a token {where} by 'secrets': {{{_TOKEN}: {{file: PATH}}}}"
     if isinstance(settings, KubernetesSettings):
         return f"set 'tracking_token_audience', or {of_file}"
     return of_file
@@ -103,8 +147,7 @@ def _with_token_in(settings: BackendSettings, path: Path) -> BackendSettings:
 
 
 def _user_and_password(settings: BasicFileSettings) -> dict[str, Secret]:
-    user = settings.username or ""
-    of_user = Secret.of(user, "the sign-in's username")
+    user = Secret.of(settings.username or "", "the sign-in's username")
     if settings.username_file is not None:
-        of_user = secret_of_file(settings.username_file)
-    return {_USER: of_user, _PASSWORD: secret_of_file(settings.password_file)}
+        user = secret_of_file(settings.username_file)
+    return {_USER: user, _PASSWORD: secret_of_file(settings.password_file)}

@@ -8,12 +8,20 @@ from typing import Any
 import pytest
 
 from mlflow_exec.errors import ConfigError
-from mlflow_exec.runs.job_sign_in import JobSignIn, sign_in_of_job
+from mlflow_exec.runs.job_sign_in import JobSignIn, sign_in_of_deployment, sign_in_of_job
 from mlflow_exec.schedulers.base import Scheduler
 from mlflow_exec.schedulers.kubernetes import KubernetesScheduler
 from mlflow_exec.schedulers.ray import RayScheduler
 from mlflow_exec.schedulers.yarn import YarnScheduler
-from mlflow_exec.settings import KubernetesSettings, RaySettings, YarnSettings, parse_settings
+from mlflow_exec.settings import (
+    KubernetesSettings,
+    KubernetesTargetSettings,
+    RayServeSettings,
+    RaySettings,
+    TargetSettings,
+    YarnSettings,
+    parse_settings,
+)
 from tests.unit.test_kubernetes_plan import order_of, plan
 
 URI = "https://mlflow.example"
@@ -144,6 +152,31 @@ def test_a_provider_in_the_jobs_own_environment_is_its_own_business(
 def test_a_store_that_is_no_server_needs_no_sign_in(environment: pytest.MonkeyPatch) -> None:
     signs_in_by(environment, "exec", command="get-token")
     assert sent(job("ray", "sqlite:////tmp/a.db")) == {}
+
+
+def deployment(target: str, model_uri: str = "models:/wine/1", **config: Any) -> dict[str, str]:
+    classes: dict[str, type[TargetSettings]] = {
+        "k8s": KubernetesTargetSettings, "ray-serve": RayServeSettings,
+    }  # fmt: skip
+    settings_class = classes[target]
+    settings: TargetSettings = parse_settings(settings_class, config, "the test")
+    found = sign_in_of_deployment(settings, URI, model_uri)
+    return {name: secret.reveal() for name, secret in found.items()}
+
+
+def test_replicas_sign_in_to_download_a_model_of_the_server(
+    environment: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "password").write_text(PASSWORD)
+    signs_in_by(environment, "basic-file", username="me", password_file=tmp_path / "password")
+    assert deployment("k8s")["MLFLOW_TRACKING_PASSWORD"] == PASSWORD
+    assert deployment("ray-serve", "s3://models/wine") == {}
+    assert deployment("ray-serve", secrets=TOKEN_FILE) == {}
+    with pytest.raises(ConfigError, match="the deployment's replicas could not; name a file"):
+        deployment("ray-serve")
+    environment.setenv("MLFLOW_TRACKING_AUTH", "kubernetes")
+    with pytest.raises(ConfigError, match="or choose 'model_source: package'"):
+        deployment("k8s")
 
 
 def test_one_of_two_tokens_is_refused() -> None:
