@@ -11,15 +11,14 @@ from kubernetes import client
 from mlflow.exceptions import ExecutionException
 
 from mlflow_exec.runtime.end import TAG_LOG_COMPLETE, TAG_STATE_BY
-from mlflow_exec.testing.collecting import until
 from tests.clusters.pytest_kubernetes import KubernetesCluster
-from tests.guarded_server import Guard, guarded, takes
+from tests.guarded_server import Guard, guarded
 from tests.mlflow.conftest import submissions
 from tests.mlflow.k8s_runs import K8sRuns
+from tests.mlflow.renewed_tokens import TOKEN, outlives_its_token, sign_in_by_file
 from tests.servers import MlflowServer
 
 AUDIENCE = "mlflow-of-the-test"
-FIRST, SECOND = "first-token-of-the-test", "second-token-of-the-test"
 LOGS = """
 import mlflow, os
 with mlflow.start_run():
@@ -27,15 +26,6 @@ with mlflow.start_run():
     mlflow.log_text("text", "text.txt")
     names = ("POD", "NAMESPACE", "NODE", "IMAGE", "JOB")
     mlflow.log_params({name: os.environ["MLFLOW_EXEC_" + name] for name in names})
-"""
-GOES_ON = """
-import mlflow, pathlib, time
-with mlflow.start_run():
-    mlflow.log_metric("m", 1)
-    print("it has logged", flush=True)
-    while "second" not in pathlib.Path("/tokens/token").read_text():
-        time.sleep(0.1)
-    mlflow.log_metric("m", 2)
 """
 
 
@@ -56,13 +46,7 @@ def signed_in(
     """Submissions by somebody whose own token is in a file."""
     (folder / "projects").mkdir()
     with pytest.MonkeyPatch.context() as patch:
-        for name, value in {
-            "MLFLOW_TRACKING_AUTH": "mlflow-exec",
-            "MLFLOW_EXEC_AUTH": "token-file",
-            "MLFLOW_EXEC_AUTH_TOKEN_FILE": str(token),
-            "MLFLOW_EXEC_AUTH_ALLOW_HTTP": "true",
-        }.items():
-            patch.setenv(name, value)
+        sign_in_by_file(patch, token)
         server = MlflowServer(guard.url, folder)
         with submissions(cluster, namespace, server, folder / "projects") as runs:
             yield runs
@@ -120,23 +104,11 @@ def test_a_job_outlives_its_token_which_is_renewed_in_its_file(
     tokens = tmp_path / "tokens"
     tokens.mkdir(mode=0o755)
     token = tokens / "token"
-    token.write_text(FIRST)
-    guard.accepts = takes(FIRST)
     with signed_in(kubernetes_cluster, k8s_namespace, guard, tmp_path, token) as k8s:
-        submitted = k8s.run(
-            k8s.project(GOES_ON),
+        outlives_its_token(
+            k8s, guard, token, "/tokens/token",
             image=kubernetes_cluster.image_mlflow,
+            secrets={TOKEN: {"file": "/tokens/token"}},
             volumes=[{"name": "tokens", "hostPath": {"path": str(tokens)}}],
             volume_mounts=[{"name": "tokens", "mountPath": "/tokens", "readOnly": True}],
-            secrets={"MLFLOW_TRACKING_TOKEN": {"file": "/tokens/token"}},
-        )
-        until(lambda: "it has logged" in "".join(submitted.logs()), "it has logged", 120)
-        guard.accepts = takes(SECOND)
-        token.write_text(SECOND)
-        run = k8s.ends(submitted, "SUCCEEDED")
-        log = k8s.log(submitted.run_id)
-    assert run.data.metrics == {"m": 2}
-    assert run.data.tags[TAG_STATE_BY] == "entry"
-    assert run.data.tags[TAG_LOG_COMPLETE] == "true"
-    assert FIRST not in log
-    assert SECOND not in log
+        )  # fmt: skip
