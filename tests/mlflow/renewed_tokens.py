@@ -11,7 +11,7 @@ from mlflow.entities import Run
 from mlflow_exec.runtime.end import TAG_LOG_COMPLETE, TAG_STATE_BY
 from mlflow_exec.testing.collecting import until
 from tests.guarded_server import Guard, takes
-from tests.mlflow.submitted_runs import SubmittedRuns
+from tests.mlflow.submitted_runs import PLAIN, SubmittedRuns
 
 TOKEN = "MLFLOW_TRACKING_TOKEN"
 FIRST, SECOND = "first-token-of-the-test", "second-token-of-the-test"
@@ -40,7 +40,12 @@ def sign_in_by_file(patch: pytest.MonkeyPatch, token: Path) -> None:
 
 
 def outlives_its_token(
-    runs: SubmittedRuns, guard: Guard, token: Path, path: str, **settings: Any
+    runs: SubmittedRuns,
+    guard: Guard,
+    token: Path,
+    path: str,
+    python: str = "python3",
+    **settings: Any,
 ) -> Run:
     """Submit the job, renew its token, and return its run; the end is the job's own.
 
@@ -49,19 +54,24 @@ def outlives_its_token(
         guard: The server.
         token: The file, as this process sees it.
         path: As the job sees it.
+        python: The one that has MLflow.
         settings: Of the backend; ``secrets`` where it is to be told of the file.
     """
     token.write_text(FIRST)
     guard.accepts = takes(FIRST)
-    submitted = runs.run(runs.project(_GOES_ON.format(path=path)), **settings)
-    until(lambda: "it has logged" in "".join(submitted.logs()), "it has logged", 120)
+    project = runs.project(_GOES_ON.format(path=path), PLAIN.replace("python3", python))
+    submitted = runs.run(project, **settings)
+    until(
+        lambda: "it has logged" in "".join(submitted.logs()) or submitted.status().state.is_final,
+        "it has logged",
+    )
     guard.accepts = takes(SECOND)
     token.write_text(SECOND)
     run = runs.ends(submitted, "SUCCEEDED")
-    assert run.data.metrics == {"m": 2}
+    log = runs.log(submitted.run_id)
+    assert run.data.metrics["m"] == 2, log
     assert run.data.tags[TAG_STATE_BY] == "entry"
     assert run.data.tags[TAG_LOG_COMPLETE] == "true"
-    log = runs.log(submitted.run_id)
     assert FIRST not in log
     assert SECOND not in log
     return run

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import mlflow
@@ -29,7 +30,7 @@ def test_a_job_outlives_its_token_which_is_renewed_in_its_file(
         yarn.server = MlflowServer(guard.url, yarn.server.dir)
         mlflow.set_tracking_uri(guard.url)
         run = outlives_its_token(
-            yarn, guard, token, str(token), secrets={TOKEN: {"file": str(token)}}
+            yarn, guard, token, str(token), sys.executable, secrets={TOKEN: {"file": str(token)}}
         )
         tags = nested_tags(yarn, run)
     assert tags["mlflow_exec.yarn.application_id"].startswith("application_")
