@@ -16,7 +16,13 @@ import pytest
 import requests
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
+from mlflow.tracking.context.abstract_context import RunContextProvider
+from mlflow.tracking.request_auth.abstract_request_auth_provider import RequestAuthProvider
+from mlflow.tracking.request_header.abstract_request_header_provider import RequestHeaderProvider
 
+from mlflow_exec.plugins.request_auth import ExecRequestAuthProvider
+from mlflow_exec.plugins.request_header import ExecRequestHeaders
+from mlflow_exec.plugins.run_context import ExecRunContext
 from mlflow_exec.runs.diagnosis_sign_in import diagnose_sign_in
 from tests.guarded_server import guarded, takes
 from tests.servers import MlflowServer, mlflow_server
@@ -251,3 +257,22 @@ def test_new_runs_and_requests_tell_where_they_are_made(
     for request in guard.seen:
         assert request.headers["x-mlflow-exec-slurm-job-id"] == "7"
         assert "exec" not in request.headers["user-agent"]
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs"),
+    [
+        (ExecRequestAuthProvider, RequestAuthProvider),
+        (ExecRequestHeaders, RequestHeaderProvider),
+        (ExecRunContext, RunContextProvider),
+    ],
+)
+def test_every_abstract_method_is_there(ours: type, theirs: type) -> None:
+    """MLflow does not refuse a class without one, and calls nothing in its place."""
+    abstract = {
+        name for name in dir(theirs)
+        if getattr(getattr(theirs, name), "__isabstractmethod__", False)
+    }  # fmt: skip
+    assert abstract
+    assert abstract <= set(vars(ours))
+    ours()
