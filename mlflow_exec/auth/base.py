@@ -14,7 +14,7 @@ from requests import PreparedRequest
 
 from mlflow_exec.auth.locks import ProcessLock
 from mlflow_exec.credentials import Secret
-from mlflow_exec.errors import MlflowExecError
+from mlflow_exec.errors import CredentialError, MlflowExecError
 
 HEADER = "Authorization"
 # A token is got anew so long before it expires: in the last fifth of its life, within limits.
@@ -24,6 +24,7 @@ _EARLIER_PART = 0.2
 # By a clock that is wrong here each may seem to have expired already.
 _AT_LEAST_S = 1.0
 _AGAIN_S = 5.0
+_FOREVER_S = 1e9
 
 
 class Credential(ABC):
@@ -64,10 +65,16 @@ class Bearer(Credential):
 
     @classmethod
     def of(cls, token: str, source: str, expires_at_s: float | None = None) -> Bearer:
-        """Wrap a token that was got just now."""
-        if expires_at_s is None:
-            return cls(Secret.of(token, source), source)
+        """Wrap a token that was got just now.
+
+        Raises:
+            CredentialError: It is none. As a header it would be refused with its value shown.
+        """
+        if not (token and token.isascii() and token.isprintable()) or " " in token:
+            raise CredentialError(f"{source}: what it gives is no token; one word is needed")
         now_s = time.time()
+        if expires_at_s is None or not expires_at_s < now_s + _FOREVER_S:
+            return cls(Secret.of(token, source), source)
         least_s, most_s = _EARLIER_S
         earlier_s = min(most_s, max(least_s, (expires_at_s - now_s) * _EARLIER_PART))
         renew_at_s = max(expires_at_s - earlier_s, now_s + _AT_LEAST_S)

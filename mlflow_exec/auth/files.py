@@ -79,6 +79,8 @@ class BasicFile(Flow):
         user = given.username or ""
         if given.username_file is not None:
             user = text_of(given.username_file, "username_file")
+        if ":" in user:
+            raise CredentialError("username: there is a colon in it, with which no server knows it")
         source = f"file {given.password_file}"
         password = text_of(given.password_file, "password_file")
         return Basic(user, Secret.of(password, source), source)

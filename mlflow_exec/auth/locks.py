@@ -1,9 +1,12 @@
-"""A lock that a fork does not leave held."""
+"""Locks that a fork does not leave held."""
 
 from __future__ import annotations
 
 import os
 import threading
+import weakref
+
+_all: weakref.WeakSet[ProcessLock] = weakref.WeakSet()
 
 
 class ProcessLock:
@@ -11,13 +14,10 @@ class ProcessLock:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._pid = os.getpid()
+        _all.add(self)
 
     def acquire(self, *, blocking: bool = True) -> bool:
         """Take it; returns whether it was to be had."""
-        # The thread that held it at the fork is not in the child.
-        if self._pid != os.getpid():
-            self._lock, self._pid = threading.Lock(), os.getpid()
         return self._lock.acquire(blocking)
 
     def release(self) -> None:
@@ -29,3 +29,13 @@ class ProcessLock:
 
     def __exit__(self, *_: object) -> None:
         self.release()
+
+
+def _free_all() -> None:
+    # The threads that held them at the fork are not in the child.
+    for lock in list(_all):
+        lock._lock = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_free_all)

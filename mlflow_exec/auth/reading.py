@@ -152,6 +152,8 @@ def _of_file(path: Path) -> list[SignIn]:
         raise ConfigError(f"{path}: it is not YAML") from None
     if not isinstance(found, Mapping) or not found:
         raise ConfigError(f"{path}: entries by their hosts are needed; {_DOCS}")
+    if os.name == "posix" and mode & (stat.S_IWGRP | stat.S_IWOTH):
+        raise ConfigError(f"{path}: others may write it, and it names commands; chmod go-w {path}")
     open_to_others = os.name == "posix" and bool(mode & (stat.S_IRWXG | stat.S_IRWXO))
     result: list[SignIn] = []
     for host, given in found.items():

@@ -110,6 +110,7 @@ def test_a_command_knows_that_nobody_can_be_asked(tmp_path: Path) -> None:
         ("import sys; sys.exit('sign in first')", "exit code 1: sign in first"),
         ("print('{}')", "it prints no token; looked for token, access_token"),
         ("print('two words')", "it does not print a JSON object"),
+        (f"print('{{\"token\": \"{TOKEN}\\\\nx\"}}')", "what it gives is no token"),
         (f"print('[\"{TOKEN}\"]')", "it does not print a JSON object"),
         (f"print('{{\"token\": \"{TOKEN}\", \"expirationTimestamp\": \"x\"}}')", "JSON"),
     ],

@@ -10,7 +10,7 @@ from mlflow_exec.auth.base import Bearer
 from mlflow_exec.auth.hosts import Place
 from mlflow_exec.auth.reading import find_sign_ins, given_by
 from mlflow_exec.auth.request_auth import RequestAuth
-from mlflow_exec.errors import ConfigError
+from mlflow_exec.errors import ConfigError, CredentialError
 
 SECRET = "a-secret-that-nobody-may-see"
 
@@ -144,3 +144,55 @@ def test_no_repr_shows_a_token() -> None:
 )
 def test_which_ways_are_safe(url: str, safe: bool) -> None:
     assert Place.of(url).is_safe is safe
+
+
+SECRETS = "a: {flow: oidc, issuer: 'https://i', client_id: c, client_secret: %s}"
+
+
+def test_a_file_that_others_may_read_holds_no_secret_and_none_that_they_may_write_is_read(
+    tmp_path: Path,
+) -> None:
+    file = tmp_path / "auth.yaml"
+    env = {"MLFLOW_EXEC_AUTH_CONFIG": str(file)}
+    file.write_text(SECRETS % SECRET)
+    file.chmod(0o644)
+    with pytest.raises(ConfigError, match="client_secret: others may read the file") as told:
+        find_sign_ins(env)
+    assert SECRET not in str(told.value)
+    file.chmod(0o600)
+    find_sign_ins(env)
+    file.write_text(SECRETS % "{file: /run/secret}")
+    file.chmod(0o644)
+    find_sign_ins(env)
+    file.chmod(0o664)
+    with pytest.raises(ConfigError, match="others may write it, and it names commands"):
+        find_sign_ins(env)
+
+
+def test_secrets_come_by_variables_and_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "secret").write_text(SECRET + "\n")
+    given = {"MLFLOW_EXEC_AUTH": "oidc", "MLFLOW_EXEC_AUTH_ISSUER": "https://i",
+             "MLFLOW_EXEC_AUTH_CLIENT_ID": "c"}  # fmt: skip
+    by_variable = {"MLFLOW_EXEC_AUTH_CLIENT_SECRET": SECRET}
+    by_file = {"MLFLOW_EXEC_AUTH_CLIENT_SECRET_FILE": f"{tmp_path}/secret"}
+    monkeypatch.setenv("MLFLOW_EXEC_AUTH_CLIENT_SECRET", SECRET)
+    for more in (by_variable, by_file):
+        (found,) = find_sign_ins({**given, **more})
+        assert found.settings.client_secret.reveal() == SECRET  # type: ignore[attr-defined]
+        assert SECRET not in repr(found.settings)
+    with pytest.raises(ConfigError, match="client_secret: it is given by a variable and by a file"):
+        find_sign_ins({**given, **by_variable, **by_file})
+
+
+@pytest.mark.parametrize("token", ["", "two words", "with\nline", "ünicode", "a\tb"])
+def test_what_is_no_token_is_not_shown(token: str) -> None:
+    with pytest.raises(CredentialError, match="somewhere: what it gives is no token") as told:
+        Bearer.of(token, "somewhere")
+    assert not token or token not in str(told.value)
+
+
+@pytest.mark.parametrize("expires_at_s", [float("inf"), float("nan"), 1e30])
+def test_a_time_that_is_none_is_not_known(expires_at_s: float) -> None:
+    assert Bearer.of("token", "somewhere", expires_at_s).expires_at_s is None
