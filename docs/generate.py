@@ -15,12 +15,12 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from jinja2 import Environment, meta
 from pydantic.fields import FieldInfo
+from scheme_page import scheme_page
 from sign_in_settings import page
 
 from mlflow_exec import registry, settings
 from mlflow_exec.credentials import Secret
 from mlflow_exec.reconciler_settings import ReconcilerSettings
-from mlflow_exec.schemes import SCHEMES
 from mlflow_exec.settings import Settings
 
 _ROOT = Path(__file__).resolve().parent.parent
@@ -350,30 +350,10 @@ def with_tables(path: Path) -> str:
     return f"{head}{_BEGIN}\n{template_tables(path.parent)}{_END}{tail}"
 
 
-def scheme_table() -> str:
-    """Return the page of the schemes of artifact URIs."""
-    lines = [
-        "# Schemes of artifact URIs",
-        "",
-        f"{_BEGIN}",
-        "",
-        "| scheme | system | example | extra | options | credentials from |",
-        "|---|---|---|---|---|---|",
-    ]
-    for scheme in SCHEMES:
-        options = ", ".join(f"`{key}`" for key in ("cred", *scheme.options))
-        sources = ", ".join(f"{name}: `{'`, `'.join(v)}`" for name, v in scheme.environment)
-        extra = f"`{scheme.extra}`" if scheme.extra else "none"
-        cells = (f"`{scheme.name}`", scheme.title, f"`{scheme.example}`", extra, options)
-        lines.append(f"| {' | '.join(cells)} | {sources or 'none'} |")
-    lines += ["", _END, "", "How they are read, and what holds: [artifacts](artifacts.md)."]
-    return "\n".join(lines) + "\n"
-
-
 def outputs() -> dict[Path, str]:
     """Return every generated file with its text."""
     readmes = [_ROOT / "deploy_templates" / name / "README.md" for name in _TEMPLATES]
-    pages = {"options.md": options(), "schemes.md": scheme_table(),
+    pages = {"options.md": options(), "schemes.md": scheme_page(_BEGIN, _END),
              "sign-in-settings.md": page(table)}  # fmt: skip
     return {_ROOT / "docs" / n: text for n, text in pages.items()} | {
         path: with_tables(path) for path in readmes

@@ -40,12 +40,16 @@ FOLDER = "MLFLOW_EXEC_CREDENTIALS_DIR"
 STRICT = "MLFLOW_EXEC_STRICT"
 """The variable by which a password in a URI is refused."""
 _HOSTS = "hosts"
-_PLAIN = (_HOSTS, "user")
 _FIELDS = (
-    *_PLAIN, "password", "token", "key_id", "key_secret", "session_token", "private_key",
+    _HOSTS, "user", "password", "token", "key_id", "key_secret", "session_token", "private_key",
+    "host_key", "principal", "keytab", "endpoint", "region", "account", "connection_string",
 )  # fmt: skip
+# No secrets, so they may be shown.
+_PLAIN = (_HOSTS, "user", "host_key", "principal", "keytab", "endpoint", "region", "account")
 # What a command says lives so long is asked for anew a little before.
 _EARLIER_S = 30.0
+# What it says nothing of is kept for so long.
+_KEPT_S = 300.0
 
 
 @dataclass(frozen=True)
@@ -66,6 +70,12 @@ class Credential:
         if found is None:
             return None
         return found.plain() if name in _PLAIN else found.reveal()
+
+    def of_user(self, user: str) -> Credential:
+        """Return this one for a user that is named elsewhere, such as in a URI; "" changes none."""
+        if not user:
+            return self
+        return Credential(self.source, {**self.fields, "user": Secret.of(user, "the URI")})
 
 
 NOTHING = Credential("nothing of ours; the SDK's own chain where it has one")
@@ -218,9 +228,14 @@ def _value(key: str, value: Any, where: str, env: Mapping[str, str]) -> Secret:
 def _of_command(entry: Mapping[str, Any], where: str, env: Mapping[str, str]) -> Credential:
     command = entry["exec"]
     others = {key: value for key, value in entry.items() if key != "exec"}
-    if not set(others) <= {_HOSTS} or not isinstance(command, list) or not command:
-        raise CredentialError(f"{where}: exec: a list of words is needed, and only hosts beside it")
-    run = _Command([str(word) for word in command], where)
+    if not set(others) <= set(_PLAIN) or not isinstance(command, list) or not command:
+        raise CredentialError(
+            f"{where}: exec: a list of words is needed, and no secrets beside it; allowed: "
+            f"{', '.join(_PLAIN)}"
+        )
+    words = tuple(str(word) for word in command)
+    with _COMMANDS_LOCK:  # MLflow opens a location for each call
+        run = _COMMANDS.setdefault((words, where), _Command(words, where))
     fields = {name: run.field(name) for name in run.now()}
     return Credential(where, {**fields, **{k: _value(k, v, where, env) for k, v in others.items()}})
 
@@ -228,7 +243,7 @@ def _of_command(entry: Mapping[str, Any], where: str, env: Mapping[str, str]) ->
 class _Command:
     """A command that prints fields, run again in time."""
 
-    def __init__(self, words: list[str], where: str) -> None:
+    def __init__(self, words: tuple[str, ...], where: str) -> None:
         self._words = words
         self._where = f"{where}: exec: {words[0]}"
         self._fields: dict[str, str] = {}
@@ -247,5 +262,9 @@ class _Command:
 
     def _run(self) -> tuple[dict[str, str], float]:
         printed, expires_s = fields_in(output_of(self._words, self._where), self._where)
-        until_s = float("inf") if expires_s is None else expires_s - _EARLIER_S
+        until_s = time.time() + _KEPT_S if expires_s is None else expires_s - _EARLIER_S
         return {name: str(printed[name]) for name in _FIELDS if printed.get(name)}, until_s
+
+
+_COMMANDS: dict[tuple[tuple[str, ...], str], _Command] = {}
+_COMMANDS_LOCK = threading.Lock()

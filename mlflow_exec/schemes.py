@@ -44,7 +44,28 @@ class Scheme:
     environment: tuple[tuple[str, tuple[str, ...]], ...] = ()
 
 
+@dataclass(frozen=True)
+class Capabilities:
+    """What a store can do; what all can do is not said: whole files only, deleting, folders listed.
+
+    Attributes:
+        checksum: What is compared of each file.
+        replaces: How a file comes in place of another one.
+        parts: Whether what is lost of a large file is sent or fetched again without the rest.
+        folders: Whether a file and a folder of one name exclude each other, and folders can be
+            empty.
+    """
+
+    checksum: str
+    replaces: str
+    parts: str
+    folders: bool
+
+
 _DATABASE = "mlflow_exec.storage.database:DatabaseStore"
+
+_SFTP = "mlflow_exec.storage.sftp:SftpStore"
+_HDFS = "mlflow_exec.storage.webhdfs:HdfsStore"
 
 _SQL = (
     ("hosts", ("MLFLOW_EXEC_SQL_HOST",)),
@@ -53,7 +74,51 @@ _SQL = (
 )
 _MSSQL_OPTIONS = ("driver", "Encrypt", "TrustServerCertificate")
 
+_WEBDAV = "mlflow_exec.storage.webdav:WebdavStore"
+_HTTP = (
+    ("hosts", ("MLFLOW_EXEC_WEBDAV_HOST",)),
+    ("user", ("MLFLOW_EXEC_WEBDAV_USER",)),
+    ("password", ("MLFLOW_EXEC_WEBDAV_PASSWORD",)),
+    ("token", ("MLFLOW_EXEC_WEBDAV_TOKEN",)),
+)
+_FSSPEC = "mlflow_exec.storage.objects_fsspec:"
+_SMB = "mlflow_exec.storage.smb:SmbStore"
+_SHARE = (
+    ("hosts", ("MLFLOW_EXEC_SMB_HOST",)),
+    ("user", ("MLFLOW_EXEC_SMB_USER",)),
+    ("password", ("MLFLOW_EXEC_SMB_PASSWORD",)),
+)
+_SSH = (
+    ("hosts", ("MLFLOW_EXEC_SSH_HOST",)),
+    ("user", ("MLFLOW_EXEC_SSH_USER",)),
+    ("password", ("MLFLOW_EXEC_SSH_PASSWORD",)),
+    ("private_key", ("MLFLOW_EXEC_SSH_PRIVATE_KEY",)),
+    ("host_key", ("MLFLOW_EXEC_SSH_HOST_KEY",)),
+)
+
+_S3 = (
+    ("endpoint", ("MLFLOW_S3_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")),
+)
+_AZURE = (
+    ("connection_string", ("AZURE_STORAGE_CONNECTION_STRING",)),
+    ("account", ("AZURE_STORAGE_ACCOUNT_NAME",)),
+    ("key_secret", ("AZURE_STORAGE_ACCOUNT_KEY", "AZURE_STORAGE_ACCESS_KEY")),
+    ("token", ("AZURE_STORAGE_SAS_TOKEN",)),
+)
+
 SCHEMES: tuple[Scheme, ...] = (
+    Scheme(
+        "fsspec+abfs", "Azure Blob Storage", _FSSPEC + "AzureStore", "azure",
+        "fsspec+abfs://container/artifacts", Authority.BUCKET, None, (), 0, _AZURE,
+    ),
+    Scheme(
+        "fsspec+s3", "S3, and what speaks it", "mlflow_exec.storage.objects_s3:S3Store", "s3",
+        "fsspec+s3://bucket/artifacts", Authority.BUCKET, None, (), 0, _S3,
+    ),
+    Scheme(
+        "fsspec+sftp", "SFTP (SSH)", _SFTP, "sftp", "fsspec+sftp://files.example/data/artifacts",
+        Authority.HOST, 22, (), 0, _SSH,
+    ),
     Scheme(
         "mssql+pyodbc", "Microsoft SQL Server", _DATABASE, "mssql",
         "mssql+pyodbc://db.example/artifacts?driver=ODBC+Driver+18+for+SQL+Server",
@@ -72,9 +137,46 @@ SCHEMES: tuple[Scheme, ...] = (
         Authority.HOST, 5432, ("sslmode",), 1, _SQL,
     ),
     Scheme(
+        "smb", "SMB share (Windows, Samba)", _SMB, "smb", "smb://files.example/share/artifacts",
+        Authority.HOST, 445, (), 1, _SHARE,
+    ),
+    Scheme(
         "sqlite", "SQLite", _DATABASE, "", "sqlite:////data/artifacts.db", Authority.FILE,
     ),
+    Scheme(
+        "swebhdfs", "HDFS (REST, TLS)", _HDFS, "", "swebhdfs://namenode.example/data/artifacts",
+        Authority.HOST, 9871,
+    ),
+    Scheme(
+        "webdav", "WebDAV", _WEBDAV, "", "webdav://files.example/data/artifacts",
+        Authority.HOST, 80, (), 0, _HTTP,
+    ),
+    Scheme(
+        "webdavs", "WebDAV (TLS)", _WEBDAV, "", "webdavs://files.example/data/artifacts",
+        Authority.HOST, 443, (), 0, _HTTP,
+    ),
+    Scheme(
+        "webhdfs", "HDFS (REST)", _HDFS, "", "webhdfs://namenode.example/data/artifacts",
+        Authority.HOST, 9870,
+    ),
 )  # fmt: skip
+_AT_ONCE = "at once"
+_BY_RENAMING = "at once, by renaming"
+_SIZE = "size; content with `MLFLOW_EXEC_READ_BACK=1`"
+_EACH_PART = "up and down"
+_DOWN = "down; up from the beginning"
+CAPABILITIES: dict[str, Capabilities] = {
+    _DATABASE: Capabilities("SHA-256, kept with it", _AT_ONCE, _EACH_PART, True),
+    _FSSPEC + "AzureStore": Capabilities(_SIZE, _AT_ONCE, _EACH_PART, False),
+    _HDFS: Capabilities(_SIZE, _BY_RENAMING, _DOWN, True),
+    _SFTP: Capabilities(_SIZE, _BY_RENAMING, _DOWN, True),
+    _SMB: Capabilities(_SIZE, _BY_RENAMING, _DOWN, True),
+    _WEBDAV: Capabilities(_SIZE, "as the server does: some with a gap", _DOWN, True),
+    "mlflow_exec.storage.objects_s3:S3Store": Capabilities(
+        "CRC-32 of each part up; down where S3 has one", _AT_ONCE, _EACH_PART, False
+    ),
+}
+"""By the store's reference."""
 assert [s.name for s in SCHEMES] == sorted(s.name for s in SCHEMES), "keep SCHEMES sorted"
 BY_NAME = {scheme.name: scheme for scheme in SCHEMES}
 """By the name in a URI."""

@@ -8,6 +8,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,35 +32,59 @@ class DatabaseServer:
 
 
 @contextlib.contextmanager
-def postgresql(folder: Path) -> Iterator[DatabaseServer]:
+def folder_for_others() -> Iterator[Path]:
+    """A folder for a server that gives up root's rights.
+
+    Not among pytest's own: each pytest that starts closes those to other users than its own.
+    """
+    with tempfile.TemporaryDirectory(prefix="mlflow-exec-test-") as made:
+        folder = Path(made)
+        folder.chmod(0o755)
+        yield folder
+
+
+@contextlib.contextmanager
+def postgresql() -> Iterator[DatabaseServer]:
     """A PostgreSQL that keeps its files in a folder of its own."""
     if not (POSTGRESQL / "postgres").exists():
         unavailable("PostgreSQL 15 of Debian is not installed")
+    with folder_for_others() as folder, _postgresql(folder) as server:
+        yield server
+
+
+@contextlib.contextmanager
+def _postgresql(folder: Path) -> Iterator[DatabaseServer]:
     secret, data = folder / "password", folder / "data"
     secret.write_text(PASSWORD)
-    _hand_over(folder, "postgres")
+    hand_over(folder, "postgres")
     init = [POSTGRESQL / "initdb", "-D", data, "-U", USER, f"--pwfile={secret}",
             "--auth=scram-sha-256", "--no-sync", "--encoding=UTF8", "--locale=C"]  # fmt: skip
     subprocess.run([*_as("postgres"), *map(str, init)], check=True, capture_output=True)
     port = free_port()
     serve = [POSTGRESQL / "postgres", "-D", data, "-p", port, "-k", folder,
              "-c", "listen_addresses=127.0.0.1", "-c", "fsync=off"]  # fmt: skip
-    with _running([*_as("postgres"), *map(str, serve)], folder / "log", port, signal.SIGINT):
+    with running([*_as("postgres"), *map(str, serve)], folder / "log", port, signal.SIGINT):
         yield DatabaseServer(port)  # by SIGTERM it would wait for its clients
 
 
 @contextlib.contextmanager
-def mariadb(folder: Path) -> Iterator[DatabaseServer]:
+def mariadb() -> Iterator[DatabaseServer]:
     """A MariaDB that keeps its files in a folder of its own."""
     if shutil.which("mariadbd") is None:
         unavailable("MariaDB is not installed")
+    with folder_for_others() as folder, _mariadb(folder) as server:
+        yield server
+
+
+@contextlib.contextmanager
+def _mariadb(folder: Path) -> Iterator[DatabaseServer]:
     data, first = folder / "data", folder / "first.sql"
     first.write_text(
         f"CREATE DATABASE {DATABASE};\n"
         f"CREATE USER {USER}@'127.0.0.1' IDENTIFIED BY '{PASSWORD}';\n"
         f"GRANT ALL ON {DATABASE}.* TO {USER}@'127.0.0.1';\n"
     )
-    _hand_over(folder, "nobody")
+    hand_over(folder, "nobody")
     make = ["mariadb-install-db", "--no-defaults", f"--datadir={data}", "--skip-test-db"]
     subprocess.run([*_as("nobody"), *make], check=True, capture_output=True)
     port = free_port()
@@ -67,7 +92,7 @@ def mariadb(folder: Path) -> Iterator[DatabaseServer]:
              f"--port={port}", "--bind-address=127.0.0.1", f"--init-file={first}",
              f"--pid-file={folder}/pid", "--skip-name-resolve",
              "--innodb-flush-log-at-trx-commit=0"]  # fmt: skip
-    with _running([*_as("nobody"), *serve], folder / "log", port, signal.SIGTERM):
+    with running([*_as("nobody"), *serve], folder / "log", port):
         yield DatabaseServer(port)
 
 
@@ -78,20 +103,23 @@ def _as(user: str) -> list[str]:
     return ["setpriv", f"--reuid={user}", "--clear-groups", "--inh-caps=-all", "--"]
 
 
-def _hand_over(folder: Path, user: str) -> None:
+def hand_over(folder: Path, user: str) -> None:
+    """Give a folder to who the server in it runs as."""
     if os.getuid() == 0:
         for path in [folder, *folder.rglob("*")]:
             shutil.chown(path, user)
-        for parent in folder.parents[:-2]:  # pytest's folders are for their owner only
-            parent.chmod(parent.stat().st_mode | 0o011)
 
 
 @contextlib.contextmanager
-def _running(
-    command: Sequence[str], log: Path, port: int, end_by: signal.Signals
+def running(
+    command: Sequence[str], log: Path, port: int, end_by: signal.Signals = signal.SIGTERM
 ) -> Iterator[None]:
+    """A server that listens on a port of the loopback, until the end of the block."""
     with log.open("wb") as out:
-        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=out, stderr=out)
+        # In a session of its own: Samba ends its whole process group.
+        process = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=out, stderr=out, start_new_session=True
+        )
     try:
         until(lambda: _listens(port) or process.poll() is not None, f"it listens; see {log}", 120)
         assert process.poll() is None, log.read_text(errors="replace")[-2000:]

@@ -32,7 +32,7 @@ _SETTINGS = "mlflow_exec.auth.settings"
 FLOWS: tuple[FlowEntry, ...] = (
     FlowEntry(
         "azure", "a token of Microsoft Entra",
-        "mlflow_exec.auth.azure:Azure", f"{_SETTINGS}:AzureSettings", "azure",
+        "mlflow_exec.auth.azure:Azure", f"{_SETTINGS}:AzureSettings", "entra",
     ),
     FlowEntry(
         "basic-file", "a user and a password in files",

@@ -35,13 +35,14 @@ class Pauses:
         return max(usual_s, asked_for_s + usual_s / 4 if asked_for_s else 0.0)
 
 
-def repeated(action: Callable[[], T], patience_s: float = PATIENCE_S) -> T:
+def repeated(action: Callable[[], T], patience_s: float | None = None) -> T:
     """Do what is safe to repeat until an answer comes.
 
     Raises:
-        UnreachableError: None came within ``patience_s``.
+        UnreachableError: None came within ``patience_s``, by default `PATIENCE_S`.
     """
-    pauses, end_s = Pauses(), time.monotonic() + patience_s
+    pauses = Pauses()
+    end_s = time.monotonic() + (PATIENCE_S if patience_s is None else patience_s)
     while True:
         try:
             return action()

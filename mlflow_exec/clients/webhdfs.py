@@ -26,6 +26,7 @@ from mlflow_exec.errors import ConflictError, NotFoundError, RejectedError, Unre
 _TRANSFER_TIMEOUT_S = 300.0
 _PIECE_BYTES = 256 * 1024
 _MOST_DATA_NODES = 3
+_MOST_OPENED = 5
 _ROOT = "/webhdfs/v1"
 
 
@@ -105,15 +106,21 @@ class WebHdfs:
         if not self._json("PUT", path, "MKDIRS", permission=permission)["boolean"]:
             raise RejectedError(f"HDFS {self.url}: the folder {path!r} could not be made")
 
-    def rename(self, src: str, dst: str) -> bool:
+    def rename(self, src: str, dst: str, *, overwrite: bool = False) -> bool:
         """Rename in one step; False if there is something of the new name already.
+
+        Args:
+            src: The old name.
+            dst: The new one.
+            overwrite: Whether a file may be replaced by a file; False is returned for folders only.
 
         Raises:
             NotFoundError: There is nothing of the old name.
         """
+        # Without an option the old call is made, which moves *into* a folder of that name.
+        options = "OVERWRITE" if overwrite else "NONE"
         try:
-            # Without an option the old call is made, which moves *into* a folder of that name.
-            self._ask("PUT", src, "RENAME", destination=dst, renameoptions="NONE").close()
+            self._ask("PUT", src, "RENAME", destination=dst, renameoptions=options).close()
         except ConflictError:
             return False
         return True
@@ -145,8 +152,11 @@ class WebHdfs:
         *,
         permission: str = "600",
         overwrite: bool = True,
-    ) -> None:
+    ) -> int:
         """Write a file; what is there afterwards is as long as what was given.
+
+        Returns how long it is, in bytes, which is compared here only where the length of what was
+        given is known before.
 
         Where a DataNode is away it is sent to another, from its beginning; what cannot be read
         twice is sent once.
@@ -184,9 +194,9 @@ class WebHdfs:
                 f"no DataNode",
                 status=answer.status_code,
             )
-        self._check_written(path, length_bytes)
+        return self._check_written(path, length_bytes)
 
-    def _check_written(self, path: str, length_bytes: int | None) -> None:
+    def _check_written(self, path: str, length_bytes: int | None) -> int:
         written = self.status(path)
         found = None if written is None else int(written["length"])
         if found is None or (length_bytes is not None and found != length_bytes):
@@ -194,6 +204,7 @@ class WebHdfs:
                 f"HDFS {self.url}: {path}: {found} bytes are there after {length_bytes} were "
                 f"written; write it again"
             )
+        return found
 
     def read(self, path: str) -> Iterator[bytes]:
         """Return the pieces of a file's content; it is opened before the first is asked for.
@@ -202,15 +213,27 @@ class WebHdfs:
             NotFoundError: There is no such file.
             UnreachableError: Also while reading: the connection broke, or it ended too early.
         """
-        status = self.status(path)
-        if status is None or status["type"] != "FILE":
-            raise NotFoundError(f"HDFS {self.url}: {path}: there is no such file", status=404)
+        return self.open(path)[1]
+
+    def open(self, path: str, start: int = 0) -> tuple[Json, Iterator[bytes]]:
+        """Return a file's ``FileStatus``, and what yields it from a byte on; see `read`."""
 
         def open_(target: str) -> requests.Response:
             return self._http.send("GET", target, stream=True, timeout_s=_TRANSFER_TIMEOUT_S)
 
-        answer = self._by_data_node("GET", path, {"op": "OPEN"}, open_, tries=_MOST_DATA_NODES)
-        return _pieces(f"HDFS {_host(answer.url)}: {path}", answer, int(status["length"]))
+        params = {"op": "OPEN", **({"offset": str(start)} if start else {})}
+        left = _MOST_OPENED
+        while True:
+            left -= 1
+            status = self.status(path)
+            if status is None or status["type"] != "FILE":
+                raise NotFoundError(f"HDFS {self.url}: {path}: there is no such file", status=404)
+            answer = self._by_data_node("GET", path, params, open_, tries=_MOST_DATA_NODES)
+            length_bytes = int(status["length"]) - start
+            told = answer.headers.get("Content-Length", "")
+            if not left or not told.isdigit() or int(told) == length_bytes:
+                return status, _pieces(f"HDFS {_host(answer.url)}: {path}", answer, length_bytes)
+            answer.close()  # it was replaced in between
 
     # -- requests ---------------------------------------------------------------------------
 

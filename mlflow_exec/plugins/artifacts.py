@@ -30,6 +30,7 @@ from mlflow_exec.errors import ArtifactNotFoundError, ConfigError, MlflowExecErr
 # MLflow 3.5 has none: its server goes by a file then.
 _Streams: type = getattr(artifact_repo, "StreamUploadMixin", object)
 _FAILURES_TOLD = 10
+_FILES_AT_ONCE = 16
 
 
 class ExecArtifactRepository(ArtifactRepository, _Streams):  # type: ignore[misc]
@@ -48,6 +49,11 @@ class ExecArtifactRepository(ArtifactRepository, _Streams):  # type: ignore[misc
             self._store = open_store(artifact_uri)
         # Without a password: MLflow shows it in its messages.
         super().__init__(str(self._store.location), tracking_uri, registry_uri)
+
+    @property
+    def max_workers(self) -> int:
+        """So many files are sent or fetched at a time; they wait more than they compute."""
+        return _FILES_AT_ONCE
 
     def log_artifact(self, local_file: str, artifact_path: str | None = None) -> None:
         """Keep a file in a folder of artifacts."""

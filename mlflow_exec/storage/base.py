@@ -7,14 +7,28 @@ through, joined by ``/``; the empty path is the root.
 from __future__ import annotations
 
 import hashlib
+import logging
+import os
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import BinaryIO
 
 from mlflow_exec.credential_sources import Credential
-from mlflow_exec.uris import Location
+from mlflow_exec.credentials import hide
+from mlflow_exec.errors import (
+    ArtifactError,
+    ArtifactNotFoundError,
+    ClusterError,
+    LocationError,
+    NotFoundError,
+)
+from mlflow_exec.uris import Location, artifact_names
 
+_LOG = logging.getLogger(__name__)
+READ_BACK = "MLFLOW_EXEC_READ_BACK"
+"""The variable by which each file is read again, and compared, after it was sent."""
 PIECE_BYTES = 1024 * 1024
 """So much is held at a time; what a store is asked for at a time may be more."""
 
@@ -109,3 +123,29 @@ def pieces_of(content: BinaryIO) -> Iterator[bytes]:
             held = b""
     if held:
         yield held
+
+
+@contextmanager
+def explained(location: Location) -> Iterator[None]:
+    """Turn what a system says into an error of the store there."""
+    try:
+        yield
+    except NotFoundError as error:
+        raise ArtifactNotFoundError(f"{location}: {hide(str(error))}") from error
+    except ClusterError as error:
+        raise ArtifactError(f"{location}: {hide(str(error))}") from error
+
+
+def valid_names(location: Location, names: Iterable[str]) -> Iterator[str]:
+    """Yield the names of a listing, sorted, without those that others made and no path may have."""
+    for name in sorted(names):
+        try:
+            if len(artifact_names(name)) == 1:
+                yield name
+        except LocationError as error:
+            _LOG.warning("%s: left out of the list: %s", location, error)
+
+
+def is_on(variable: str) -> bool:
+    """Whether a variable of the environment says yes."""
+    return os.environ.get(variable, "").lower() in ("1", "true")

@@ -5,7 +5,7 @@
 # tests needs 20 or newer: https://nodejs.org/en/download
 set -eu
 export DEBIAN_FRONTEND=noninteractive
-# Debian would start etcd, containerd, sshd and PostgreSQL as services: the tests start their own.
+# Debian would start etcd, containerd, sshd, PostgreSQL, Samba as services: the tests start their own.
 policy=/usr/sbin/policy-rc.d
 if [ ! -e "$policy" ]; then
     printf '#!/bin/sh\nexit 101\n' >"$policy"
@@ -18,4 +18,4 @@ apt-get install -y -q --no-install-recommends \
     openssl ca-certificates git openssh-client openssh-server faketime \
     openjdk-17-jdk-headless maven krb5-kdc krb5-admin-server krb5-user curl gcc libkrb5-dev \
     chromium chromium-driver fonts-dejavu wrk \
-    postgresql-15 mariadb-server-core mariadb-client-core
+    postgresql-15 mariadb-server-core mariadb-client-core apache2-bin samba

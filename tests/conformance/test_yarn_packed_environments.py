@@ -123,10 +123,11 @@ def test_of_two_clients_that_upload_at_once_the_first_to_finish_wins(
     class Slow(WebHdfs):
         """While it uploads another client starts and finishes."""
 
-        def write(self, path: str, content: Any, **how: Any) -> None:
-            super().write(path, content, **how)
+        def write(self, path: str, content: Any, **how: Any) -> int:
+            written = super().write(path, content, **how)
             if path.endswith(".uploading"):
                 put(hdfs, folder, PINNED, quick)
+            return written
 
     quick = tmp_path / "quick.tar.gz"
     quick.write_bytes(b"of the quick client")

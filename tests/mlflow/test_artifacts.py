@@ -1,4 +1,7 @@
-"""Artifacts in databases through MLflow itself: its functions, its command line, its server."""
+"""Artifacts in our stores through MLflow itself: its functions, its command line, its server.
+
+A store of each kind: databases, folders that are far away, buckets.
+"""
 
 from __future__ import annotations
 
@@ -24,6 +27,8 @@ from mlflow_exec.testing.served_models import save_model
 from mlflow_exec.testing.stores import ODD_NAMES
 from tests.clusters.pytest_kubernetes import unavailable
 from tests.databases import PASSWORD, USER, DatabaseServer, postgresql
+from tests.file_servers import SshServer, ssh_server
+from tests.object_servers import BUCKET, ObjectServer, gofakes3
 from tests.servers import MlflowServer, mlflow_server
 
 # MLflow's own store of runs, which is in the process of the tests here.
@@ -37,24 +42,52 @@ VARIABLES = {
 
 
 @pytest.fixture(scope="module")
-def database(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DatabaseServer]:
-    with postgresql(tmp_path_factory.mktemp("postgresql")) as server:
+def database() -> Iterator[DatabaseServer]:
+    with postgresql() as server:
         yield server
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SshServer]:
+    with ssh_server(tmp_path_factory.mktemp("sshd")) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def bucket(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ObjectServer]:
+    with gofakes3(tmp_path_factory.mktemp("s3")) as server:
+        yield server
+
+
+@pytest.fixture(params=["sqlite", "postgresql", "sftp", "s3"])
 def root(
-    request: pytest.FixtureRequest,
-    database: DatabaseServer,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> str:
     """An artifact location as somebody would give it."""
-    for name, value in VARIABLES.items():
+    uri, variables = f"sqlite:///{tmp_path}/artifacts.db", VARIABLES
+    if request.param == "postgresql":
+        database: DatabaseServer = request.getfixturevalue("database")
+        uri = f"postgresql://127.0.0.1:{database.port}/postgres/{tmp_path.name}"
+    elif request.param == "sftp":
+        files: SshServer = request.getfixturevalue("files")
+        uri = f"fsspec+sftp://{files.user}@127.0.0.1:{files.port}{files.folder}/{tmp_path.name}"
+        variables = {
+            "MLFLOW_EXEC_SSH_HOST": "127.0.0.1",
+            "MLFLOW_EXEC_SSH_PRIVATE_KEY": files.private_key,
+            "MLFLOW_EXEC_SSH_HOST_KEY": files.host_key,
+        }
+    elif request.param == "s3":
+        bucket: ObjectServer = request.getfixturevalue("bucket")
+        uri = f"fsspec+s3://{BUCKET}/{tmp_path.name}"
+        variables = {
+            "MLFLOW_S3_ENDPOINT_URL": bucket.url,
+            "AWS_ACCESS_KEY_ID": "someone",
+            "AWS_SECRET_ACCESS_KEY": "a-secret-key",
+            "AWS_DEFAULT_REGION": "us-east-1",
+        }
+    for name, value in variables.items():
         monkeypatch.setenv(name, value)
-    if request.param == "sqlite":
-        return f"sqlite:///{tmp_path}/artifacts.db"
-    return f"postgresql://127.0.0.1:{database.port}/postgres/{tmp_path.name}"
+    return uri
 
 
 @pytest.fixture
@@ -281,11 +314,11 @@ def test_mlflow_finds_nothing_that_it_wants_and_a_repository_has_not() -> None:
     assert issubclass(ExecArtifactRepository, ArtifactRepository)
 
 
-def test_installing_it_costs_no_import_of_a_database() -> None:
+def test_installing_it_costs_no_import_of_a_client() -> None:
     program = (
         "import json, sys; import mlflow.store.artifact.artifact_repository_registry; "
         "print(json.dumps([m for m in sys.modules if m.startswith('mlflow_exec.storage') "
-        "or m.split('.')[0] in ('psycopg', 'pymysql', 'pyodbc')]))"
+        "or m.split('.')[0] in ('psycopg', 'pymysql', 'asyncssh', 'smbclient', 'boto3', 'adlfs')]))"
     )
     done = subprocess.run(
         [sys.executable, "-c", program], check=True, capture_output=True, text=True,

@@ -320,5 +320,5 @@ def test_what_is_not_installed_is_said_with_the_command(monkeypatch: pytest.Monk
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "azure", None)
     env = {"MLFLOW_EXEC_AUTH": "azure", "MLFLOW_EXEC_AUTH_SCOPE": SCOPE}
-    with pytest.raises(MissingExtraError, match=r"pip install 'mlflow-exec\[azure\]'"):
+    with pytest.raises(MissingExtraError, match=r"pip install 'mlflow-exec\[entra\]'"):
         find_sign_ins(env)[0].flow()

@@ -39,7 +39,7 @@ class Hdfs(Protocol):
     def make_folder(self, path: str, permission: str = "700") -> None:
         """Make a folder and those above it."""
 
-    def write(self, path: str, content: bytes | Path, *, permission: str = "600") -> None:
+    def write(self, path: str, content: bytes | Path, *, permission: str = "600") -> object:
         """Write a whole file."""
 
     def rename(self, src: str, dst: str) -> bool:

@@ -1,0 +1,41 @@
+"""Artifacts in a real HDFS."""
+
+from __future__ import annotations
+
+import io
+
+import pytest
+
+from mlflow_exec.clients import pauses
+from mlflow_exec.credential_sources import NOTHING
+from mlflow_exec.errors import ArtifactError
+from mlflow_exec.storage.webhdfs import HdfsStore
+from mlflow_exec.testing.stores import StoreConformance, Stored
+from mlflow_exec.uris import Location
+from tests.clusters.yarn.cluster import YarnCluster
+
+
+def store_at(cluster: YarnCluster, name: str, user: str = "") -> HdfsStore:
+    host = cluster.webhdfs_url.split("/")[2]
+    return HdfsStore(
+        Location.parse(f"webhdfs://{user or cluster.superuser}@{host}/artifacts/{name}"), NOTHING
+    )
+
+
+class TestHdfs(StoreConformance):
+    @pytest.fixture
+    def stored(self, yarn_cluster: YarnCluster) -> Stored:
+        return Stored(lambda name: store_at(yarn_cluster, name))
+
+
+def test_who_may_not_write_is_told_so(yarn_cluster: YarnCluster) -> None:
+    store = store_at(yarn_cluster, "x", user="nobody-here")
+    with pytest.raises(ArtifactError, match="Permission denied: user=nobody-here"):
+        store.put("a", io.BytesIO(b"1"))
+
+
+def test_a_namenode_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pauses, "PATIENCE_S", 0.5)
+    store = HdfsStore(Location.parse("webhdfs://127.0.0.1:9/artifacts"), NOTHING)
+    with pytest.raises(ArtifactError, match="refused"):
+        store.entries("")
