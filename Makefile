@@ -36,6 +36,7 @@ demo: $(VENV)/.for-demo ## Train on an embedded Ray; show the run and its log; s
 # other they are by what else stands with them.
 PYTEST := $(BIN)/python -m pytest -m "not large" $(PYTEST_ARGS)
 SERVING_TESTS := $(wildcard $(addprefix tests/mlflow/test_,ray_serve*.py k8s_deployments*.py serve*.py))
+SIGN_IN_TESTS := $(wildcard tests/mlflow/test_sign_in*.py)
 RAY_TESTS := $(wildcard $(addsuffix /test_ray*.py,tests/conformance tests/mlflow))
 STORE_TESTS := $(wildcard tests/conformance/test_stores*.py tests/mlflow/test_artifacts*.py) \
     tests/mlflow/test_file_plugin.py
@@ -55,7 +56,7 @@ test-second-half: setup
 
 test-elsewhere: setup
 	$(PYTEST) --ignore tests/unit/scoring --ignore tests/unit/runtime \
-	    --ignore-glob 'tests/unit/test_yarn*' tests/unit $(RAY_TESTS)
+	    --ignore-glob 'tests/unit/test_yarn*' tests/unit $(RAY_TESTS) $(SIGN_IN_TESTS)
 
 test-yarn: setup
 	$(PYTEST) $(YARN_TESTS) $(STORE_TESTS) tests/unit/runtime tests/docs

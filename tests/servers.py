@@ -107,6 +107,7 @@ def mlflow_server(
     workers: int | None = 1,
     destination: str | None = None,
     backend: str | None = None,
+    app: str | None = None,
 ) -> Iterator[MlflowServer]:
     """Run a tracking server with sqlite and proxied artifacts in the directory.
 
@@ -118,6 +119,7 @@ def mlflow_server(
         workers: Its processes; as many as MLflow starts by itself if None.
         destination: Where it keeps artifacts, if not in the directory.
         backend: Where it keeps runs, if not in the directory.
+        app: The one of its apps that is not the usual one, such as ``basic-auth``.
     """
     port = free_port(host)
     name = visible_as or host
@@ -126,6 +128,7 @@ def mlflow_server(
     argv += [] if workers is None else ["--workers", str(workers)]
     argv += ["--artifacts-destination", destination or str(directory / "artifacts")]
     argv += ["--allowed-hosts", "*"]
+    argv += ["--app-name", app] if app else []
     # Without its job runners, which are seven processes that nothing here has work for.
     quiet = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
     env = {**os.environ, **quiet, **(environment or {})}

@@ -202,7 +202,7 @@ def test_a_command_that_is_not_there(file: Path) -> None:
 def test_a_command_that_takes_too_long_does_not_show_its_words(
     file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("mlflow_exec.credential_sources._EXEC_S", 0.2)
+    monkeypatch.setattr("mlflow_exec.exec_credentials._PATIENCE_S", 0.2)
     command(file, "import time; time.sleep(60)", SECRET)
     with pytest.raises(CredentialError) as told:
         find_credential(NAMED, env_of(file))
