@@ -17,6 +17,7 @@ from mlflow_exec.errors import (
     AccessDeniedError,
     ClusterError,
     ConflictError,
+    CredentialError,
     NotFoundError,
     RejectedError,
     UnreachableError,
@@ -124,6 +125,11 @@ class Http:
 
     def _sign(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
         if token := self._credential.get("token"):
+            if not (token.isascii() and token.isprintable()):  # an error of requests shows it
+                raise CredentialError(
+                    f"{self._where}: the token from {self._credential.source} is none: there are "
+                    f"characters in it that no header can have"
+                )
             request.headers["Authorization"] = f"Bearer {token}"
         elif password := self._credential.get("password"):
             user = self._credential.get("user") or ""
