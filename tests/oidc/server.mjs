@@ -42,7 +42,7 @@ const provider = new Provider(issuer, {
     resourceIndicators: {
       enabled: true,
       defaultResource: () => undefined,
-      useGrantedResource: () => true,
+      useGrantedResource: () => false,
       getResourceServerInfo: (_, resource) => {
         if (resource !== 'https://mlflow.example') throw new errors.InvalidTarget();
         return { scope: 'runs', audience: resource, accessTokenFormat: 'jwt', accessTokenTTL: lifeS };
