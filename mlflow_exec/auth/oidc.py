@@ -16,7 +16,7 @@ from mlflow_exec.auth.oidc_issuer import Issuer, RefusedError
 from mlflow_exec.auth.settings import OidcSettings
 from mlflow_exec.auth.token_store import Stored, TokenStore
 from mlflow_exec.credentials import Secret
-from mlflow_exec.errors import SignInError
+from mlflow_exec.errors import MlflowExecError, SignInError
 
 _OF_PERSONS = ("device_code", "refresh_token")
 _EXCHANGE = "urn:ietf:params:oauth:grant-type:token-exchange"
@@ -79,19 +79,23 @@ class Oidc(KeptBearer):
         return [token for token in (last, first.reveal() if first else "") if token]
 
     def _refreshed(self, store: TokenStore, refresh_token: str) -> Bearer:
-        form = {"grant_type": "refresh_token", "refresh_token": refresh_token}
+        resource = self._wanted["resource"]
+        form = {
+            "grant_type": "refresh_token", "refresh_token": refresh_token, "resource": resource,
+        }  # fmt: skip
         return self._keep(store, self._issuer.ask("token_endpoint", form), refresh_token)
 
     def _keep(self, store: TokenStore, answer: Mapping[str, Any], refresh_token: str) -> Bearer:
-        found = self._bearer(answer)
         # An issuer that does not rotate them gives no other.
         following = answer.get("refresh_token")
         kept = following if isinstance(following, str) and following else refresh_token
-        store.write(
-            Stored(
-                Secret.of(kept, "the issuer").reveal(), found.secret.reveal(), found.expires_at_s
-            )
-        )
+        kept = Secret.of(kept, "the issuer").reveal()
+        try:
+            found = self._bearer(answer)
+        except MlflowExecError:
+            store.write(Stored(kept))  # the one before may be good no more
+            raise
+        store.write(Stored(kept, found.secret.reveal(), found.expires_at_s))
         return found
 
     def _bearer(self, answer: Mapping[str, Any]) -> Bearer:

@@ -38,7 +38,10 @@ def device_tokens(issuer: Issuer, wanted: Mapping[str, str | None]) -> Mapping[s
         f"mlflow-exec: to sign in, open {url} and confirm the code {shown} "
         f"(within {lives_s / 60:.0f} min)", file=sys.stderr, flush=True,
     )  # fmt: skip
-    form = {"grant_type": _GRANT, "device_code": Secret.of(str(code), "the issuer").reveal()}
+    form = {
+        "grant_type": _GRANT, "device_code": Secret.of(str(code), "the issuer").reveal(),
+        "resource": wanted["resource"],
+    }  # fmt: skip
     until = time.monotonic() + lives_s
     while time.monotonic() < until:
         time.sleep(interval_s)

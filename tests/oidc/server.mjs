@@ -42,7 +42,7 @@ const provider = new Provider(issuer, {
     resourceIndicators: {
       enabled: true,
       defaultResource: () => undefined,
-      useGrantedResource: () => true,
+      useGrantedResource: () => false,
       getResourceServerInfo: (_, resource) => {
         if (resource !== 'https://mlflow.example') throw new errors.InvalidTarget();
         return { scope: 'runs', audience: resource, accessTokenFormat: 'jwt', accessTokenTTL: lifeS };
@@ -80,9 +80,10 @@ async function confirm(query) {
   const code = await provider.DeviceCode.findByUserCode(query.get('user_code').replaceAll('-', ''));
   const grant = new provider.Grant({ accountId: 'me', clientId: code.clientId });
   grant.addOIDCScope(code.params.scope);
+  if (code.params.resource) grant.addResourceScope(code.params.resource, 'runs');
   Object.assign(code, {
     accountId: 'me', grantId: await grant.save(), scope: code.params.scope,
-    authTime: Math.floor(Date.now() / 1000), expiresWithSession: false,
+    resource: code.params.resource, authTime: Math.floor(Date.now() / 1000), expiresWithSession: false,
   });
   if (query.get('no')) Object.assign(code, { error: 'access_denied', errorDescription: 'no' });
   await code.save();

@@ -153,6 +153,31 @@ def test_a_person_confirms_once_and_is_not_asked_again(
         oidc(issuer.url, "person", grant="device_code").credential()
 
 
+def test_a_refreshed_token_is_for_the_resource_that_is_named_too(
+    issuer: TestIssuer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    person(issuer, monkeypatch)
+    scope = "openid offline_access runs"
+    flow = oidc(issuer.url, "person", grant="device_code", resource=RESOURCE, scope=scope)
+    first = flow.credential()
+    renewed = flow.instead_of(first)
+    assert renewed is not None
+    for found in (first, renewed):
+        assert claims(found.secret.reveal())["aud"] == RESOURCE
+
+
+def test_an_id_token_is_sent_where_that_is_asked_for(
+    issuer: TestIssuer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    me = person(issuer, monkeypatch)
+    flow = oidc(issuer.url, "person", grant="device_code", send="id_token")
+    assert claims(token_of(flow))["sub"] == "me"
+    without = oidc(issuer.url, "person", grant="device_code", send="id_token", scope="runs")
+    with pytest.raises(SignInError, match="its answer holds no id_token; ask for the scope"):
+        without.credential()
+    assert len(me.codes) == 2
+
+
 def test_a_person_who_refuses(issuer: TestIssuer, monkeypatch: pytest.MonkeyPatch) -> None:
     person(issuer, monkeypatch, refuse=True)
     with pytest.raises(SignInError, match=r"access_denied \(no\); who was asked has not agreed"):
