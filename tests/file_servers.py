@@ -97,6 +97,9 @@ StartServers 1
 MaxRequestWorkers 32
 DocumentRoot {folder}/data
 DavLockDB {folder}/run/locks
+TypesConfig /dev/null
+AddType text/plain .txt
+AddOutputFilterByType DEFLATE text/plain
 <Directory {folder}/data>
     Dav On
     AuthType Basic
@@ -107,7 +110,7 @@ DavLockDB {folder}/run/locks
 """
 _MODULES = (
     "mpm_event", "authn_core", "authn_file", "authz_core", "authz_user", "auth_basic", "dav",
-    "dav_fs", "dav_lock",
+    "dav_fs", "dav_lock", "dir", "mime", "filter", "deflate",
 )  # fmt: skip
 
 

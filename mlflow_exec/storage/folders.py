@@ -8,6 +8,7 @@ large upload to that root removes a day later, by the clock of that system.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import logging
 import time
 import uuid
@@ -18,6 +19,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import BinaryIO, TypeVar
 
+from mlflow_exec.clients import pauses as pauses_
 from mlflow_exec.clients.pauses import Pauses, repeated
 from mlflow_exec.credential_sources import Credential
 from mlflow_exec.errors import (
@@ -26,10 +28,12 @@ from mlflow_exec.errors import (
     ClusterError,
     LocationError,
     NotFoundError,
+    RejectedError,
     UnreachableError,
 )
 from mlflow_exec.storage.base import Entry, Store, explained, valid_names
 from mlflow_exec.storage.sent import Sent
+from mlflow_exec.storage.shared import OfProcess
 from mlflow_exec.uris import Location, artifact_names
 
 T = TypeVar("T")
@@ -39,6 +43,7 @@ PART = ".mlflow-exec-part-"
 _TRIES = 5
 _ABANDONED_S = 24 * 3600.0
 _LARGE_BYTES = 8 * 1024 * 1024
+_COMPARED_BYTES = 64 * 1024
 
 
 @dataclass(frozen=True)
@@ -49,11 +54,13 @@ class Status:
         is_folder: Whether it is a folder.
         size_bytes: The size of a file.
         modified_s: When it was changed last, in seconds, by that system's clock.
+        version: Differs once it is replaced; empty where the system tells no more than the time.
     """
 
     is_folder: bool
     size_bytes: int = 0
     modified_s: float = 0.0
+    version: str = ""
 
 
 class Folders(ABC):
@@ -66,8 +73,12 @@ class Folders(ABC):
     """
 
     @abstractmethod
-    def write(self, path: str, content: Sent) -> None:
-        """Write a file of a new name into a folder that is there; its size is compared."""
+    def write(self, path: str, content: Sent) -> int:
+        """Write a file of a new name into a folder that is there.
+
+        Returns its size, as the system says it then. Nothing of the content is read before the
+        system has taken the name.
+        """
 
     @abstractmethod
     def read(self, path: str, start: int) -> tuple[Status, Iterator[bytes]]:
@@ -101,19 +112,35 @@ class Folders(ABC):
     def remove_folder(self, path: str) -> None:
         """Remove a folder with all that is in it."""
 
-    def close(self) -> None:  # noqa: B027 - most have nothing to close
-        """Give back connections; the next call makes new ones."""
+    def is_link(self, path: str) -> bool:
+        """Whether it only names what stands elsewhere."""
+        return False
 
 
 class FolderStore(Store):
-    """Files in folders, as their names say."""
+    """Files in folders, as their names say.
 
-    def __init__(self, location: Location, credential: Credential, folders: Folders) -> None:
-        """See `Store`; asks nothing."""
+    Connections are those of all stores of the process, so closing one gives none back.
+    """
+
+    def __init__(
+        self, location: Location, credential: Credential, folders: Callable[[], Folders]
+    ) -> None:
+        """See `Store`; asks nothing.
+
+        Args:
+            location: The root.
+            credential: To sign in with.
+            folders: Returns the file system, that of this process.
+        """
         super().__init__(location, credential)
-        self._folders = folders
+        self._of_process = OfProcess(folders)
         self._root = "".join(f"/{name}" for name in location.names)
         self._made: set[str] = set()
+
+    @property
+    def _folders(self) -> Folders:
+        return self._of_process.get()
 
     def put(self, path: str, content: BinaryIO) -> None:
         """See `Store`."""
@@ -170,7 +197,9 @@ class FolderStore(Store):
         def remove() -> None:
             with suppress(NotFoundError):
                 status = self._folders.status(what)
-                if status is not None and status.is_folder:
+                if self._folders.is_link(what):
+                    self._folders.remove_file(what)
+                elif status is not None and status.is_folder:
                     self._folders.remove_folder(what)
                 elif status is not None:
                     self._folders.remove_file(what)
@@ -179,10 +208,6 @@ class FolderStore(Store):
         with explained(self.location):
             repeated(remove)
 
-    def close(self) -> None:
-        """See `Store`."""
-        self._folders.close()
-
     # -- parts --------------------------------------------------------------------------------
 
     def _at(self, path: str) -> str:
@@ -190,15 +215,24 @@ class FolderStore(Store):
 
     def _send(self, part: str, sent: Sent) -> None:
         """Write a part, from its beginning again where an answer is lost and that can be read."""
-        pauses = Pauses()
-        for left in reversed(range(_TRIES)):
+
+        def write() -> None:
+            if not sent.rewind():
+                raise RejectedError("a part of it was read, which cannot be read once more")
+            found = self._folders.write(part, sent)
+            sent.raise_failure()
+            if found != sent.size_bytes:
+                raise UnreachableError(f"{found} of {sent.size_bytes} bytes are there")
+
+        pauses, end_s = Pauses(), None
+        while True:
             try:
-                self._in_its_folder(part, lambda: self._folders.write(part, sent))
-                sent.raise_failure()
+                self._in_its_folder(part, write)
                 return
             except UnreachableError as error:
                 sent.raise_failure()
-                if not left or not sent.rewind():
+                end_s = end_s or time.monotonic() + pauses_.PATIENCE_S
+                if time.monotonic() > end_s or not sent.rewind():
                     raise
                 _LOG.info("%s; trying again", error)
             time.sleep(pauses.next_s())
@@ -208,13 +242,13 @@ class FolderStore(Store):
         folder = path.rpartition("/")[0]
         for _ in range(_TRIES):
             if folder not in self._made:
-                repeated(lambda: self._folders.make_folder(folder))
+                self._folders.make_folder(folder)
                 self._made.add(folder)
             try:
                 action()
                 return
             except NotFoundError:
-                if repeated(lambda: self._folders.status(folder)) is not None:
+                if self._folders.status(folder) is not None:
                     raise
                 self._made.discard(folder)  # somebody has removed it
 
@@ -232,7 +266,7 @@ class FolderStore(Store):
                 if not lost or self._folders.status(part) is not None:
                     raise  # else a try whose answer was lost has done it
 
-        self._in_its_folder(target, lambda: repeated(replace))
+        repeated(lambda: self._in_its_folder(target, replace))
 
     def _read_back(self, part: str, path: str, sent: Sent) -> None:
         opened = repeated(lambda: self._folders.read(part, 0))
@@ -245,12 +279,19 @@ class FolderStore(Store):
     def _read_on(
         self, file: str, path: str, status: Status, pieces: Iterator[bytes]
     ) -> Iterator[bytes]:
-        """Yield a file's content; where the connection breaks, go on from there."""
-        pauses, seen, left = Pauses(), 0, _TRIES
+        """Yield a file's content; where the connection breaks, go on a little before that.
+
+        What comes twice is compared: most systems tell of a file that was replaced no more than
+        its size and the second of its change.
+        """
+        pauses, seen, left, last = Pauses(), 0, _TRIES, b""
         while True:
             try:
                 for piece in pieces:
                     seen, left = seen + len(piece), _TRIES
+                    if seen > status.size_bytes:
+                        break
+                    last = (last + piece)[-_COMPARED_BYTES:]
                     yield piece
                 if seen >= status.size_bytes:
                     break
@@ -261,9 +302,11 @@ class FolderStore(Store):
                     raise
                 _LOG.info("%s; going on from there", error)
             time.sleep(pauses.next_s())
-            now, pieces = repeated(partial(self._folders.read, file, seen))
-            if now != status:
+            now, pieces = repeated(partial(self._folders.read, file, seen - len(last)))
+            rest = _after(last, pieces) if now == status else None
+            if rest is None:
                 raise ArtifactError(f"{self.location}: {path!r} was replaced while it was read")
+            pieces = rest
         if seen != status.size_bytes:
             raise ArtifactError(f"{self.location}: {path!r} was changed while it was read")
 
@@ -277,3 +320,16 @@ class FolderStore(Store):
                     self._folders.remove_file(f"{self._root}/{name}")
         except ClusterError as error:
             _LOG.warning("%s: parts that are not whole were not removed: %s", self.location, error)
+
+
+def _after(known: bytes, pieces: Iterator[bytes]) -> Iterator[bytes] | None:
+    """Return what follows what is known; None where it begins with something else."""
+    begun = b""
+    while len(begun) < len(known):
+        piece = next(pieces, b"")
+        if not piece:
+            raise UnreachableError(f"{len(begun)} of {len(known)} bytes came")
+        begun += piece
+    if not begun.startswith(known):
+        return None
+    return itertools.chain((begun[len(known) :],), pieces)

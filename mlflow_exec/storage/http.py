@@ -62,6 +62,7 @@ class Http:
         self._way_to_plain = way_to_plain
         self._session = requests.Session()
         self._session.headers["User-Agent"] = "mlflow-exec"
+        self._session.headers["Accept-Encoding"] = "identity"  # sizes are of what is kept
         self._session.auth = self._sign  # else requests would look into ~/.netrc
         for prefix in ("http://", "https://"):
             self._session.mount(prefix, HTTPAdapter(pool_maxsize=_CONNECTIONS))

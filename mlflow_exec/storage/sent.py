@@ -39,6 +39,10 @@ class Sent(io.RawIOBase):
         """What requests asks a body for; 0 where it is not known."""
         return self.length_bytes or 0
 
+    def tell(self) -> int:
+        """How much was read; requests asks for it to know how much is left."""
+        return self.size_bytes
+
     @property
     def sha256(self) -> str | None:
         """The hash of what was read, in hex; None where nothing is to be read back."""

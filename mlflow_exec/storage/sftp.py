@@ -34,7 +34,7 @@ from mlflow_exec.errors import (
 )
 from mlflow_exec.storage.folders import Folders, FolderStore, Status
 from mlflow_exec.storage.sent import Sent
-from mlflow_exec.storage.shared import Connections
+from mlflow_exec.storage.shared import Connections, FailedBefore
 from mlflow_exec.uris import Location
 
 T = TypeVar("T")
@@ -50,7 +50,7 @@ _REMOVED_AT_ONCE = 64
 _KEPT = "surrogateescape"  # names that are not UTF-8 are seen by who lists them, and refused there
 _BROKEN = (codes.SFTPConnectionLost, codes.SFTPNoConnection)
 _KNOWN = (
-    asyncssh.Error, asyncssh.KeyImportError, EOFError, OSError, TimeoutError,
+    asyncssh.Error, asyncssh.KeyImportError, EOFError, OSError, TimeoutError, ValueError,
     futures.TimeoutError, futures.CancelledError,
 )  # fmt: skip
 _Session = tuple[asyncssh.SSHClientConnection, asyncssh.SFTPClient]
@@ -65,22 +65,22 @@ class Sftp(Folders):
         self._where = f"SFTP {location.host}:{location.reached_port}"
         self._lock = threading.Lock()
         self._session: _Session | None = None
+        self._failed_before = FailedBefore()
 
-    def write(self, path: str, content: Sent) -> None:
-        """See `Folders`; each piece is acknowledged by the server."""
-        pieces = content.pieces()
-        first, second = next(pieces, b""), next(pieces, None)
+    def write(self, path: str, content: Sent) -> int:
+        """See `Folders`."""
         with self._client(path) as client:
-            if second is None:
-                _LOOP.wait(_write_small(client, path, first))
-                return
             file = _LOOP.wait(client.open(path, "wb"))
+            pieces = content.pieces()
+            first, second = next(pieces, b""), next(pieces, None)
+            if second is None:
+                return _LOOP.wait(_write_small(file, first))
             try:
                 _write(file, itertools.chain((first, second), pieces))
             except BaseException:
                 _close(file)
                 raise
-            _LOOP.wait(file.close())
+            return _LOOP.wait(_finish(file))
 
     def read(self, path: str, start: int) -> tuple[Status, Iterator[bytes]]:
         """See `Folders`."""
@@ -121,11 +121,22 @@ class Sftp(Folders):
             if status is not None and not status.is_folder:
                 return {}
             raise
-        return {
-            str(name.filename): _status(name.attrs)
-            for name in found
-            if name.filename not in (".", "..")
-        }
+        told = {str(name.filename): name.attrs for name in found}
+        links = [name for name, attrs in told.items() if _is_link(attrs)]
+        # Of links the server tells what they are themselves.
+        with self._client(path) as client:
+            for name in links:
+                with suppress(codes.SFTPNoSuchFile):  # it leads nowhere
+                    told[name] = _LOOP.wait(client.stat(posixpath.join(path, name)))
+        return {name: _status(told[name]) for name in told if name not in (".", "..")}
+
+    def is_link(self, path: str) -> bool:
+        """See `Folders`."""
+        try:
+            with self._client(path) as client:
+                return _is_link(_LOOP.wait(client.lstat(path)))
+        except NotFoundError:
+            return False
 
     def make_folder(self, path: str) -> None:
         """See `Folders`."""
@@ -157,10 +168,6 @@ class Sftp(Folders):
         with self._client(path) as client:
             _LOOP.start(_remove(client, path, asyncio.Semaphore(_REMOVED_AT_ONCE))).result()
 
-    def close(self) -> None:
-        """See `Folders`."""
-        self._drop(self._session)
-
     # -- the connection -----------------------------------------------------------------------
 
     @contextmanager
@@ -170,7 +177,13 @@ class Sftp(Folders):
         try:
             with self._lock:
                 if self._session is None or self._session[0].is_closed():
-                    self._session = _LOOP.wait(self._connect())
+                    self._session = None
+                    self._failed_before.check()
+                    try:
+                        self._session = _LOOP.wait(self._connect())
+                    except _KNOWN as error:
+                        self._failed_before.note(error)
+                        raise
                 session = self._session
             yield session[1]
         except _KNOWN as error:
@@ -192,6 +205,7 @@ class Sftp(Folders):
         user = self._location.user or self._credential.get("user")
         if user:
             given["username"] = user
+            _name_this_user(user)
         if password := self._credential.get("password"):
             given["password"] = password
         if key := self._credential.get("private_key"):
@@ -202,6 +216,7 @@ class Sftp(Folders):
             self._location.host.strip("[]"), self._location.reached_port or (),
             connect_timeout=_CONNECT_S, login_timeout=_CONNECT_S, keepalive_interval=_CONNECT_S,
             encryption_algs=_CIPHERS,
+            config=None,  # else a ProxyCommand there could lead a credential anywhere
             **given,
         )  # fmt: skip
         try:
@@ -217,7 +232,7 @@ class Sftp(Folders):
         if isinstance(error, codes.SFTPNoSuchFile):
             return NotFoundError(f"{where}: {said}")
         if isinstance(error, (codes.SFTPPermissionDenied, asyncssh.PermissionDenied)):
-            user = self._location.user or self._credential.get("user") or getpass.getuser()
+            user = self._location.user or self._credential.get("user") or "this user"
             return AccessDeniedError(
                 f"{where}: {said}; asked as {user!r} with the credential from "
                 f"{self._credential.source}"
@@ -231,6 +246,8 @@ class Sftp(Folders):
             return AccessDeniedError(
                 f"{self._where}: a key from {self._credential.source} cannot be read: {said}"
             )
+        if isinstance(error, ValueError):  # such as a known_hosts that cannot be read
+            return RejectedError(f"{where}: {said}")
         if isinstance(error, codes.SFTPOpUnsupported):
             return RejectedError(f"{where}: {said}; the server cannot do that")
         if isinstance(error, codes.SFTPError) and not isinstance(error, _BROKEN):
@@ -245,10 +262,14 @@ class SftpStore(FolderStore):
     """Files on a machine with an SFTP server."""
 
     def __init__(self, location: Location, credential: Credential) -> None:
-        super().__init__(location, credential, _SHARED.of(location, credential))
+        super().__init__(location, credential, lambda: _SHARED.of(location, credential))
 
 
 _SHARED = Connections(Sftp)
+
+
+def _is_link(attributes: asyncssh.SFTPAttrs) -> bool:
+    return stat.S_ISLNK(attributes.permissions or 0)
 
 
 def _status(attributes: asyncssh.SFTPAttrs) -> Status:
@@ -256,12 +277,29 @@ def _status(attributes: asyncssh.SFTPAttrs) -> Status:
     return Status(stat.S_ISDIR(mode), attributes.size or 0, float(attributes.mtime or 0))
 
 
-async def _write_small(client: asyncssh.SFTPClient, path: str, content: bytes) -> None:
-    """Write a file that is one piece; in one go, as many are written at a time."""
-    file = await client.open(path, "wb")
+def _name_this_user(user: str) -> None:
+    """Let asyncssh start where the user of this process has no name, as in OpenShift's pods."""
+    try:
+        getpass.getuser()
+    except (KeyError, OSError):
+        os.environ["LOGNAME"] = user
+
+
+async def _write_small(file: asyncssh.SFTPClientFile, content: bytes) -> int:
+    """Write a file that is one piece, in one go, and return its size."""
     try:
         if content:
             await file.write(content)
+    except BaseException:
+        await file.close()
+        raise
+    return await _finish(file)
+
+
+async def _finish(file: asyncssh.SFTPClientFile) -> int:
+    """Close a file and return its size, as the server has it."""
+    try:
+        return (await file.stat()).size or 0
     finally:
         await file.close()
 

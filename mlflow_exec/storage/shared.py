@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, Generic, TypeVar
@@ -14,6 +15,7 @@ from mlflow_exec.uris import Location
 
 T = TypeVar("T")
 _KEPT = 100
+_REMEMBERED_S = 3.0
 
 
 class Connections(Generic[T]):
@@ -22,6 +24,11 @@ class Connections(Generic[T]):
     def __init__(self, make: Callable[[Location, Credential], T]) -> None:
         """Keep what makes one; it asks nothing."""
         self._make = make
+        self._begin()
+        if hasattr(os, "register_at_fork"):
+            os.register_at_fork(after_in_child=self._begin)
+
+    def _begin(self) -> None:
         self._lock = threading.Lock()
         self._made: dict[Any, T] = {}
 
@@ -34,7 +41,7 @@ class Connections(Generic[T]):
         place = replace(location, names=location.split()[0], password=None)
         fields = sorted((name, credential.get(name)) for name in credential.fields)
         digest = hashlib.sha256(repr(fields).encode()).digest()
-        key = (os.getpid(), place, credential.source, digest)
+        key = (place, credential.source, digest)
         with self._lock:
             found = self._made.get(key)
             if found is None:
@@ -42,3 +49,34 @@ class Connections(Generic[T]):
                 if len(self._made) > _KEPT:  # a credential that is changed often has many by then
                     del self._made[next(iter(self._made))]
             return found
+
+
+class OfProcess(Generic[T]):
+    """One thing for as long as the process is the same: a forked one has to make its own."""
+
+    def __init__(self, make: Callable[[], T]) -> None:
+        """Make it, and keep how."""
+        self._make = make
+        self._made = os.getpid(), make()
+
+    def get(self) -> T:
+        """Return that of this process."""
+        if self._made[0] != os.getpid():
+            self._made = os.getpid(), self._make()
+        return self._made[1]
+
+
+class FailedBefore:
+    """Tells all who wait for one connection that it has just failed, instead of each trying it."""
+
+    def __init__(self) -> None:
+        self._failed: tuple[float, Exception] | None = None
+
+    def check(self) -> None:
+        """Raise what was raised a moment ago."""
+        if self._failed is not None and time.monotonic() < self._failed[0]:
+            raise self._failed[1]
+
+    def note(self, error: Exception) -> None:
+        """Remember a failure for some seconds."""
+        self._failed = time.monotonic() + _REMEMBERED_S, error

@@ -37,11 +37,13 @@ from mlflow_exec.errors import (
 )
 from mlflow_exec.storage.folders import Folders, FolderStore, Status
 from mlflow_exec.storage.sent import Sent
-from mlflow_exec.storage.shared import Connections
+from mlflow_exec.storage.shared import Connections, FailedBefore
 from mlflow_exec.uris import Location
 
 _CONNECT_S = 15
 _USED = "used by others"
+_NO_CREDITS = "credits are available"
+_WRITERS = 8
 _PIECE_BYTES = 1024 * 1024
 _FOR_ALL = "rwd"  # others may read, write and replace it meanwhile
 # https://docs.kernel.org/filesystems/smb/cifsroot.html, mapposix: as Microsoft's Services for Mac.
@@ -69,22 +71,22 @@ class Smb(Folders):
         self._where = f"SMB {location.host}:{self._port}"
         self._lock = threading.Lock()
         self._cache: dict[str, Any] = {}
+        self._failed_before = FailedBefore()
+        # A connection has so many credits; each writer takes one for 64 KiB of its piece.
+        self._writers = threading.BoundedSemaphore(_WRITERS)
+        # What a server names as another place would get the sign-in, too.
+        smbclient.ClientConfig(skip_dfs=True)
 
-    def write(self, path: str, content: Sent) -> None:
+    def write(self, path: str, content: Sent) -> int:
         """See `Folders`."""
-        with self._asked(path) as given:
+        with self._writers, self._asked(path) as given:
             file = smbclient.open_file(
                 self._unc(path), "wb", buffering=_PIECE_BYTES, share_access=_FOR_ALL, **given
             )
             with file:
                 for piece in content.pieces():
                     file.write(piece)
-                file.flush()
-                size_bytes = cast(Any, file).raw.fd.end_of_file
-        if size_bytes != content.size_bytes:
-            raise UnreachableError(
-                f"{self._where}: {size_bytes} of {content.size_bytes} bytes are there"
-            )
+            return int(smbclient.stat(self._unc(path), **given).st_size)
 
     def read(self, path: str, start: int) -> tuple[Status, Iterator[bytes]]:
         """See `Folders`."""
@@ -157,8 +159,8 @@ class Smb(Folders):
         """See `Folders`."""
         self._do(path, lambda given: rmtree(self._unc(path), **given))
 
-    def close(self) -> None:
-        """See `Folders`."""
+    def _drop(self) -> None:
+        """Close a connection that is no good; the next call makes a new one."""
         with self._lock:
             cache, self._cache = self._cache, {}
         with suppress(SMBException, OSError):
@@ -178,7 +180,7 @@ class Smb(Folders):
         except (SMBException, OSError, ValueError) as error:
             told = self._told(what, error)
             if isinstance(told, UnreachableError) and told.reason != _USED:
-                self.close()
+                self._drop()
             raise told from error
 
     def _signed_in(self) -> dict[str, Any]:
@@ -190,7 +192,12 @@ class Smb(Folders):
                 "connection_timeout": _CONNECT_S,
                 "connection_cache": self._cache,
             }
-            smbclient.register_session(self._host, **given)  # once, by the first of many threads
+            self._failed_before.check()
+            try:
+                smbclient.register_session(self._host, **given)  # once, by the first of many
+            except (SMBException, OSError, ValueError) as error:
+                self._failed_before.note(error)
+                raise
             return given
 
     def _unc(self, path: str) -> str:
@@ -214,8 +221,12 @@ class Smb(Folders):
             )
         if isinstance(error, SharingViolation) or code == NtStatus.STATUS_SHARING_VIOLATION:
             return UnreachableError(text, reason=_USED)
+        if code == NtStatus.STATUS_PATH_NOT_COVERED:
+            return RejectedError(f"{text}; it is on another server (DFS): name that one")
         if isinstance(error, (SMBOSError, SMBResponseException)):
             return RejectedError(text)
+        if _NO_CREDITS in said:
+            return UnreachableError(text, reason=_USED)
         return UnreachableError(text)
 
 
@@ -223,7 +234,7 @@ class SmbStore(FolderStore):
     """Files on a share."""
 
     def __init__(self, location: Location, credential: Credential) -> None:
-        super().__init__(location, credential, _SHARED.of(location, credential))
+        super().__init__(location, credential, lambda: _SHARED.of(location, credential))
 
 
 _SHARED = Connections(Smb)

@@ -25,6 +25,7 @@ from mlflow_exec.storage.shared import Connections
 from mlflow_exec.uris import Location
 
 _PIECE_BYTES = 256 * 1024
+_MOVED = (301, 302, 307, 308)
 # Some servers, WsgiDAV 4 among them, take what follows in a destination for a query.
 _MISTAKEN = frozenset("?;")
 _ASKED = (
@@ -43,32 +44,33 @@ class Webdav(Folders):
         self._http = Http("WebDAV", base, credential.of_user(location.user))
         self._as_seen = base  # by the server itself
 
-    def write(self, path: str, content: Sent) -> None:
+    def write(self, path: str, content: Sent) -> int:
         """See `Folders`."""
         body: Any = content if content.length_bytes != 0 else b""
         try:
             self._http.ask("PUT", quote(path), data=body)
         except ConflictError as error:  # its folder is not there
             raise NotFoundError(str(error), status=error.status) from error
-        found = self._http.ask("HEAD", quote(path)).headers.get("Content-Length")
-        if found is not None and int(found) != content.size_bytes:
-            raise UnreachableError(
-                f"WebDAV {path}: {found} of {content.size_bytes} bytes are there"
-            )
+        return _length(path, self._http.ask("HEAD", quote(path)), content.size_bytes)
 
     def read(self, path: str, start: int) -> tuple[Status, Iterator[bytes]]:
         """See `Folders`."""
         status = self.status(path)
         if status is None or status.is_folder:
             raise NotFoundError(f"WebDAV {path}: there is no such file", status=404)
-        headers = {"Accept-Encoding": "identity", "Range": f"bytes={start}-"} if start else {}
+        headers = {"Range": f"bytes={start}-"} if start else {}
         answer = self._http.ask("GET", quote(path), headers=headers, stream=True)
         if start and answer.status_code != 206:
             answer.close()
             raise RejectedError(f"WebDAV {path}: the server cannot go on in the middle of a file")
-        total = int(answer.headers.get("Content-Length") or status.size_bytes - start) + start
+        if answer.headers.get("Content-Encoding", "identity") != "identity":
+            answer.close()
+            raise RejectedError(f"WebDAV {path}: the server sends it compressed, unasked")
+        size_bytes = _length(path, answer, status.size_bytes - start) + start
         changed = answer.headers.get("Last-Modified")
-        return Status(False, total, _seconds(changed)), self._pieces(answer)
+        # Apache calls it weak in the second of a change, and no more afterwards.
+        version = answer.headers.get("ETag", "").removeprefix("W/")
+        return Status(False, size_bytes, _seconds(changed), version), self._pieces(answer)
 
     def _pieces(self, answer: requests.Response) -> Iterator[bytes]:
         with answer:
@@ -158,7 +160,16 @@ class Webdav(Folders):
     def _found(self, path: str, depth: int) -> dict[str, Status]:
         """Return what stands at a path, under an empty name, and with depth 1 what is in it."""
         headers = {"Depth": str(depth), "Content-Type": "application/xml"}
-        answer = self._http.ask("PROPFIND", quote(path), headers=headers, data=_ASKED)
+        at = quote(path)
+        answer = self._http.ask("PROPFIND", at, accepted=_MOVED, headers=headers, data=_ASKED)
+        if answer.status_code in _MOVED:  # Apache, to the same with a slash behind
+            to = urlsplit(answer.headers.get("Location", "")).path
+            if unquote(to) != f"{path}/":
+                raise RejectedError(
+                    f"WebDAV {path}: it redirects to {to!r}; give that address",
+                    status=answer.status_code,
+                )
+            answer = self._http.ask("PROPFIND", f"{at}/", headers=headers, data=_ASKED)
         try:
             tree = ElementTree.fromstring(answer.content)
         except ElementTree.ParseError:
@@ -168,13 +179,15 @@ class Webdav(Folders):
                 f"WebDAV {path}: the answer ({answer.status_code}) is no multistatus, so this is "
                 f"no WebDAV; check the address"
             )
-        found = {}
-        for response in tree.iterfind("{DAV:}response"):
-            href = unquote(urlsplit(response.findtext("{DAV:}href") or "").path).rstrip("/")
-            if href == path.rstrip("/"):
-                found[""] = _status(response)
-            elif href.rpartition("/")[0] == path.rstrip("/"):
-                found[href.rpartition("/")[2]] = _status(response)
+        found, here = {}, path.rstrip("/")
+        try:
+            for response in tree.iterfind("{DAV:}response"):
+                href = unquote(urlsplit(response.findtext("{DAV:}href") or "").path).rstrip("/")
+                folder, _, name = href.rpartition("/")
+                if here in (href, folder):
+                    found["" if href == here else name] = _status(response)
+        except ValueError as error:
+            raise RejectedError(f"WebDAV {path}: the answer cannot be read: {error}") from error
         return found
 
 
@@ -182,7 +195,7 @@ class WebdavStore(FolderStore):
     """Files on a WebDAV server."""
 
     def __init__(self, location: Location, credential: Credential) -> None:
-        super().__init__(location, credential, _SHARED.of(location, credential))
+        super().__init__(location, credential, lambda: _SHARED.of(location, credential))
 
 
 _SHARED = Connections(Webdav)
@@ -193,6 +206,17 @@ def _status(response: ElementTree.Element) -> Status:
     changed = response.findtext(".//{DAV:}getlastmodified")
     is_folder = response.find(".//{DAV:}resourcetype/{DAV:}collection") is not None
     return Status(is_folder, 0 if is_folder else int(size_bytes), _seconds(changed))
+
+
+def _length(path: str, answer: requests.Response, unsaid: int) -> int:
+    """Return the length that an answer tells; what it would be where it tells none."""
+    told = answer.headers.get("Content-Length")
+    if told is None:
+        return unsaid
+    if not told.isdigit():
+        answer.close()
+        raise RejectedError(f"WebDAV {path}: the answer has a length that is none: {told[:20]!r}")
+    return int(told)
 
 
 def _seconds(date: str | None) -> float:

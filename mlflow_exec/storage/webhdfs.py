@@ -11,7 +11,7 @@ from mlflow_exec.clients.hadoop_config import HadoopConfig, read_config
 from mlflow_exec.clients.hadoop_http import Json, find_login
 from mlflow_exec.clients.webhdfs import WebHdfs
 from mlflow_exec.credential_sources import Credential
-from mlflow_exec.errors import ConflictError, NotFoundError, UnreachableError
+from mlflow_exec.errors import ConflictError, NotFoundError
 from mlflow_exec.storage.folders import Folders, FolderStore, Status
 from mlflow_exec.storage.sent import Sent
 from mlflow_exec.storage.shared import Connections
@@ -45,11 +45,9 @@ class HdfsFolders(Folders):
             self._made = WebHdfs(config, login, filesystem)
         return self._made
 
-    def write(self, path: str, content: Sent) -> None:
+    def write(self, path: str, content: Sent) -> int:
         """See `Folders`."""
-        found = self._hdfs.write(path, cast(BinaryIO, content), permission=_FILE)
-        if found != content.size_bytes:
-            raise UnreachableError(f"HDFS: {path}: {found} of {content.size_bytes} bytes are there")
+        return self._hdfs.write(path, cast(BinaryIO, content), permission=_FILE)
 
     def read(self, path: str, start: int) -> tuple[Status, Iterator[bytes]]:
         """See `Folders`."""
@@ -89,7 +87,7 @@ class HdfsStore(FolderStore):
     """Files in HDFS."""
 
     def __init__(self, location: Location, credential: Credential) -> None:
-        super().__init__(location, credential, _SHARED.of(location, credential))
+        super().__init__(location, credential, lambda: _SHARED.of(location, credential))
 
 
 _SHARED = Connections(HdfsFolders)

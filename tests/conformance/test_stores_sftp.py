@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import random
@@ -9,6 +10,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import BinaryIO, cast
 
 import pytest
 
@@ -16,6 +18,7 @@ from mlflow_exec.clients import pauses
 from mlflow_exec.credential_sources import Credential
 from mlflow_exec.credentials import Secret
 from mlflow_exec.errors import ArtifactError
+from mlflow_exec.storage.base import Entry
 from mlflow_exec.storage.folders import PART
 from mlflow_exec.storage.sent import Sent
 from mlflow_exec.storage.sftp import SftpStore
@@ -44,6 +47,19 @@ def at(server: SshServer, name: str, port: int | None = None) -> Location:
     return Location.parse(f"fsspec+sftp://{where}{server.folder}/{name}")
 
 
+class Stream(io.RawIOBase):
+    """What can be read once."""
+
+    def __init__(self, text: bytes) -> None:
+        self._text = io.BytesIO(text)
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
+        return self._text.readinto(buffer)
+
+
 class TestSftp(StoreConformance):
     @pytest.fixture
     def stored(self, server: SshServer) -> Stored:
@@ -60,17 +76,78 @@ def test_a_connection_that_breaks_in_the_middle_loses_nothing(server: SshServer)
     link.close()
 
 
+@pytest.mark.parametrize("size_bytes", [0, 20, 5_000_000])
+def test_an_upload_into_a_place_that_others_have_removed_is_whole(
+    server: SshServer, size_bytes: int
+) -> None:
+    store, other = (SftpStore(at(server, "gone"), signed_in(server)) for _ in range(2))
+    text = random.randbytes(size_bytes)
+    for content in (io.BytesIO(text), cast(BinaryIO, Stream(text))):
+        store.put("first", io.BytesIO(b"1"))
+        other.delete("")
+        store.put("d/second", content)
+        assert b"".join(store.read("d/second")) == text
+    store.delete("")
+
+
+def test_a_link_is_removed_and_not_what_it_leads_to(server: SshServer) -> None:
+    store = SftpStore(at(server, "linked"), signed_in(server))
+    store.put("a", io.BytesIO(b"1"))
+    outside = server.folder / "outside"
+    outside.mkdir()
+    (outside / "kept").write_text("kept")
+    for name in ("link", "file"):
+        (server.folder / "linked" / name).symlink_to(outside / ("kept" if name == "file" else ""))
+    (server.folder / "linked" / "nowhere").symlink_to(outside / "nothing")
+    found = {entry.path: (entry.is_folder, entry.size_bytes) for entry in store.entries("")}
+    assert (found["link"], found["file"]) == ((True, None), (False, 4))
+    assert [entry.path for entry in store.entries("link")] == ["link/kept"]
+    store.delete("link")
+    assert "link" not in {entry.path for entry in store.entries("")}
+    store.delete("")
+    assert [path.name for path in outside.iterdir()] == ["kept"]
+
+
+def test_a_store_of_before_a_fork_works_in_the_child(server: SshServer) -> None:
+    store = SftpStore(at(server, "forked"), signed_in(server))
+    store.put("parent", io.BytesIO(b"parent"))
+    child = os.fork()
+    if child == 0:
+        code = 1
+        with contextlib.suppress(BaseException):
+            store.put("child", io.BytesIO(b"child"))
+            code = int(b"".join(store.read("parent")) != b"parent")
+        os._exit(code)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert b"".join(store.read("child")) == b"child"
+    store.delete("")
+
+
+def test_closing_one_store_leaves_the_others_their_connection(server: SshServer) -> None:
+    one, other = (SftpStore(at(server, name), signed_in(server)) for name in ("one", "other"))
+
+    class Closes(Stream):
+        def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
+            other.close()
+            return super().readinto(buffer)
+
+    one.put("a", cast(BinaryIO, Closes(bytes(5_000_000))))
+    assert one.entries("") == [Entry("a", False, 5_000_000)]
+    one.delete("")
+
+
 def test_what_a_disk_has_garbled_is_noticed_where_files_are_read_back(
     server: SshServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store = SftpStore(at(server, "garbled"), signed_in(server))
     write, text = store._folders.write, random.randbytes(3_000_000)
 
-    def garble(path: str, content: Sent) -> None:
-        write(path, content)
+    def garble(path: str, content: Sent) -> int:
+        size_bytes = write(path, content)
         with open(path, "r+b") as file:
             file.seek(2_000_000)
             file.write(b"garbled")
+        return size_bytes
 
     monkeypatch.setenv("MLFLOW_EXEC_READ_BACK", "1")
     store.put("a", io.BytesIO(text))

@@ -48,6 +48,31 @@ def test_a_connection_that_breaks_in_the_middle_loses_nothing(server: FileServer
     link.close()
 
 
+def test_texts_that_the_server_would_compress_come_as_they_are(server: FileServer) -> None:
+    store = store_at(server.port, "texts")
+    for text in (b"text " * 1000, b"", b"a"):
+        store.put("d/a.txt", io.BytesIO(text))
+        assert b"".join(store.read("d/a.txt")) == text
+    store.delete("")
+
+
+def test_a_file_that_is_replaced_while_it_comes_is_never_mixed(server: FileServer) -> None:
+    link = TcpLink("127.0.0.1", server.port)
+    store, other = store_at(link.port, "mixed"), store_at(server.port, "mixed")
+    ones, twos = b"1" * 20_000_000, b"2" * 20_000_000
+    store.put("a", io.BytesIO(ones))
+    pieces = store.read("a")
+    begun = next(pieces)
+    other.put("a", io.BytesIO(twos))
+    link.cut()
+    link.mend()
+    assert begun == ones[: len(begun)]
+    with pytest.raises(ArtifactError, match="was replaced while it was read"):
+        list(pieces)
+    store.delete("")
+    link.close()
+
+
 def test_a_wrong_password_is_one_sentence_without_it(server: FileServer) -> None:
     with pytest.raises(ArtifactError, match=r"401.*from the test") as told:
         store_at(server.port, "x", "another-password").entries("")
