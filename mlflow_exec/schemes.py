@@ -12,6 +12,7 @@ class Authority(Enum):
     HOST = "a host, with a port where it is not the usual one"
     BUCKET = "the name of a bucket or an account; the host follows from settings"
     FILE = "nothing: the path begins with that of a file on this machine"
+    FOLDER = "nothing: the path is that of a folder on this machine"
 
 
 @dataclass(frozen=True)
@@ -108,6 +109,20 @@ _AZURE = (
 
 SCHEMES: tuple[Scheme, ...] = (
     Scheme(
+        "artifactory", "JFrog Artifactory", "mlflow_exec.storage.artifactory:ArtifactoryStore", "",
+        "artifactory://files.example/artifactory/ml-local/mlflow", Authority.HOST, 443, (), 2, (
+            ("hosts", ("MLFLOW_EXEC_ARTIFACTORY_HOST",)),
+            ("token", ("ARTIFACTORY_AUTH_TOKEN",)),
+            ("user", ("ARTIFACTORY_USER",)),
+            ("password", ("ARTIFACTORY_PASSWORD",)),
+            ("key_secret", ("ARTIFACTORY_API_KEY",)),
+        ),
+    ),
+    Scheme(
+        "file-plugin", "a folder of this machine", "mlflow_exec.storage.local:LocalStore", "",
+        "file-plugin:/data/mlruns", Authority.FOLDER,
+    ),
+    Scheme(
         "fsspec+abfs", "Azure Blob Storage", _FSSPEC + "AzureStore", "azure",
         "fsspec+abfs://container/artifacts", Authority.BUCKET, None, (), 0, _AZURE,
     ),
@@ -172,6 +187,10 @@ CAPABILITIES: dict[str, Capabilities] = {
     _SFTP: Capabilities(_SIZE, _BY_RENAMING, _DOWN, True),
     _SMB: Capabilities(_SIZE, _BY_RENAMING, _DOWN, True),
     _WEBDAV: Capabilities(_SIZE, "as the server does: some with a gap", _DOWN, True),
+    "mlflow_exec.storage.artifactory:ArtifactoryStore": Capabilities(
+        "SHA-256, both ways", _AT_ONCE, "down; up what it has already", True
+    ),
+    "mlflow_exec.storage.local:LocalStore": Capabilities(_SIZE, _BY_RENAMING, "no", True),
     "mlflow_exec.storage.objects_s3:S3Store": Capabilities(
         "CRC-32 of each part up; down where S3 has one", _AT_ONCE, _EACH_PART, False
     ),

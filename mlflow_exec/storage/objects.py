@@ -11,7 +11,7 @@ import logging
 import time
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
@@ -165,20 +165,55 @@ class Objects(ABC):
         """Give back connections."""
 
 
+class SignedUrls(ABC):
+    """A bucket that lets others read and write single objects by URLs, which need no credential.
+
+    Raises:
+        ClusterError: As with `Objects`.
+    """
+
+    @abstractmethod
+    def get_url(self, key: str, life_s: int) -> str:
+        """Return where an object can be read for so long."""
+
+    @abstractmethod
+    def put_url(self, key: str, life_s: int) -> str:
+        """Return where an object can be put for so long."""
+
+    @abstractmethod
+    def begin_parts(self, key: str) -> str:
+        """Begin an upload in parts, and return its name."""
+
+    @abstractmethod
+    def part_url(self, key: str, upload: str, number: int, life_s: int) -> str:
+        """Return where a part, counted from 1, can be put for so long."""
+
+    @abstractmethod
+    def finish_parts(self, key: str, upload: str, etags: Mapping[int, str]) -> None:
+        """Make the object of parts, by their numbers and what the bucket has called them."""
+
+    @abstractmethod
+    def abort_parts(self, key: str, upload: str) -> None:
+        """Remove the parts."""
+
+
 class ObjectStore(Store):
-    """Files as objects, whose keys are their paths."""
+    """Files as objects, whose keys are their paths.
+
+    Attributes:
+        urls: What signs URLs of the same bucket; None where it cannot.
+    """
 
     def __init__(self, location: Location, credential: Credential, objects: Objects) -> None:
         """See `Store`; asks nothing."""
         super().__init__(location, credential)
         self._objects = objects
         self._root = location.split()[1]
+        self.urls = objects if isinstance(objects, SignedUrls) else None
 
     def put(self, path: str, content: BinaryIO) -> None:
         """See `Store`."""
-        key = self._key(path)
-        if not path:
-            raise LocationError(f"{self.location}: a name is needed for a file")
+        key = self.file_key(path)
         sent = Sent(content)
         with explained(self.location):
             try:
@@ -194,7 +229,7 @@ class ObjectStore(Store):
 
     def read(self, path: str) -> Iterator[bytes]:
         """See `Store`."""
-        key, first = self._key(path), None
+        key, first = self.key(path), None
         with explained(self.location):
             if path:
                 with suppress(NotFoundError):
@@ -226,7 +261,7 @@ class ObjectStore(Store):
 
     def delete(self, path: str) -> None:
         """See `Store`."""
-        key, prefix = self._key(path), self._prefix(path)
+        key, prefix = self.key(path), self._prefix(path)
         with explained(self.location):
             keys = repeated(lambda: list(self._objects.keys(prefix)))
             repeated(lambda: self._objects.remove([*([key] if path else []), *keys]))
@@ -235,13 +270,37 @@ class ObjectStore(Store):
         """See `Store`."""
         self._objects.close()
 
-    # -- parts --------------------------------------------------------------------------------
+    def size_bytes(self, path: str) -> int:
+        """Return the size of a file.
 
-    def _key(self, path: str) -> str:
+        Raises:
+            ArtifactNotFoundError: There is no such file.
+        """
+        key = self.key(path)
+        with explained(self.location):
+            found = repeated(lambda: self._objects.find(key)) if path else None
+        if found is None:
+            raise ArtifactNotFoundError(f"{self.location}: there is no file {path!r}")
+        return found.size_bytes
+
+    def file_key(self, path: str) -> str:
+        """Return the key of a file.
+
+        Raises:
+            LocationError: It is none of this store, or has no name.
+        """
+        if not path:
+            raise LocationError(f"{self.location}: a name is needed for a file")
+        return self.key(path)
+
+    def key(self, path: str) -> str:
+        """Return the key of a path."""
         return "/".join((*self._root, *artifact_names(path)))
 
+    # -- parts --------------------------------------------------------------------------------
+
     def _prefix(self, path: str) -> str:
-        key = self._key(path)
+        key = self.key(path)
         return f"{key}/" if key else ""
 
     def _upload(self, key: str, first: bytes, sent: Sent) -> None:

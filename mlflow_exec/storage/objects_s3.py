@@ -7,7 +7,7 @@ the version that its own fork of botocore is made of.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -31,7 +31,14 @@ from mlflow_exec.errors import (
     RejectedError,
     UnreachableError,
 )
-from mlflow_exec.storage.objects import Object, Objects, ObjectStore, PartsUpload, Upload
+from mlflow_exec.storage.objects import (
+    Object,
+    Objects,
+    ObjectStore,
+    PartsUpload,
+    SignedUrls,
+    Upload,
+)
 from mlflow_exec.storage.shared import Connections
 from mlflow_exec.uris import Location
 
@@ -44,7 +51,7 @@ _KINDS: dict[int, type[ClusterError]] = {
 }  # fmt: skip
 
 
-class S3Objects(Objects):
+class S3Objects(Objects, SignedUrls):
     """One bucket."""
 
     def __init__(self, location: Location, credential: Credential) -> None:
@@ -110,6 +117,46 @@ class S3Objects(Objects):
                     f"{self._bucket}: {error.get('Key')}: {error.get('Code')}: "
                     f"{error.get('Message')}"
                 )
+
+    # -- signed URLs ------------------------------------------------------------------------
+
+    def get_url(self, key: str, life_s: int) -> str:
+        """See `SignedUrls`."""
+        return self._url("get_object", life_s, Key=key)
+
+    def put_url(self, key: str, life_s: int) -> str:
+        """See `SignedUrls`."""
+        return self._url("put_object", life_s, Key=key)
+
+    def begin_parts(self, key: str) -> str:
+        """See `SignedUrls`."""
+        return str(self.call("create_multipart_upload", key, Key=key)["UploadId"])
+
+    def part_url(self, key: str, upload: str, number: int, life_s: int) -> str:
+        """See `SignedUrls`."""
+        return self._url("upload_part", life_s, Key=key, UploadId=upload, PartNumber=number)
+
+    def finish_parts(self, key: str, upload: str, etags: Mapping[int, str]) -> None:
+        """See `SignedUrls`."""
+        parts = [{"PartNumber": number, "ETag": etags[number]} for number in sorted(etags)]
+        self.call(
+            "complete_multipart_upload", key, Key=key, UploadId=upload,
+            MultipartUpload={"Parts": parts},
+        )  # fmt: skip
+
+    def abort_parts(self, key: str, upload: str) -> None:
+        """See `SignedUrls`."""
+        self.call("abort_multipart_upload", key, Key=key, UploadId=upload)
+
+    def _url(self, method: str, life_s: int, **arguments: Any) -> str:
+        with self._asked(str(arguments["Key"])):
+            return str(
+                self._client().generate_presigned_url(
+                    method, Params={"Bucket": self._bucket, **arguments}, ExpiresIn=life_s
+                )
+            )
+
+    # -- the client -------------------------------------------------------------------------
 
     def close(self) -> None:
         """See `Objects`."""
@@ -189,7 +236,7 @@ class _S3Upload(PartsUpload):
     def __init__(self, objects: S3Objects, key: str) -> None:
         super().__init__()
         self._objects, self._key = objects, key
-        self._id = objects.call("create_multipart_upload", key, Key=key)["UploadId"]
+        self._id = objects.begin_parts(key)
 
     def send(self, number: int, part: bytes) -> dict[str, Any]:
         told = self._call("upload_part", PartNumber=number, Body=part)
@@ -201,7 +248,7 @@ class _S3Upload(PartsUpload):
         self._call("complete_multipart_upload", MultipartUpload={"Parts": list(sent)})
 
     def remove(self) -> None:
-        self._call("abort_multipart_upload")
+        self._objects.abort_parts(self._key, self._id)
 
     def _call(self, method: str, **arguments: Any) -> dict[str, Any]:
         return self._objects.call(

@@ -102,6 +102,14 @@ def test_a_certificate_that_is_vouched_for_is_accepted_by_webdav(
         relay.close()
 
 
+def test_a_token_that_no_header_can_have_is_refused_unseen(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_EXEC_WEBDAV_HOST", "127.0.0.1")
+    monkeypatch.setenv("MLFLOW_EXEC_WEBDAV_TOKEN", "abc\nInjected: header")
+    said = refusal("webdav://127.0.0.1:9/x")
+    assert "MLFLOW_EXEC_WEBDAV_TOKEN is none: there are characters in it" in said
+    assert "Injected" not in said
+
+
 @pytest.fixture(scope="module")
 def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ObjectServer]:
     with gofakes3(tmp_path_factory.mktemp("s3")) as server:
