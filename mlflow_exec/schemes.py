@@ -81,6 +81,13 @@ _SSH = (
 _S3 = (
     ("endpoint", ("MLFLOW_S3_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")),
 )
+_OSS = (
+    ("endpoint", ("MLFLOW_OSS_ENDPOINT_URL", "OSS_ENDPOINT")),
+    ("region", ("OSS_REGION",)),
+    ("key_id", ("MLFLOW_OSS_KEY_ID", "OSS_ACCESS_KEY_ID")),
+    ("key_secret", ("MLFLOW_OSS_KEY_SECRET", "OSS_ACCESS_KEY_SECRET")),
+    ("session_token", ("MLFLOW_OSS_SESSION_TOKEN", "OSS_SESSION_TOKEN")),
+)
 _AZURE = (
     ("connection_string", ("AZURE_STORAGE_CONNECTION_STRING",)),
     ("account", ("AZURE_STORAGE_ACCOUNT_NAME",)),
@@ -113,6 +120,10 @@ SCHEMES: tuple[Scheme, ...] = (
     Scheme(
         "mysql+pymysql", "MySQL, MariaDB", _DATABASE, "mysql",
         "mysql+pymysql://db.example/artifacts", Authority.HOST, 3306, (), 1, _SQL,
+    ),
+    Scheme(
+        "oss", "Alibaba Cloud OSS", "mlflow_exec.storage.oss:OssStore", "oss",
+        "oss://bucket/artifacts", Authority.BUCKET, None, (), 0, _OSS,
     ),
     Scheme(
         "postgresql", "PostgreSQL", _DATABASE, "postgresql", "postgresql://db.example/artifacts",

@@ -14,9 +14,9 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, BinaryIO, TypeVar
+from typing import Any, BinaryIO, Protocol, TypeVar
 
 from mlflow_exec.clients.pauses import Pauses, repeated
 from mlflow_exec.credential_sources import Credential
@@ -39,6 +39,16 @@ _IN_FLIGHT = 4
 _TRIES = 5
 
 
+class Hasher(Protocol):
+    """Of hashlib's kind."""
+
+    def update(self, piece: bytes, /) -> None:
+        """Take a piece."""
+
+    def hexdigest(self) -> str:
+        """Return the hash of all pieces."""
+
+
 @dataclass(frozen=True)
 class Object:
     """What is kept under a key.
@@ -46,10 +56,22 @@ class Object:
     Attributes:
         size_bytes: Its size.
         version: Differs once it is replaced.
+        checksum: What `hasher` makes of its content; empty where the system tells none.
+        hasher: Makes what hashes as the system does.
     """
 
     size_bytes: int
     version: str = ""
+    checksum: str = ""
+    hasher: Callable[[], Hasher] = field(default=hashlib.sha256, compare=False)
+
+    def is_content(self, content: bytes) -> bool:
+        """Whether that is what is kept, as far as the system tells."""
+        if not self.checksum:
+            return True
+        hasher = self.hasher()
+        hasher.update(content)
+        return hasher.hexdigest() == self.checksum
 
 
 class Upload(ABC):
@@ -203,10 +225,12 @@ class ObjectStore(Store):
                 # One byte more than there is, to notice what has been replaced in between.
                 end = found.size_bytes + 1
                 content = repeated(partial(self._objects.read, key, 0, end))
-                if len(content) == found.size_bytes:
+                if len(content) == found.size_bytes and found.is_content(content):
                     yield content
                     return
-        raise ArtifactError(f"{self.location}: {path!r} is replaced again and again")
+        raise ArtifactError(
+            f"{self.location}: {path!r} is replaced again and again, or comes as what it is not"
+        )
 
     def entries(self, path: str) -> list[Entry]:
         """See `Store`."""
@@ -272,6 +296,7 @@ class ObjectStore(Store):
 
     def _in_parts(self, key: str, path: str, found: Object) -> Iterator[bytes]:
         """Yield a large object, some parts at a time; each is asked for again where it is lost."""
+        hasher = found.hasher() if found.checksum else None
         with ThreadPoolExecutor(_IN_FLIGHT, "mlflow-exec-read") as pool:
             pending: deque[Future[bytes]] = deque()
             starts = iter(range(0, found.size_bytes, PART_BYTES))
@@ -284,12 +309,17 @@ class ObjectStore(Store):
                             break
                     if not pending:
                         break
-                    yield pending.popleft().result()
+                    piece = pending.popleft().result()
+                    if hasher is not None:
+                        hasher.update(piece)
+                    yield piece
             finally:
                 for left in pending:
                     left.cancel()
         if repeated(lambda: self._objects.find(key)) != found:
             raise ArtifactError(f"{self.location}: {path!r} was replaced while it was read")
+        if hasher is not None and hasher.hexdigest() != found.checksum:
+            raise ArtifactError(f"{self.location}: {path!r}: what came is not what is kept")
 
     def _part(self, key: str, start: int, end: int) -> bytes:
         return again(lambda: self._whole(key, start, end))
