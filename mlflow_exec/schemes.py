@@ -11,6 +11,7 @@ class Authority(Enum):
 
     HOST = "a host, with a port where it is not the usual one"
     BUCKET = "the name of a bucket or an account; the host follows from settings"
+    BUCKET_OF_NAMESPACE = "the name of a bucket, '@', and the namespace that it is in"
     FILE = "nothing: the path begins with that of a file on this machine"
 
 
@@ -81,6 +82,16 @@ _SSH = (
 _S3 = (
     ("endpoint", ("MLFLOW_S3_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")),
 )
+_OCI = (
+    ("endpoint", ("OCI_CLI_ENDPOINT",)),
+    ("region", ("OCI_REGION", "OCI_CLI_REGION")),
+    ("principal", ("OCIFS_IAM_TYPE", "OCI_CLI_AUTH")),
+    ("account", ("OCI_CLI_TENANCY",)),
+    ("user", ("OCI_CLI_USER",)),
+    ("key_id", ("OCI_CLI_FINGERPRINT",)),
+    ("private_key", ("OCI_CLI_KEY_CONTENT",)),
+    ("password", ("OCI_CLI_PASSPHRASE",)),
+)
 _OSS = (
     ("endpoint", ("MLFLOW_OSS_ENDPOINT_URL", "OSS_ENDPOINT")),
     ("region", ("OSS_REGION",)),
@@ -120,6 +131,10 @@ SCHEMES: tuple[Scheme, ...] = (
     Scheme(
         "mysql+pymysql", "MySQL, MariaDB", _DATABASE, "mysql",
         "mysql+pymysql://db.example/artifacts", Authority.HOST, 3306, (), 1, _SQL,
+    ),
+    Scheme(
+        "oci", "Oracle Cloud Object Storage", "mlflow_exec.storage.oci:OciStore", "oci",
+        "oci://bucket@namespace/artifacts", Authority.BUCKET_OF_NAMESPACE, None, (), 0, _OCI,
     ),
     Scheme(
         "oss", "Alibaba Cloud OSS", "mlflow_exec.storage.oss:OssStore", "oss",

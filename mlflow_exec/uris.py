@@ -25,6 +25,7 @@ _URI = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):(?://([^/?]*))?([^?]*)(?:\?(.*))?"
 _AUTHORITY = re.compile(
     r"(?:([^:@]*)(?::([^@]*))?@)?(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)?(?::([0-9]*))?"
 )
+_BUCKET_OF_NAMESPACE = re.compile(r"[A-Za-z0-9._-]+@[A-Za-z0-9._-]+")
 _ENCODED = re.compile("%[0-9A-Fa-f]{2}")
 _BAD_ESCAPE = re.compile("%(?![0-9A-Fa-f]{2})")
 _HOST = re.compile(r"\[[0-9a-f:.]+\]|(?!-)[a-z0-9-]+(\.[a-z0-9-]+)*\.?")
@@ -42,7 +43,8 @@ class Location:
     Attributes:
         scheme: What it says of its URIs.
         names: The path, decoded, one after the other; none is empty, ``.`` or ``..``.
-        host: The host in lower case, or the bucket as it is written; empty where there is neither.
+        host: The host in lower case, or the bucket as it is written (with its namespace, where
+            buckets have one: ``bucket@namespace``); empty where there is neither.
         port: None where the URI has none.
         user: A user's name; empty where there is none.
         password: One that the URI holds, which it should not.
@@ -71,6 +73,12 @@ class Location:
         if scheme.authority is Authority.FILE:
             names = _file_names(text, match[2], match[3])
             return cls(scheme, names, options=_options(text, match[4], scheme))
+        if scheme.authority is Authority.BUCKET_OF_NAMESPACE:
+            bucket = _BUCKET_OF_NAMESPACE.fullmatch(match[2] or "")
+            if bucket is None:
+                _refuse(text, f"a bucket and its namespace are needed: {scheme.example}")
+            names, options = _names(text, match[3]), _options(text, match[4], scheme)
+            return cls(scheme, names, bucket[0], options=options)
         authority = _AUTHORITY.fullmatch(match[2] or "")
         if authority is None or not authority[3]:
             _refuse(text, f"a host is needed: {scheme.example}")

@@ -75,11 +75,13 @@ class Request:
     """What was asked.
 
     Attributes:
+        target: Path and query, not decoded.
         path: Not decoded.
         query: Decoded.
     """
 
     method: str
+    target: str
     path: str
     query: dict[str, str]
     headers: Message
@@ -174,7 +176,7 @@ class _Handler(BaseHTTPRequestHandler):
             fault = 0
         parts = urlsplit(self.path)
         query = dict(parse_qsl(parts.query, keep_blank_values=True))
-        request = Request(self.command, parts.path, query, self.headers, body)
+        request = Request(self.command, self.path, parts.path, query, self.headers, body)
         told = self.server.failure(fault) if fault > 0 else self.server.answer(request)
         self._send(told, fault)
 

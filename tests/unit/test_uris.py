@@ -16,6 +16,11 @@ each_scheme = pytest.mark.parametrize("scheme", SCHEMES, ids=lambda scheme: sche
 with_authority = pytest.mark.parametrize(
     "scheme", [s for s in SCHEMES if s.authority is not Authority.FILE], ids=lambda s: s.name
 )
+with_user = pytest.mark.parametrize(
+    "scheme",
+    [s for s in SCHEMES if s.authority in (Authority.HOST, Authority.BUCKET)],
+    ids=lambda s: s.name,
+)
 PASSWORD = "a-password-that-nobody-may-see"
 
 # The families of CVEs in MLflow's own parsing, as endings of any URI.
@@ -83,7 +88,7 @@ def test_an_example_comes_back_as_it_is_and_is_joined_as_mlflow_joins(scheme: Sc
     assert Location.parse(joined) == location.join("1/run/artifacts")
 
 
-@with_authority
+@with_user
 def test_parts(scheme: Scheme) -> None:
     found = Location.parse(f"{scheme.name.upper()}://me%40x@host:81/a%20b/%C3%BC/?cred=team-a")
     assert (found.scheme, found.user, found.host, found.port) == (scheme, "me@x", "host", 81)
@@ -91,7 +96,7 @@ def test_parts(scheme: Scheme) -> None:
     assert str(found) == f"{scheme.name}://me%40x@host:81/a%20b/%C3%BC?cred=team-a"
 
 
-@with_authority
+@with_user
 def test_a_password_is_kept_and_never_shown(scheme: Scheme) -> None:
     text = f"{scheme.name}://me:{PASSWORD}@host/a"
     found = Location.parse(text)
@@ -114,6 +119,19 @@ def test_a_password_is_not_shown_where_a_uri_is_refused(scheme: Scheme, rest: st
     with pytest.raises(LocationError) as told:
         Location.parse(f"{scheme.name}://{rest}")
     assert PASSWORD not in str(told.value)
+
+
+def test_what_stands_before_the_namespace_is_a_bucket_and_no_user() -> None:
+    found = Location.parse("oci://models@acme/a%20b?cred=team-a")
+    assert (found.host, found.user, found.names) == ("models@acme", "", ("a b",))
+    assert str(found) == "oci://models@acme/a%20b?cred=team-a"
+    assert found.contains(found.join("c"))
+    for other in ("oci://secrets@acme/a%20b", "oci://models@other/a%20b", "oci://Models@acme/a%20b"):
+        assert not found.contains(Location.parse(other))
+    for text in ("oci://acme/a", "oci://@acme/a", "oci://models@/a", "oci://a:b@acme/a",
+                 "oci://a%40b@acme/a", "oci://models@acme:443/a", "oci:///a"):  # fmt: skip
+        with pytest.raises(LocationError, match="a bucket and its namespace"):
+            Location.parse(text)
 
 
 def test_a_database_file_however_many_slashes_mlflow_has_eaten() -> None:
