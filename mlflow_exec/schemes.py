@@ -12,6 +12,7 @@ class Authority(Enum):
     HOST = "a host, with a port where it is not the usual one"
     BUCKET = "the name of a bucket or an account; the host follows from settings"
     BUCKET_OF_NAMESPACE = "the name of a bucket, '@', and the namespace that it is in"
+    REPOSITORY = "the kind of a repository (models, datasets, spaces), or who owns a model's"
     FILE = "nothing: the path begins with that of a file on this machine"
 
 
@@ -82,6 +83,10 @@ _SSH = (
 _S3 = (
     ("endpoint", ("MLFLOW_S3_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")),
 )
+_HF = (
+    ("endpoint", ("HF_ENDPOINT",)),
+    ("token", ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")),
+)
 _OCI = (
     ("endpoint", ("OCI_CLI_ENDPOINT",)),
     ("region", ("OCI_REGION", "OCI_CLI_REGION")),
@@ -118,6 +123,10 @@ SCHEMES: tuple[Scheme, ...] = (
     Scheme(
         "fsspec+sftp", "SFTP (SSH)", _SFTP, "sftp", "fsspec+sftp://files.example/data/artifacts",
         Authority.HOST, 22, (), 0, _SSH,
+    ),
+    Scheme(
+        "hf", "Hugging Face repository", "mlflow_exec.storage.huggingface:HfStore", "hf",
+        "hf://datasets/team/artifacts", Authority.REPOSITORY, None, (), 2, _HF,
     ),
     Scheme(
         "mssql+pyodbc", "Microsoft SQL Server", _DATABASE, "mssql",

@@ -134,6 +134,39 @@ def test_what_stands_before_the_namespace_is_a_bucket_and_no_user() -> None:
             Location.parse(text)
 
 
+def test_a_repository_is_one_however_it_is_written() -> None:
+    found = Location.parse("hf://team/model/a%20b?cred=team-a")
+    assert str(found) == "hf://models/team/model/a%20b?cred=team-a"
+    assert Location.parse("hf://models/team/model/a%20b?cred=team-a") == found
+    assert found.split() == (("team", "model"), ("a b",))
+    at = Location.parse("hf://datasets/team/data@dev/a")
+    assert (at.host, at.names) == ("datasets", ("team", "data@dev", "a"))
+    assert str(at) == "hf://datasets/team/data@dev/a"
+    assert not Location.parse("hf://datasets/team/data").contains(at)
+    assert not Location.parse("hf://models/team/data@dev").contains(at)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["hf://", "hf://datasets", "hf://datasets/team", "hf://model", "hf://buckets/team/bucket",
+     "hf://datasets/team/data@refs/pr/1", "hf://datasets/team/data@", "hf://datasets/team/a@b@c",
+     "hf://team@x/model", "hf://datasets:1/team/data", "hf://datasets/-team/data",
+     "xet://user", "xet://user/repository@x/main"],
+)  # fmt: skip
+def test_what_is_no_repository_is_refused(text: str) -> None:
+    with pytest.raises(LocationError):
+        Location.parse(text)
+
+
+def test_xethubs_uris_are_those_of_hugging_face() -> None:
+    for text, meant in {
+        "xet://user/repository/main/a/b": "hf://models/user/repository@main/a/b",
+        "xet://user/repository": "hf://models/user/repository",
+        "XET://user/repository/dev?cred=x": "hf://models/user/repository@dev?cred=x",
+    }.items():
+        assert str(Location.parse(text)) == meant
+
+
 def test_a_database_file_however_many_slashes_mlflow_has_eaten() -> None:
     whole = Location.parse("sqlite:////data/a.db/1/run/artifacts")
     for text in ("sqlite://data/a.db/1/run/artifacts", "sqlite:/data/a.db/1/run/artifacts"):
