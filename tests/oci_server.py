@@ -124,7 +124,7 @@ class OciServer(CloudServer):
 
     def _put_o_object(self, request: Request, key: str) -> Answer:
         kept = self.objects[key] = _kept(request)
-        return Answer(headers=kept.told)
+        return Answer(headers={**kept.told, "opc-content-md5": kept.md5})
 
     def _head_o_object(self, request: Request, key: str) -> Answer:
         kept = self.objects.get(key)
@@ -148,7 +148,7 @@ class OciServer(CloudServer):
         if parts is None:
             return _error(404, "NoSuchUpload", "The upload was not found.")
         kept = parts[int(request.query["uploadPartNum"])] = _kept(request)
-        return Answer(headers=kept.told)
+        return Answer(headers={**kept.told, "opc-content-md5": kept.md5})
 
     def _post_u_object(self, request: Request, key: str) -> Answer:
         parts = self.uploads.pop(request.query["uploadId"])

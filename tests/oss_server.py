@@ -102,7 +102,7 @@ class OssServer(CloudServer):
     # -- of objects -----------------------------------------------------------------------------
 
     def _put_object(self, request: Request, key: str) -> Answer:
-        kept = _kept(request.body)
+        kept = _kept(request)
         if "uploadId" in request.query:
             parts = self.uploads.get(request.query["uploadId"])
             if parts is None:
@@ -160,11 +160,12 @@ class OssServer(CloudServer):
         return Answer(206, kept.content.range(*asked), _told(kept))
 
 
-def _kept(content: bytes) -> _Kept:
+def _kept(request: Request) -> _Kept:
     crc64 = Crc64(0)
-    crc64.update(content)
-    etag = hashlib.md5(content).hexdigest().upper()
-    return _Kept(Content((content,)), f'"{etag}"', crc64.sum64())
+    crc64.update(request.body)
+    given = request.headers.get("Content-MD5")  # has been compared
+    digest = b64decode(given) if given else hashlib.md5(request.body).digest()
+    return _Kept(Content((request.body,)), f'"{digest.hex().upper()}"', crc64.sum64())
 
 
 def _told(kept: _Kept) -> dict[str, str]:

@@ -113,11 +113,13 @@ class HfObjects(Objects):
             **build_hf_headers(token=self._token),
             "Range": f"bytes={start}-{end - 1}", "Accept-Encoding": "identity",
         }  # fmt: skip
-        with self._asked(key):
-            # Its client shows the token to no other host that it is sent on to.
-            told = get_session().get(url, headers=headers, follow_redirects=True)
+        # Its client shows the token to no other host that it is sent on to.
+        asked = get_session().stream("GET", url, headers=headers, follow_redirects=True)
+        with self._asked(key), asked as told:
             hf_raise_for_status(told)
-            return bytes(told.content if told.status_code == 206 else told.content[start:end])
+            if told.status_code != 206:
+                return bytes(told.read()[start:end])
+            return _all_of(told.iter_raw(), end - start)
 
     def find(self, key: str) -> Object | None:
         """See `Objects`."""
@@ -273,6 +275,16 @@ def _is_same(addition: Any, found: Any) -> bool:
     with addition.as_file() as content:
         hasher.update(content.read())
     return bool(hasher.hexdigest() == found.blob_id)
+
+
+def _all_of(pieces: Iterable[bytes], size_bytes: int) -> bytes:
+    """Return them as one, of at most that size; many small ones at a time would fill the memory."""
+    found, count = bytearray(size_bytes), 0
+    for piece in pieces:
+        found[count : count + len(piece)] = piece
+        count += len(piece)
+    del found[count:]
+    return cast(bytes, found)  # which reads as they do; a copy would be another part in memory
 
 
 def _git_blob(size_bytes: int) -> Hasher:

@@ -56,8 +56,8 @@ class OssObjects(Objects):
         region = region or (found[1] if found else "")
         if not region:
             raise CredentialError(
-                f"{location}: the region of the bucket is needed: set OSS_REGION, or "
-                f"MLFLOW_OSS_ENDPOINT_URL to an address such as oss-cn-hangzhou.aliyuncs.com"
+                f"{location}: the region of the bucket is needed: OSS_REGION, 'region' in a named "
+                f"credential, or an endpoint with it, such as oss-cn-hangzhou.aliyuncs.com"
             )
         self._where = f"oss://{self._bucket} at {endpoint or region}"
         self._session = _session()
