@@ -102,8 +102,7 @@ class OciObjects(Objects):
         """See `Objects`."""
         for page in self._pages(prefix, delimiter="/", fields="size"):
             for found in page.objects:
-                if found.name != prefix:  # a marker of the folder itself
-                    yield found.name[len(prefix) :], found.size
+                yield found.name[len(prefix) :], found.size
             for folder in page.prefixes or []:
                 yield folder[len(prefix) :].rstrip("/"), None
 

@@ -105,8 +105,7 @@ class OssObjects(Objects):
         """See `Objects`."""
         for page in self._pages(prefix, delimiter="/"):
             for found in page.contents or []:
-                if found.key != prefix:  # a marker of the folder itself
-                    yield found.key[len(prefix) :], found.size
+                yield found.key[len(prefix) :], found.size
             for folder in page.common_prefixes or []:
                 yield folder.prefix[len(prefix) :].rstrip("/"), None
 
