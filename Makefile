@@ -3,6 +3,7 @@
 #   make test      runs the tests; Kubernetes by KUBECONFIG, else started here, else skipped
 PYTHON ?=
 VENV ?= .venv
+OLDEST ?= .venv-oldest
 DEMO ?= .demo
 PYTEST_ARGS ?=
 BIN := $(VENV)/bin
@@ -10,7 +11,7 @@ INSTALL := PYTHON="$(PYTHON)" scripts/install.sh "$(VENV)"
 REQUIREMENTS := pyproject.toml constraints.txt scripts/install.sh
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-first-half test-second-half test-elsewhere test-yarn test-serving test-large check docs constraints cluster-up cluster-down clean
+.PHONY: help setup demo test test-first-half test-second-half test-elsewhere test-yarn test-serving test-large test-oldest fuzz check docs constraints cluster-up cluster-down clean
 
 help: ## Show this list.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -35,8 +36,10 @@ demo: $(VENV)/.for-demo ## Train on an embedded Ray; show the run and its log; s
 # other they are by what else stands with them.
 PYTEST := $(BIN)/python -m pytest -m "not large" $(PYTEST_ARGS)
 SERVING_TESTS := $(wildcard $(addprefix tests/mlflow/test_,ray_serve*.py k8s_deployments*.py serve*.py))
+SIGN_IN_TESTS := $(wildcard tests/mlflow/test_sign_in*.py)
 RAY_TESTS := $(wildcard $(addsuffix /test_ray*.py,tests/conformance tests/mlflow))
-STORE_TESTS := $(wildcard tests/conformance/test_stores*.py tests/mlflow/test_artifacts*.py)
+STORE_TESTS := $(wildcard tests/conformance/test_stores*.py tests/mlflow/test_artifacts*.py) \
+    tests/mlflow/test_file_plugin.py
 YARN_TESTS := $(wildcard $(addsuffix /test_yarn*.py,tests/clusters tests/conformance tests/mlflow tests/unit))
 
 test: test-first-half test-second-half test-elsewhere test-yarn ## Run the tests; with -j4 in a third of the time.
@@ -53,13 +56,32 @@ test-second-half: setup
 
 test-elsewhere: setup
 	$(PYTEST) --ignore tests/unit/scoring --ignore tests/unit/runtime \
-	    --ignore-glob 'tests/unit/test_yarn*' tests/unit $(RAY_TESTS)
+	    --ignore-glob 'tests/unit/test_yarn*' tests/unit $(RAY_TESTS) $(SIGN_IN_TESTS)
 
 test-yarn: setup
 	$(PYTEST) $(YARN_TESTS) $(STORE_TESTS) tests/unit/runtime tests/docs
 
 test-serving: setup ## Run those of the tests that are of serving.
 	$(PYTEST) $(SERVING_TESTS) tests/unit/scoring
+
+# Where MLflow's own classes and functions are met; the rest is the same with any MLflow.
+$(OLDEST)/.for-tests: pyproject.toml constraints-oldest.txt scripts/install.sh
+	@CONSTRAINTS=constraints-oldest.txt PYTHON="$(PYTHON)" scripts/install.sh "$(OLDEST)" \
+	    k8s,postgresql,mysql test
+	@touch $@
+
+test-oldest: $(OLDEST)/.for-tests ## Run the tests of the plugins with the oldest MLflow.
+	$(OLDEST)/bin/python -m pytest -m "not large" $(PYTEST_ARGS) \
+	    tests/unit/test_mlflow_bases.py tests/mlflow/test_artifacts.py tests/mlflow/test_file_plugin.py \
+	    -k "not sftp and not s3"
+
+FUZZ_S ?= 300
+FUZZED ?= .fuzz
+
+fuzz: setup ## Look for locations that break a law, for FUZZ_S seconds; found ones are in .fuzz.
+	@mkdir -p $(FUZZED)
+	$(BIN)/python -W ignore -m tests.fuzz.run -max_total_time=$(FUZZ_S) -max_len=512 \
+	    -dict=tests/fuzz/tokens.dict -artifact_prefix=$(FUZZED)/ $(FUZZED) tests/fuzz/corpus
 
 test-large: setup ## Run the tests that need minutes or gigabytes each.
 	$(BIN)/python -m pytest -m large $(PYTEST_ARGS)
@@ -82,6 +104,10 @@ constraints: setup ## Take the newest versions of all dependencies into constrai
 	$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.10 \
 	    --all-extras --group dev --no-annotate --no-header --no-emit-package mlflow-exec \
 	    --output-file constraints.txt pyproject.toml
+	$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.10 \
+	    --extra k8s --extra postgresql --extra mysql --group test --no-annotate --no-header \
+	    --no-emit-package mlflow-exec --output-file constraints-oldest.txt \
+	    pyproject.toml constraints-oldest.in
 
 cluster-up: setup ## Start a one-node Kubernetes for tests on this machine (Linux, root).
 	@$(BIN)/python -m tests.clusters.kubernetes up
@@ -91,6 +117,6 @@ cluster-down: setup ## Stop it.
 
 clean: ## Remove what the targets made here; caches outside of the checkout stay.
 	@if [ -x $(BIN)/mlflow-exec ]; then $(BIN)/mlflow-exec ray stop >/dev/null 2>&1 || true; fi
-	rm -rf $(VENV) $(DEMO) dist build .mypy_cache .ruff_cache .pytest_cache .import_linter_cache \
+	rm -rf $(VENV) $(OLDEST) $(DEMO) $(FUZZED) dist build .mypy_cache .ruff_cache .pytest_cache .import_linter_cache \
 	    .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -12,23 +12,21 @@ for which hosts it is: whoever may store a URI could else have it sent anywhere.
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import stat
-import subprocess
 import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from mlflow_exec.credentials import Secret, hide
+from mlflow_exec.credentials import Secret
 from mlflow_exec.errors import CredentialError
+from mlflow_exec.exec_credentials import fields_in, output_of
 from mlflow_exec.schemes import Authority
 from mlflow_exec.server_policy import is_server
 from mlflow_exec.uris import CRED, Location
@@ -42,16 +40,16 @@ FOLDER = "MLFLOW_EXEC_CREDENTIALS_DIR"
 STRICT = "MLFLOW_EXEC_STRICT"
 """The variable by which a password in a URI is refused."""
 _HOSTS = "hosts"
-_PLAIN = (
-    _HOSTS, "user", "host_key", "principal", "keytab", "endpoint", "region", "account",
-)  # fmt: skip
 _FIELDS = (
-    *_PLAIN, "password", "token", "key_id", "key_secret", "session_token", "private_key",
-    "connection_string",
+    _HOSTS, "user", "password", "token", "key_id", "key_secret", "session_token", "private_key",
+    "host_key", "principal", "keytab", "endpoint", "region", "account", "connection_string",
 )  # fmt: skip
-_EXEC_S = 60.0
+# No secrets, so they may be shown.
+_PLAIN = (_HOSTS, "user", "host_key", "principal", "keytab", "endpoint", "region", "account")
 # What a command says lives so long is asked for anew a little before.
 _EARLIER_S = 30.0
+# What it says nothing of is kept for so long.
+_KEPT_S = 300.0
 
 
 @dataclass(frozen=True)
@@ -133,9 +131,9 @@ def _variables(location: Location, env: Mapping[str, str]) -> Credential:
     for name, variables in location.scheme.environment:
         for variable in variables:
             if env.get(variable):
-                secret = _of_variable(variable, env)
+                secret = secret_of_variable(variable, env)
             elif env.get(f"{variable}_FILE"):
-                secret = _of_file(Path(env[f"{variable}_FILE"]))
+                secret = secret_of_file(Path(env[f"{variable}_FILE"]))
             else:
                 continue
             found[name] = secret
@@ -144,7 +142,8 @@ def _variables(location: Location, env: Mapping[str, str]) -> Credential:
     return Credential(", ".join(names), found)
 
 
-def _of_variable(variable: str, env: Mapping[str, str]) -> Secret:
+def secret_of_variable(variable: str, env: Mapping[str, str]) -> Secret:
+    """Refer to a variable of an environment; empty where it is not set."""
     return Secret(f"environment variable {variable}", lambda: env.get(variable, ""))
 
 
@@ -153,10 +152,12 @@ def _mounted(folder: Path) -> Credential:
         names = sorted(path.name for path in folder.iterdir() if path.name in _FIELDS)
     except OSError as error:
         raise CredentialError(f"{FOLDER}: {folder}: {error.strerror}") from error
-    return Credential(f"folder {folder}", {name: _of_file(folder / name) for name in names})
+    return Credential(f"folder {folder}", {name: secret_of_file(folder / name) for name in names})
 
 
-def _of_file(path: Path) -> Secret:
+def secret_of_file(path: Path) -> Secret:
+    """Refer to a file's text without blanks around it; using it raises CredentialError."""
+
     def read() -> str:
         try:
             return path.read_text(encoding="utf-8").strip()
@@ -213,9 +214,9 @@ def _value(key: str, value: Any, where: str, env: Mapping[str, str]) -> Secret:
     if isinstance(value, Mapping) and len(value) == 1:
         ((kind, name),) = value.items()
         if kind == "file":
-            return _of_file(Path(str(name)).expanduser())
+            return secret_of_file(Path(str(name)).expanduser())
         if kind == "env" and env.get(str(name)):
-            return _of_variable(str(name), env)
+            return secret_of_variable(str(name), env)
         if kind == "env":
             raise CredentialError(f"{where}: {key}: the variable {name} is not set")
     raise CredentialError(f"{where}: {key}: a text, {{env: NAME}} or {{file: PATH}} is needed")
@@ -227,17 +228,22 @@ def _value(key: str, value: Any, where: str, env: Mapping[str, str]) -> Secret:
 def _of_command(entry: Mapping[str, Any], where: str, env: Mapping[str, str]) -> Credential:
     command = entry["exec"]
     others = {key: value for key, value in entry.items() if key != "exec"}
-    if not set(others) <= {_HOSTS} or not isinstance(command, list) or not command:
-        raise CredentialError(f"{where}: exec: a list of words is needed, and only hosts beside it")
-    run = _Command([str(word) for word in command], where)
+    if not set(others) <= set(_PLAIN) or not isinstance(command, list) or not command:
+        raise CredentialError(
+            f"{where}: exec: a list of words is needed, and no secrets beside it; allowed: "
+            f"{', '.join(_PLAIN)}"
+        )
+    words = tuple(str(word) for word in command)
+    with _COMMANDS_LOCK:  # MLflow opens a location for each call
+        run = _COMMANDS.setdefault((words, where), _Command(words, where))
     fields = {name: run.field(name) for name in run.now()}
     return Credential(where, {**fields, **{k: _value(k, v, where, env) for k, v in others.items()}})
 
 
 class _Command:
-    """A command that prints fields, or an ``ExecCredential`` as kubectl's; run again in time."""
+    """A command that prints fields, run again in time."""
 
-    def __init__(self, words: list[str], where: str) -> None:
+    def __init__(self, words: tuple[str, ...], where: str) -> None:
         self._words = words
         self._where = f"{where}: exec: {words[0]}"
         self._fields: dict[str, str] = {}
@@ -255,26 +261,10 @@ class _Command:
         return Secret(self._where, read)
 
     def _run(self) -> tuple[dict[str, str], float]:
-        try:
-            done = subprocess.run(
-                self._words, stdin=subprocess.DEVNULL, capture_output=True, timeout=_EXEC_S,
-                check=False, text=True,
-            )  # fmt: skip
-        except (OSError, subprocess.TimeoutExpired, ValueError) as error:
-            raise CredentialError(f"{self._where}: {type(error).__name__}") from None
-        if done.returncode:
-            last = (done.stderr.strip().splitlines() or [""])[-1]
-            raise CredentialError(f"{self._where}: exit code {done.returncode}: {hide(last)[:300]}")
-        try:
-            found = json.loads(done.stdout)
-            status = found.get("status", found)
-            expires = status.get("expirationTimestamp")
-            until_s = _time_s(expires) - _EARLIER_S if expires else float("inf")
-        except (ValueError, AttributeError):
-            raise CredentialError(f"{self._where}: it does not print a JSON object") from None
-        return {name: str(status[name]) for name in _FIELDS if status.get(name)}, until_s
+        printed, expires_s = fields_in(output_of(self._words, self._where), self._where)
+        until_s = time.time() + _KEPT_S if expires_s is None else expires_s - _EARLIER_S
+        return {name: str(printed[name]) for name in _FIELDS if printed.get(name)}, until_s
 
 
-def _time_s(text: str) -> float:
-    found = datetime.fromisoformat(str(text).replace("Z", "+00:00"))
-    return (found if found.tzinfo else found.replace(tzinfo=timezone.utc)).timestamp()
+_COMMANDS: dict[tuple[tuple[str, ...], str], _Command] = {}
+_COMMANDS_LOCK = threading.Lock()

@@ -14,6 +14,7 @@
     ├── JobNotFoundError          the cluster was asked and does not know the job
     ├── DeploymentNotFoundError   the target was asked and has no such deployment
     ├── RolloutError              a revision did not become ready; the message says why
+    ├── SignInError               who gives tokens refused: sign in again, correct the settings
     ├── ArtifactError             an artifact store refused, or could not be asked
     │   └── ArtifactNotFoundError it was asked and has no such file
     ├── CancelError               something of a job is still running after its cancellation
@@ -76,6 +77,10 @@ class DeploymentNotFoundError(MlflowExecError):
 
 class RolloutError(MlflowExecError):
     """A revision did not become ready; the message says why, and what serves instead."""
+
+
+class SignInError(MlflowExecError):
+    """Who gives tokens refused, or answered with what is none; the message names the way on."""
 
 
 class ArtifactError(MlflowExecError):

@@ -14,6 +14,7 @@ class Authority(Enum):
     BUCKET_OF_NAMESPACE = "the name of a bucket, '@', and the namespace that it is in"
     REPOSITORY = "the kind of a repository (models, datasets, spaces), or who owns a model's"
     FILE = "nothing: the path begins with that of a file on this machine"
+    FOLDER = "nothing: the path is that of a folder on this machine"
 
 
 @dataclass(frozen=True)
@@ -46,9 +47,30 @@ class Scheme:
     environment: tuple[tuple[str, tuple[str, ...]], ...] = ()
 
 
+@dataclass(frozen=True)
+class Capabilities:
+    """What a store can do; what all can do is not said: whole files only, deleting, folders listed.
+
+    Attributes:
+        checksum: What is compared of each file.
+        replaces: How a file comes in place of another one.
+        parts: Whether what is lost of a large file is sent or fetched again without the rest.
+        folders: Whether a file and a folder of one name exclude each other, and folders can be
+            empty.
+    """
+
+    checksum: str
+    replaces: str
+    parts: str
+    folders: bool
+
+
 _DATABASE = "mlflow_exec.storage.database:DatabaseStore"
 
 _SFTP = "mlflow_exec.storage.sftp:SftpStore"
+_ALIBABA = "mlflow_exec.storage.oss:OssStore"
+_HUGGING_FACE = "mlflow_exec.storage.huggingface:HfStore"
+_ORACLE = "mlflow_exec.storage.oci:OciStore"
 _HDFS = "mlflow_exec.storage.webhdfs:HdfsStore"
 
 _SQL = (
@@ -113,11 +135,25 @@ _AZURE = (
 
 SCHEMES: tuple[Scheme, ...] = (
     Scheme(
+        "artifactory", "JFrog Artifactory", "mlflow_exec.storage.artifactory:ArtifactoryStore", "",
+        "artifactory://files.example/artifactory/ml-local/mlflow", Authority.HOST, 443, (), 2, (
+            ("hosts", ("MLFLOW_EXEC_ARTIFACTORY_HOST",)),
+            ("token", ("ARTIFACTORY_AUTH_TOKEN",)),
+            ("user", ("ARTIFACTORY_USER",)),
+            ("password", ("ARTIFACTORY_PASSWORD",)),
+            ("key_secret", ("ARTIFACTORY_API_KEY",)),
+        ),
+    ),
+    Scheme(
+        "file-plugin", "a folder of this machine", "mlflow_exec.storage.local:LocalStore", "",
+        "file-plugin:/data/mlruns", Authority.FOLDER,
+    ),
+    Scheme(
         "fsspec+abfs", "Azure Blob Storage", _FSSPEC + "AzureStore", "azure",
         "fsspec+abfs://container/artifacts", Authority.BUCKET, None, (), 0, _AZURE,
     ),
     Scheme(
-        "fsspec+s3", "S3, and what speaks it", _FSSPEC + "S3Store", "s3",
+        "fsspec+s3", "S3, and what speaks it", "mlflow_exec.storage.objects_s3:S3Store", "s3",
         "fsspec+s3://bucket/artifacts", Authority.BUCKET, None, (), 0, _S3,
     ),
     Scheme(
@@ -125,7 +161,7 @@ SCHEMES: tuple[Scheme, ...] = (
         Authority.HOST, 22, (), 0, _SSH,
     ),
     Scheme(
-        "hf", "Hugging Face repository", "mlflow_exec.storage.huggingface:HfStore", "hf",
+        "hf", "Hugging Face repository", _HUGGING_FACE, "hf",
         "hf://datasets/team/artifacts", Authority.REPOSITORY, None, (), 2, _HF,
     ),
     Scheme(
@@ -142,11 +178,11 @@ SCHEMES: tuple[Scheme, ...] = (
         "mysql+pymysql://db.example/artifacts", Authority.HOST, 3306, (), 1, _SQL,
     ),
     Scheme(
-        "oci", "Oracle Cloud Object Storage", "mlflow_exec.storage.oci:OciStore", "oci",
+        "oci", "Oracle Cloud Object Storage", _ORACLE, "oci",
         "oci://bucket@namespace/artifacts", Authority.BUCKET_OF_NAMESPACE, None, (), 0, _OCI,
     ),
     Scheme(
-        "oss", "Alibaba Cloud OSS", "mlflow_exec.storage.oss:OssStore", "oss",
+        "oss", "Alibaba Cloud OSS", _ALIBABA, "oss",
         "oss://bucket/artifacts", Authority.BUCKET, None, (), 0, _OSS,
     ),
     Scheme(
@@ -177,6 +213,30 @@ SCHEMES: tuple[Scheme, ...] = (
         Authority.HOST, 9870,
     ),
 )  # fmt: skip
+_AT_ONCE = "at once"
+_BY_RENAMING = "at once, by renaming"
+_SIZE = "size; content with `MLFLOW_EXEC_READ_BACK=1`"
+_EACH_PART = "up and down"
+_DOWN = "down; up from the beginning"
+CAPABILITIES: dict[str, Capabilities] = {
+    _DATABASE: Capabilities("SHA-256, kept with it", _AT_ONCE, _EACH_PART, True),
+    _FSSPEC + "AzureStore": Capabilities(_SIZE, _AT_ONCE, _EACH_PART, False),
+    _HDFS: Capabilities(_SIZE, _BY_RENAMING, _DOWN, True),
+    _SFTP: Capabilities(_SIZE, _BY_RENAMING, _DOWN, True),
+    _SMB: Capabilities(_SIZE, _BY_RENAMING, _DOWN, True),
+    _WEBDAV: Capabilities(_SIZE, "as the server does: some with a gap", _DOWN, True),
+    _HUGGING_FACE: Capabilities("SHA-256 or git's hash, both ways", _AT_ONCE, _EACH_PART, True),
+    _ORACLE: Capabilities("CRC32C, both ways", _AT_ONCE, _EACH_PART, False),
+    _ALIBABA: Capabilities("MD5 of each part up; CRC-64 down", _AT_ONCE, _EACH_PART, False),
+    "mlflow_exec.storage.artifactory:ArtifactoryStore": Capabilities(
+        "SHA-256, both ways", _AT_ONCE, "down; up what it has already", True
+    ),
+    "mlflow_exec.storage.local:LocalStore": Capabilities(_SIZE, _BY_RENAMING, "no", True),
+    "mlflow_exec.storage.objects_s3:S3Store": Capabilities(
+        "CRC-32 of each part up; down where S3 has one", _AT_ONCE, _EACH_PART, False
+    ),
+}
+"""By the store's reference."""
 assert [s.name for s in SCHEMES] == sorted(s.name for s in SCHEMES), "keep SCHEMES sorted"
 BY_NAME = {scheme.name: scheme for scheme in SCHEMES}
 """By the name in a URI."""

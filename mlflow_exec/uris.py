@@ -10,8 +10,9 @@ import re
 import unicodedata
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
+from ipaddress import IPv6Address
 from typing import NoReturn
-from urllib.parse import parse_qsl, quote, unquote, urlencode
+from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit
 
 from mlflow_exec.credentials import Secret, hide
 from mlflow_exec.errors import LocationError
@@ -22,8 +23,9 @@ _SHOWN = 200
 # They turn the direction of a text, so that it shows as another one.
 _TURNS = "\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
 _URI = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):(?://([^/?]*))?([^?]*)(?:\?(.*))?", re.DOTALL)
+_BEGIN = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:(//)?")
 _AUTHORITY = re.compile(
-    r"(?:([^:@]*)(?::([^@]*))?@)?(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)?(?::([0-9]*))?"
+    r"(?:([^:@[\]]*)(?::([^@[\]]*))?@)?(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)?(?::([0-9]*))?"
 )
 _BUCKET_OF_NAMESPACE = re.compile(r"[A-Za-z0-9._-]+@[A-Za-z0-9._-]+")
 _KINDS = ("models", "datasets", "spaces")
@@ -77,15 +79,16 @@ class Location:
         if scheme.authority is Authority.FILE:
             names = _file_names(text, match[2], match[3])
             return cls(scheme, names, options=_options(text, match[4], scheme))
-        if scheme.authority is Authority.BUCKET_OF_NAMESPACE:
-            bucket = _BUCKET_OF_NAMESPACE.fullmatch(match[2] or "")
-            if bucket is None:
+        if scheme.authority is Authority.FOLDER:
+            names = _folder_names(text, match[2], match[3], scheme)
+            return cls(scheme, names, options=_options(text, match[4], scheme))
+        if scheme.authority in (Authority.BUCKET_OF_NAMESPACE, Authority.REPOSITORY):
+            host, names = match[2] or "", _names(text, match[3])
+            if scheme.authority is Authority.REPOSITORY:
+                host, names = _repository(text, host, names, scheme)
+            elif not _BUCKET_OF_NAMESPACE.fullmatch(host):
                 _refuse(text, f"a bucket and its namespace are needed: {scheme.example}")
-            names, options = _names(text, match[3]), _options(text, match[4], scheme)
-            return cls(scheme, names, bucket[0], options=options)
-        if scheme.authority is Authority.REPOSITORY:
-            kind, names = _repository(text, match[2] or "", _names(text, match[3]), scheme)
-            return cls(scheme, names, kind, options=_options(text, match[4], scheme))
+            return cls(scheme, names, host, options=_options(text, match[4], scheme))
         authority = _AUTHORITY.fullmatch(match[2] or "")
         if authority is None or not authority[3]:
             _refuse(text, f"a host is needed: {scheme.example}")
@@ -143,6 +146,8 @@ class Location:
         query = f"?{urlencode(self.options)}" if self.options else ""
         if self.scheme.authority is Authority.FILE:
             return f"{self.scheme.name}:///{path}{query}"
+        if self.scheme.authority is Authority.FOLDER:
+            return f"{self.scheme.name}:{path}{query}"
         user = f"{quote(self.user, safe='')}@" if self.user else ""
         port = "" if self.port is None else f":{self.port}"
         return f"{self.scheme.name}://{user}{self.host}{port}{path}{query}"
@@ -167,8 +172,9 @@ def artifact_names(path: str) -> tuple[str, ...]:
 
 def _refuse(text: str, why: str) -> NoReturn:
     """Raise the error, which shows nothing that could be a password, however it was meant."""
-    before, slashes, rest = text.partition("//")
-    shown = before + slashes + rest.rpartition("@")[2]
+    before, at, behind = text.rpartition("@")
+    begins = _BEGIN.match(before)
+    shown = f"{begins[0] if begins else ''}\N{HORIZONTAL ELLIPSIS}@{behind}" if at else text
     shown = shown.partition("?")[0][:_SHOWN]
     shown = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in shown)
     raise LocationError(f"{hide(shown)!r}: {why}")
@@ -187,7 +193,16 @@ def _checked_text(text: str) -> str:
     for mark, what in (("#", "a fragment"), ("\\", "a backslash"), (";", "a parameter")):
         if mark in text:
             _refuse(text, f"{what} is not allowed; write {quote(mark)} in a name")
+    _check_splits(text, text)
     return text
+
+
+def _check_splits(text: str, spelled: str) -> None:
+    """Refuse what MLflow itself could not split, as when it joins paths."""
+    try:
+        urlsplit(spelled)
+    except ValueError:
+        _refuse(text, "what stands after '//' is not read by others; write brackets as %5B and %5D")
 
 
 def _decoded(text: str, part: str) -> str:
@@ -206,8 +221,10 @@ def _decoded(text: str, part: str) -> str:
 
 
 def _names(text: str, path: str) -> tuple[str, ...]:
-    parts = path.strip("/").split("/") if path.strip("/") else []
-    found = tuple(_decoded(text, part) for part in parts)
+    # One slash behind is common; more of them would stand in what MLflow joins, which is refused.
+    path = path.removeprefix("/")
+    path = path if path == "/" else path.removesuffix("/")
+    found = tuple(_decoded(text, part) for part in path.split("/")) if path else ()
     for name in found:
         if name in ("", ".", ".."):
             _refuse(text, "empty names, '.' and '..' are not allowed in the path")
@@ -223,11 +240,22 @@ def _file_names(text: str, authority: str | None, path: str) -> tuple[str, ...]:
     """
     rest = text[text.index(":") + 1 :]
     slashes = len(rest) - len(rest.lstrip("/"))
-    if slashes in (0, 3):  # as SQLAlchemy reads them
+    if slashes not in (1, 2, 4):  # SQLAlchemy reads none and three as relative
         _refuse(text, "the path of the file is relative; write all of it, after four slashes")
+    _check_splits(text, f"sqlite://{rest.lstrip('/')}")
     names = _names(text, f"{authority or ''}/{path.lstrip('/')}")
     if not any(map(_is_database, names)):
         _refuse(text, "a file is needed whose name ends with .db, .sqlite or .sqlite3")
+    return names
+
+
+def _folder_names(
+    text: str, authority: str | None, path: str, scheme: Scheme
+) -> tuple[str, ...]:
+    """Return the path of a folder; after two slashes a host would stand, or what was joined."""
+    names = _names(text, path)
+    if authority or not names or not path.startswith("/") or path.startswith("//"):
+        _refuse(text, f"a path from the root is needed, after one slash or three: {scheme.example}")
     return names
 
 
@@ -258,6 +286,11 @@ def _is_database(name: str) -> bool:
 
 
 def _host(text: str, host: str, scheme: Scheme) -> str:
+    if host.startswith("["):
+        try:
+            IPv6Address(host[1:-1])
+        except ValueError:
+            _refuse(text, f"{host!r} is no address")
     if scheme.authority is Authority.BUCKET:
         return host
     lower = host.lower()
@@ -270,7 +303,7 @@ def _port(text: str, port: str | None) -> int | None:
     if port is None:
         return None
     if not port or not 0 < int(port) < 65536:
-        _refuse(text, f"{port!r} is no port")
+        _refuse(text, "a port is one of 1 to 65535")
     return int(port)
 
 
@@ -285,7 +318,8 @@ def _options(text: str, query: str | None, scheme: Scheme) -> tuple[tuple[str, s
     keys = [key for key, _ in pairs]
     for key, value in pairs:
         if key not in allowed:
-            _refuse(text, f"option {key!r} is not allowed; known: {', '.join(allowed)}")
+            which = f"option {key!r}" if _NAME.fullmatch(key) else "an option"
+            _refuse(text, f"{which} is not allowed; known: {', '.join(allowed)}")
         if not _VALUE.fullmatch(value) or ".." in value:
             _refuse(text, f"option {key!r} has a value that is not allowed")
     if len(set(keys)) != len(keys):

@@ -1,8 +1,8 @@
 #!/bin/sh
 # install.sh VENV EXTRAS [GROUP]: makes the virtual environment where it is missing and installs
-# this checkout into it, by uv. $PYTHON names the interpreter.
+# this checkout into it, by uv. $PYTHON names the interpreter, $CONSTRAINTS the file of versions.
 set -eu
-venv=$1 extras=$2 group=${3:-}
+venv=$1 extras=$2 group=${3:-} constraints=${CONSTRAINTS:-constraints.txt}
 
 say() { printf '%s\n' "$*" >&2; }
 
@@ -40,15 +40,15 @@ if [ ! -x "$venv/bin/python" ] || ! new_enough "$venv/bin/python"; then
 fi
 
 say "setup: installing mlflow-exec[$extras]${group:+ and what its $group group needs} (minutes at first)"
-set -- --quiet --constraint constraints.txt --editable ".[$extras]"
+set -- --quiet --constraint "$constraints" --editable ".[$extras]"
 if [ -n "$group" ]; then set -- "$@" --group "$group"; fi
 # uv installs in a tenth of pip's time; in the environment, it also builds those of the jobs there.
 if [ ! -x "$venv/bin/uv" ]; then
     if command -v uv >/dev/null; then
-        uv pip install --quiet --python "$venv/bin/python" --constraint constraints.txt uv
+        uv pip install --quiet --python "$venv/bin/python" --constraint "$constraints" uv
     else
         "$venv/bin/python" -m pip install --quiet --disable-pip-version-check \
-            --constraint constraints.txt uv
+            --constraint "$constraints" uv
     fi
 fi
 if "$venv/bin/uv" pip install --python "$venv/bin/python" "$@"; then exit 0; fi

@@ -62,6 +62,10 @@ class Content:
             found.append(self.parts[i][max(start - starts[i], 0) : end - starts[i]])
         return found[0] if len(found) == 1 else b"".join(found)
 
+    def told(self, start: int, end: int) -> dict[str, str]:
+        """Return the header that goes with a range."""
+        return {"Content-Range": f"bytes {start}-{end - 1}/{self.size_bytes}"}
+
     def hash(self, name: str) -> hashlib._Hash:
         """Return the hash of hashlib's of that name."""
         found = hashlib.new(name, usedforsecurity=False)

@@ -8,6 +8,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,10 +32,28 @@ class DatabaseServer:
 
 
 @contextlib.contextmanager
-def postgresql(folder: Path) -> Iterator[DatabaseServer]:
+def folder_for_others() -> Iterator[Path]:
+    """A folder for a server that gives up root's rights.
+
+    Not among pytest's own: each pytest that starts closes those to other users than its own.
+    """
+    with tempfile.TemporaryDirectory(prefix="mlflow-exec-test-") as made:
+        folder = Path(made)
+        folder.chmod(0o755)
+        yield folder
+
+
+@contextlib.contextmanager
+def postgresql() -> Iterator[DatabaseServer]:
     """A PostgreSQL that keeps its files in a folder of its own."""
     if not (POSTGRESQL / "postgres").exists():
         unavailable("PostgreSQL 15 of Debian is not installed")
+    with folder_for_others() as folder, _postgresql(folder) as server:
+        yield server
+
+
+@contextlib.contextmanager
+def _postgresql(folder: Path) -> Iterator[DatabaseServer]:
     secret, data = folder / "password", folder / "data"
     secret.write_text(PASSWORD)
     hand_over(folder, "postgres")
@@ -49,10 +68,16 @@ def postgresql(folder: Path) -> Iterator[DatabaseServer]:
 
 
 @contextlib.contextmanager
-def mariadb(folder: Path) -> Iterator[DatabaseServer]:
+def mariadb() -> Iterator[DatabaseServer]:
     """A MariaDB that keeps its files in a folder of its own."""
     if shutil.which("mariadbd") is None:
         unavailable("MariaDB is not installed")
+    with folder_for_others() as folder, _mariadb(folder) as server:
+        yield server
+
+
+@contextlib.contextmanager
+def _mariadb(folder: Path) -> Iterator[DatabaseServer]:
     data, first = folder / "data", folder / "first.sql"
     first.write_text(
         f"CREATE DATABASE {DATABASE};\n"
@@ -83,8 +108,6 @@ def hand_over(folder: Path, user: str) -> None:
     if os.getuid() == 0:
         for path in [folder, *folder.rglob("*")]:
             shutil.chown(path, user)
-        for parent in folder.parents[:-2]:  # pytest's folders are for their owner only
-            parent.chmod(parent.stat().st_mode | 0o011)
 
 
 @contextlib.contextmanager

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.clusters.pytest_kubernetes import unavailable
-from tests.databases import PASSWORD, USER, hand_over, running
+from tests.databases import PASSWORD, USER, folder_for_others, hand_over, running
 from tests.servers import free_port
 
 SSHD = Path("/usr/sbin/sshd")
@@ -27,7 +27,7 @@ class SshServer:
     Attributes:
         port: On the loopback.
         user: Who may sign in.
-        private_key: With what, in OpenSSH's format.
+        private_key: With what.
         other_key: A key that is not allowed.
         host_key: The server's public key.
         other_host_key: That of another server.
@@ -48,8 +48,8 @@ def ssh_server(folder: Path) -> Iterator[SshServer]:
     """An OpenSSH server with keys of its own, for SFTP only."""
     if not SSHD.exists():
         unavailable("openssh-server of Debian is not installed")
-    for name in ("host", "user", "other"):
-        make = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(folder / name)]
+    for name, kind in (("host", "ed25519"), ("user", "rsa"), ("other", "ed25519")):
+        make = ["ssh-keygen", "-q", "-t", kind, "-m", "PEM", "-N", "", "-f", str(folder / name)]
         subprocess.run(make, check=True)
     (folder / "data").mkdir()
     port = free_port()
@@ -112,10 +112,16 @@ _MODULES = (
 
 
 @contextlib.contextmanager
-def apache(folder: Path) -> Iterator[FileServer]:
+def apache() -> Iterator[FileServer]:
     """An Apache with mod_dav, for `USER` of `tests.databases` with his password."""
     if shutil.which("apache2") is None:
         unavailable("apache2-bin of Debian is not installed")
+    with folder_for_others() as folder, _apache(folder) as server:
+        yield server
+
+
+@contextlib.contextmanager
+def _apache(folder: Path) -> Iterator[FileServer]:
     port = free_port()
     for name in ("data", "run"):
         (folder / name).mkdir()

@@ -141,7 +141,7 @@ class OciServer(CloudServer):
             return Answer(200, kept.content.range(0, kept.content.size_bytes), kept.told)
         if asked[0] >= kept.content.size_bytes:
             return _error(416, "InvalidRange", "The range cannot be satisfied.")
-        return Answer(206, kept.content.range(*asked), kept.told)
+        return Answer(206, kept.content.range(*asked), kept.told | kept.content.told(*asked))
 
     def _put_u_object(self, request: Request, key: str) -> Answer:
         parts = self.uploads.get(request.query["uploadId"])

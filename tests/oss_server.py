@@ -157,7 +157,7 @@ class OssServer(CloudServer):
             return Answer(200, kept.content.range(0, size_bytes), _told(kept))
         if asked[0] >= size_bytes:
             return _error(416, "InvalidRange", "The requested range cannot be satisfied.")
-        return Answer(206, kept.content.range(*asked), _told(kept))
+        return Answer(206, kept.content.range(*asked), _told(kept) | kept.content.told(*asked))
 
 
 def _kept(request: Request) -> _Kept:

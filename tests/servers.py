@@ -106,6 +106,8 @@ def mlflow_server(
     environment: Mapping[str, str] | None = None,
     workers: int | None = 1,
     destination: str | None = None,
+    backend: str | None = None,
+    app: str | None = None,
 ) -> Iterator[MlflowServer]:
     """Run a tracking server with sqlite and proxied artifacts in the directory.
 
@@ -116,14 +118,17 @@ def mlflow_server(
         environment: Further variables of the server's.
         workers: Its processes; as many as MLflow starts by itself if None.
         destination: Where it keeps artifacts, if not in the directory.
+        backend: Where it keeps runs, if not in the directory.
+        app: The one of its apps that is not the usual one, such as ``basic-auth``.
     """
     port = free_port(host)
     name = visible_as or host
     argv = [sys.executable, "-m", "mlflow", "server", "--host", host, "--port", str(port)]
-    argv += ["--backend-store-uri", f"sqlite:///{directory}/mlflow.db"]
+    argv += ["--backend-store-uri", backend or f"sqlite:///{directory}/mlflow.db"]
     argv += [] if workers is None else ["--workers", str(workers)]
     argv += ["--artifacts-destination", destination or str(directory / "artifacts")]
     argv += ["--allowed-hosts", "*"]
+    argv += ["--app-name", app] if app else []
     # Without its job runners, which are seven processes that nothing here has work for.
     quiet = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
     env = {**os.environ, **quiet, **(environment or {})}

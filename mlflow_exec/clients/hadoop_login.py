@@ -56,7 +56,7 @@ class Login:
             UnreachableError: No key distribution centre answers.
             MissingExtraError: gssapi is not installed.
         """
-        gssapi = _gssapi()
+        gssapi = load_gssapi()
         name = None
         if self.principal:
             name = gssapi.Name(self.principal, gssapi.NameType.kerberos_principal)
@@ -68,16 +68,17 @@ class Login:
                 return gssapi.Credentials(name=name, usage="initiate", store=store)
             return gssapi.Credentials(name=name, usage="initiate")
         except gssapi.exceptions.GSSError as error:
-            if _AWAY in _reason(error):
+            if _AWAY in kerberos_reason(error):
                 raise UnreachableError(
-                    f"Kerberos: {_reason(error)}; try again later, or correct krb5.conf"
+                    f"Kerberos: {kerberos_reason(error)}; try again later, or correct krb5.conf"
                 ) from error
             if self.keytab:
                 raise ConfigError(
                     f"keytab: signing in as {self.principal!r} with {self.keytab!r} failed: "
-                    f"{_reason(error)}; correct 'principal' and 'keytab'"
+                    f"{kerberos_reason(error)}; correct 'principal' and 'keytab'"
                 ) from error
-            raise ConfigError(f"Kerberos: no valid ticket: {_reason(error)}; {SIGN_IN}") from error
+            why = kerberos_reason(error)
+            raise ConfigError(f"Kerberos: no valid ticket: {why}; {SIGN_IN}") from error
 
 
 def find_login(
@@ -142,11 +143,12 @@ def _process_user() -> str:
 def _of_ticket(principal: str | None) -> Login:
     """Return the login of the ticket cache."""
     credentials = Login("", principal=principal, kerberos=True).credentials()
-    gssapi = _gssapi()
+    gssapi = load_gssapi()
     try:
         found, lifetime_s = str(credentials.name), credentials.lifetime
     except gssapi.exceptions.GSSError as error:
-        raise ConfigError(f"Kerberos: no valid ticket: {_reason(error)}; {SIGN_IN}") from error
+        why = kerberos_reason(error)
+        raise ConfigError(f"Kerberos: no valid ticket: {why}; {SIGN_IN}") from error
     if lifetime_s is not None and lifetime_s <= 0:
         raise ConfigError(f"Kerberos: the ticket of {found} has expired; {SIGN_IN}")
     if principal and found.partition("@")[0] != principal.partition("@")[0]:
@@ -158,11 +160,20 @@ def _of_ticket(principal: str | None) -> Login:
     return Login(short_name(found), principal=principal, kerberos=True)
 
 
-def _gssapi() -> Any:
+def load_gssapi(extra: str = "yarn-kerberos") -> Any:
+    """Import gssapi.
+
+    Args:
+        extra: The extra of this package that installs it, for the message.
+
+    Raises:
+        MissingExtraError: It is not installed.
+        ConfigError: The system's library is not.
+    """
     try:
         import gssapi
     except ModuleNotFoundError as error:
-        raise missing_extra("yarn-kerberos", error) from error
+        raise missing_extra(extra, error) from error
     except (ImportError, OSError) as error:  # the package without the system's library
         raise ConfigError(
             f"Kerberos: the Python package 'gssapi' cannot be loaded: {error}; install the "
@@ -171,7 +182,7 @@ def _gssapi() -> Any:
     return gssapi
 
 
-def _reason(error: Any) -> str:
+def kerberos_reason(error: Any) -> str:
     """Return the mechanism's own words, which are the more special ones."""
     text = " ".join(str(error).split())
     return re.sub(r"^.*\bMinor \(\d+\): ", "", text)

@@ -30,10 +30,15 @@ from mlflow_exec.errors import ArtifactNotFoundError, ConfigError, MlflowExecErr
 # MLflow 3.5 has none: its server goes by a file then.
 _Streams: type = getattr(artifact_repo, "StreamUploadMixin", object)
 _FAILURES_TOLD = 10
+_FILES_AT_ONCE = 16
 
 
 class ExecArtifactRepository(ArtifactRepository, _Streams):  # type: ignore[misc]
-    """Files behind a `Location`."""
+    """Files behind a `Location`.
+
+    Attributes:
+        store: What keeps them, a `mlflow_exec.storage.base.Store`.
+    """
 
     def __init__(
         self,
@@ -44,21 +49,26 @@ class ExecArtifactRepository(ArtifactRepository, _Streams):  # type: ignore[misc
     ) -> None:
         from mlflow_exec.storage.opening import open_store
 
-        with _as_mlflow():
-            self._store = open_store(artifact_uri)
+        with as_mlflow():
+            self.store = open_store(artifact_uri)
         # Without a password: MLflow shows it in its messages.
-        super().__init__(str(self._store.location), tracking_uri, registry_uri)
+        super().__init__(str(self.store.location), tracking_uri, registry_uri)
+
+    @property
+    def max_workers(self) -> int:
+        """So many files are sent or fetched at a time; they wait more than they compute."""
+        return _FILES_AT_ONCE
 
     def log_artifact(self, local_file: str, artifact_path: str | None = None) -> None:
         """Keep a file in a folder of artifacts."""
-        _keep(self._store, local_file, artifact_path)
+        _keep(self.store, local_file, artifact_path)
 
     def log_artifacts(self, local_dir: str, artifact_path: str | None = None) -> None:
         """Keep all files of a folder; those that failed are named at the end."""
         verify_artifact_path(artifact_path)
         folder = os.path.abspath(local_dir)
         uploads: dict[Future[None], str] = {}
-        with _as_mlflow(), self._store.together() as store:
+        with as_mlflow(), self.store.together() as store:
             for root, _folders, names in os.walk(folder):
                 below = Path(root).relative_to(folder).as_posix()
                 into = posixpath.normpath(posixpath.join(artifact_path or "", below))
@@ -95,16 +105,16 @@ class ExecArtifactRepository(ArtifactRepository, _Streams):  # type: ignore[misc
 
     def list_artifacts(self, path: str | None = None) -> list[FileInfo]:
         """Return what stands directly in a folder; nothing of a file."""
-        with _as_mlflow():
-            entries = self._store.entries(_folder(path))
+        with as_mlflow():
+            entries = self.store.entries(_folder(path))
         return [FileInfo(entry.path, entry.is_folder, entry.size_bytes) for entry in entries]
 
     def _download_file(self, remote_file_path: str, local_path: str | Path) -> None:
         """Bring one file; it is there as a whole, or not at all."""
         part = os.path.join(os.path.dirname(local_path), f".{uuid.uuid4().hex}.part")
         try:
-            with _as_mlflow(), open(part, "wb") as file:
-                for piece in self._store.read(_folder(remote_file_path)):
+            with as_mlflow(), open(part, "wb") as file:
+                for piece in self.store.read(_folder(remote_file_path)):
                     file.write(piece)
             os.replace(part, local_path)
         except BaseException:
@@ -114,8 +124,8 @@ class ExecArtifactRepository(ArtifactRepository, _Streams):  # type: ignore[misc
 
     def delete_artifacts(self, artifact_path: str | None = None) -> None:
         """Remove a file, or a folder with all in it; none being there is fine."""
-        with _as_mlflow():
-            self._store.delete(_folder(artifact_path))
+        with as_mlflow():
+            self.store.delete(_folder(artifact_path))
 
     # -- for MLflow's server --------------------------------------------------------------------
 
@@ -123,9 +133,9 @@ class ExecArtifactRepository(ArtifactRepository, _Streams):  # type: ignore[misc
         self, stream: BinaryIO, artifact_file_name: str, artifact_path: str | None = None
     ) -> None:
         """Keep what can be read as a file, without one on this machine."""
-        path = _joined(artifact_path, posixpath.basename(artifact_file_name))
-        with _as_mlflow():
-            self._store.put(path, stream)
+        path = joined(artifact_path, posixpath.basename(artifact_file_name))
+        with as_mlflow():
+            self.store.put(path, stream)
 
     async def log_artifact_from_async_stream(
         self,
@@ -143,8 +153,8 @@ class ExecArtifactRepository(ArtifactRepository, _Streams):  # type: ignore[misc
 
 
 def _keep(store: Any, local_file: str, artifact_path: str | None) -> None:
-    path = _joined(artifact_path, os.path.basename(local_file))
-    with _as_mlflow(), open(local_file, "rb") as content:
+    path = joined(artifact_path, os.path.basename(local_file))
+    with as_mlflow(), open(local_file, "rb") as content:
         store.put(path, content)
 
 
@@ -152,13 +162,14 @@ def _folder(path: str | None) -> str:
     return (path or "").rstrip("/")
 
 
-def _joined(folder: str | None, name: str) -> str:
+def joined(folder: str | None, name: str) -> str:
+    """Return the path of a file in a folder of artifacts, as MLflow gives both."""
     verify_artifact_path(folder)
     return posixpath.join(folder or "", name)
 
 
 @contextmanager
-def _as_mlflow() -> Iterator[None]:
+def as_mlflow() -> Iterator[None]:
     """Turn our errors into MLflow's, by whose codes its server answers."""
     try:
         yield

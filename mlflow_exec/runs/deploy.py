@@ -26,12 +26,9 @@ from mlflow_exec.errors import (
 )
 from mlflow_exec.releases import Release, Revision, Rollout, RolloutState, check_name
 from mlflow_exec.runs import models
+from mlflow_exec.runs.job_sign_in import sign_in_of_deployment
 from mlflow_exec.runs.progress import Progress
-from mlflow_exec.runs.tracking import (
-    credentials,
-    plain_environment,
-    target_tracking_uri,
-)
+from mlflow_exec.runs.tracking import plain_environment, target_tracking_uri
 from mlflow_exec.settings import TargetSettings, cast_options, expand_file, parse_settings
 from mlflow_exec.targets.base import ReleasePlan, Target
 from mlflow_exec.templates import load_patch
@@ -115,7 +112,9 @@ def planned(
             name, number, found, settings, kept_settings(place.given), now(),
             None if whole else tracking_uri,
             {} if whole else plain_environment(),
-            {} if whole else credentials(),
+            {} if whole else sign_in_of_deployment(
+                settings, mlflow.get_tracking_uri(), pin.pinned_uri
+            ),
         )  # fmt: skip
         yield target.plan(release)
 

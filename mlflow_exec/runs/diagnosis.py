@@ -16,6 +16,7 @@ from mlflow_exec.errors import MissingExtraError, MlflowExecError
 from mlflow_exec.reports import Finding
 from mlflow_exec.runs.deploy import place
 from mlflow_exec.runs.diagnosis_artifacts import open_passwords
+from mlflow_exec.runs.diagnosis_sign_in import diagnose_sign_in
 from mlflow_exec.settings import parse_settings
 
 _SDKS = {"k8s": "kubernetes", "ray": "ray", "yarn": "skein"}
@@ -55,6 +56,7 @@ def diagnose_target(target_uri: str, config: Mapping[str, Any]) -> Iterator[Find
 def _tracking() -> Iterator[Finding]:
     uri = mlflow.get_tracking_uri()
     shown = without_credentials(uri)
+    yield from diagnose_sign_in()
     try:
         client = MlflowClient(uri)
         client.search_experiments(max_results=1)

@@ -34,6 +34,7 @@ from mlflow_exec.runs.configuration import (
 )
 from mlflow_exec.runs.ending import end_of, keep_diagnosis
 from mlflow_exec.runs.job import Job
+from mlflow_exec.runs.job_sign_in import JobSignIn, sign_in_of_job
 from mlflow_exec.runs.logs import FOLDER
 from mlflow_exec.runs.progress import Progress
 from mlflow_exec.runs.project import Project, read_project
@@ -88,6 +89,7 @@ class Prepared:
     bundle: Bundle | None
     way: str
     job_tracking_uri: str
+    secrets: Mapping[str, Secret]
 
     def close(self) -> None:
         """Remove what preparing left on this machine."""
@@ -112,20 +114,21 @@ def prepare(call: Call, progress: Progress) -> Prepared:
     try:
         settings = read_settings(settings_class, config, project)
         check_parameters(call.parameters, settings)
-        scheduler = registry.load(backend.scheduler, backend.extra)(settings)
-        return _deliverable(call, settings, scheduler, project, progress)
+        scheduler_class = registry.load(backend.scheduler, backend.extra)
+        scheduler = scheduler_class(settings)
+        sign_in = sign_in_of_job(settings, call.tracking_uri, scheduler)
+        if sign_in.settings is not settings:
+            scheduler = scheduler_class(sign_in.settings)
+        return _deliverable(call, sign_in, scheduler, project, progress)
     except BaseException:
         project.close()
         raise
 
 
 def _deliverable(
-    call: Call,
-    settings: BackendSettings,
-    scheduler: Scheduler,
-    project: Project,
-    progress: Progress,
+    call: Call, sign_in: JobSignIn, scheduler: Scheduler, project: Project, progress: Progress
 ) -> Prepared:
+    settings: BackendSettings = sign_in.settings
     uri = tracking.job_tracking_uri(
         settings, call.tracking_uri, same_machine=scheduler.shares_this_machine()
     )
@@ -137,7 +140,7 @@ def _deliverable(
                 f"another 'source'"
             )
         return Prepared(call, settings, scheduler, project, None,
-                        scheduler.delivery(0).kind, uri)  # fmt: skip
+                        scheduler.delivery(0).kind, uri, sign_in.secrets)  # fmt: skip
     with progress.working("bundling the project"):
         packed = sources.bundle(
             project.root,
@@ -160,7 +163,7 @@ def _deliverable(
     except BaseException:
         packed.close()
         raise
-    return Prepared(call, settings, scheduler, project, packed, way, uri)
+    return Prepared(call, settings, scheduler, project, packed, way, uri, sign_in.secrets)
 
 
 def make_spec(
@@ -202,7 +205,7 @@ def make_spec(
         order=order,
         settings=settings,
         bundle=prepared.bundle if prepared.way == "scheduler" else None,
-        secrets={**tracking.credentials(), **(secrets or {})},
+        secrets={**prepared.secrets, **(secrets or {})},
     )
 
 

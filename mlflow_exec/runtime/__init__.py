@@ -22,6 +22,8 @@ RUNTIME_FILES = (
     "job_log.py",
     "masking.py",
     "secret_values.py",
+    "token_file.py",
+    "token_provider.py",
     "log_upload.py",
     "processes.py",
     "source_fetch.py",

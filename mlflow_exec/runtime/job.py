@@ -42,8 +42,11 @@ from .rest import ArtifactRoot
 from .run_record import AlreadyEnded, RunRecorder
 from .secret_values import resolve, to_mask
 from .source_fetch import Project, SourceFetcher
+from .token_file import token_file
 from .tracking_server import RequestError, TrackingServer, is_http, redact
 
+JOB_VARIABLE = "MLFLOW_EXEC_JOB"
+"""Tells the entry point its job's name."""
 _START_PATIENCE_S = 30.0
 _MARK_PATIENCE_S = 10.0
 _END_PATIENCE_S = 60.0
@@ -128,11 +131,13 @@ class Job:
         self._environ = {**environ, **order.env, **secrets}
         names = [*order.secrets, *order.secret_names, order.source.url_env or ""]
         log.hide(to_mask(names, self._environ))
+        self._token = token_file(order.secrets, self._environ, log.hide)
         self._artifacts: Optional[ArtifactRoot] = None
         server: Optional[TrackingServer] = None
         if is_http(order.tracking_uri):
             try:
-                server = TrackingServer(str(order.tracking_uri), self._environ)
+                token = self._token.read if self._token else None
+                server = TrackingServer(str(order.tracking_uri), self._environ, token)
             except ValueError as error:
                 raise invalid(f"tracking_uri {redact(str(order.tracking_uri))}: {error}") from error
             self._artifacts = ArtifactRoot.of(server, order.artifact_uri)
@@ -246,6 +251,7 @@ class Job:
 
     def _run_command(self, command: str, directory: str) -> End:
         env = self._environment.apply(self._env) if self._environment else self._env
+        env = self._token.for_mlflow(env, self._scratch_dir) if self._token else env
         shell = "bash" if shutil.which("bash", path=env.get("PATH", os.defpath)) else "sh"
         kills_before = oom_kills()
         try:
@@ -323,6 +329,7 @@ def child_environment(
         env.pop(order.source.url_env, None)
     env["MLFLOW_RUN_ID"] = order.run_id
     env["MLFLOW_EXPERIMENT_ID"] = order.experiment_id
+    env[JOB_VARIABLE] = f"mlflow-{order.run_id}-{order.submission}"
     if order.tracking_uri is not None:
         env["MLFLOW_TRACKING_URI"] = order.tracking_uri
     return env

@@ -111,7 +111,7 @@ class ArtifactRoot:
             with self._server.open("PUT", url, window, headers, _STORE_TIMEOUT_S) as answer:
                 answer.read()
 
-        with_retries(act, f"PUT {redact(url)}", patience_s)
+        with_retries(act, f"PUT {redact(url)}", patience_s, self._server.transient)
 
     def get(self, path: str, out: IO[bytes], patience_s: float) -> None:
         """Append the artifact to the open file, which must be seekable.
@@ -128,7 +128,7 @@ class ArtifactRoot:
             with self._server.open("GET", url) as answer:
                 copy_answer(answer, out)
 
-        with_retries(act, f"GET {redact(url)}", patience_s)
+        with_retries(act, f"GET {redact(url)}", patience_s, self._server.transient)
 
     def delete(self, path: str, patience_s: float) -> None:
         """Delete the artifact.
@@ -142,7 +142,7 @@ class ArtifactRoot:
             with self._server.open("DELETE", url) as answer:
                 answer.read()
 
-        with_retries(act, f"DELETE {redact(url)}", patience_s)
+        with_retries(act, f"DELETE {redact(url)}", patience_s, self._server.transient)
 
     def list(self, path: str, patience_s: float) -> List[str]:
         """Return the names of the files in the folder, sorted; none where it does not exist.
@@ -157,7 +157,7 @@ class ArtifactRoot:
             with self._server.open("GET", url) as answer:
                 return json.loads(answer.read() or b"{}")
 
-        found = with_retries(act, f"GET {redact(url)}", patience_s)
+        found = with_retries(act, f"GET {redact(url)}", patience_s, self._server.transient)
         try:
             files = [item["path"] for item in found.get("files", []) if not item.get("is_dir")]
         except (KeyError, TypeError, AttributeError) as error:

@@ -17,7 +17,18 @@ import time
 import urllib.error
 import urllib.parse
 import urllib.request
-from typing import IO, Any, Callable, Dict, Iterator, Mapping, Optional, TypeVar
+from typing import (
+    IO,
+    Any,
+    Callable,
+    Dict,
+    Iterator,
+    Mapping,
+    Optional,
+    Sequence,
+    Tuple,
+    TypeVar,
+)
 
 _T = TypeVar("_T")
 _TRANSIENT_STATUS = (408, 425, 429, 500, 502, 503, 504)
@@ -53,7 +64,12 @@ def redact(url: str) -> str:
     return urllib.parse.urlunsplit((parts.scheme, parts.netloc.split("@")[-1], parts.path, "", ""))
 
 
-def with_retries(act: Callable[[], _T], what: str, patience_s: float) -> _T:
+def with_retries(
+    act: Callable[[], _T],
+    what: str,
+    patience_s: float,
+    transient: Sequence[int] = _TRANSIENT_STATUS,
+) -> _T:
     """Call ``act`` until it succeeds, fails for good, or the patience is over.
 
     Connection errors, 408, 425, 429 and 5xx are tried again, with a growing pause.
@@ -62,6 +78,7 @@ def with_retries(act: Callable[[], _T], what: str, patience_s: float) -> _T:
         act: The request; called again after a failure.
         what: What was asked, for the message.
         patience_s: No new try is started after this time.
+        transient: The statuses that may pass.
 
     Raises:
         RequestError: With the status of the last answer.
@@ -76,7 +93,7 @@ def with_retries(act: Callable[[], _T], what: str, patience_s: float) -> _T:
             with error:
                 text = error.read(2000).decode("utf-8", "replace").strip()
             failure = RequestError(f"{what}: HTTP {error.code} {_server_message(text)}", error.code)
-            if error.code not in _TRANSIENT_STATUS:
+            if error.code not in transient:
                 raise failure from None
             with contextlib.suppress(TypeError, ValueError):
                 retry_after_s = float(error.headers.get("Retry-After") or 0)
@@ -107,20 +124,27 @@ class TrackingServer:
     Args:
         url: The tracking URI, http or https; it may hold user and password.
         environ: Where the credentials are read from.
+        token: Returns the token as it is now, in place of that in ``environ``.
 
     Attributes:
         url: The tracking URI without user, password, query and a slash at its end.
         patience_s: How long each request is retried.
+        transient: The statuses after which it is.
 
     Raises:
         ValueError: The URL, or a certificate that the environment names, cannot be used.
     """
 
-    def __init__(self, url: str, environ: Mapping[str, str]) -> None:
+    def __init__(
+        self, url: str, environ: Mapping[str, str], token: Optional[Callable[[], str]] = None
+    ) -> None:
         parts = urllib.parse.urlsplit(url)
         netloc = parts.netloc.split("@")[-1]
         self.url = urllib.parse.urlunsplit((parts.scheme, netloc, parts.path.rstrip("/"), "", ""))
         self.patience_s = 30.0
+        # Of a token that is renewed, one that has expired is followed by another.
+        self.transient: Tuple[int, ...] = _TRANSIENT_STATUS + ((401,) if token else ())
+        self._token = token
         self._headers = _auth_headers(environ, parts.username, parts.password)
         self._opener = _opener(environ if parts.scheme == "https" else None)
 
@@ -151,7 +175,8 @@ class TrackingServer:
             answer_timeout_s: The longest silence of a connected server.
         """
         request = urllib.request.Request(url, data=body, method=method)
-        for name, value in {**self._headers, **(headers or {})}.items():
+        signed = {"Authorization": f"Bearer {self._token()}"} if self._token else {}
+        for name, value in {**self._headers, **signed, **(headers or {})}.items():
             request.add_header(name, value)
         answer: http.client.HTTPResponse = self._opener.open(request, timeout=answer_timeout_s)
         return answer
@@ -175,7 +200,8 @@ class TrackingServer:
                 return json.loads(answer.read() or b"{}")
 
         try:
-            return with_retries(act, f"{method} {redact(url)}", self.patience_s)
+            what = f"{method} {redact(url)}"
+            return with_retries(act, what, self.patience_s, self.transient)
         except ValueError as error:
             raise RequestError(
                 f"{method} {redact(url)}: the answer is not JSON: {error}"
@@ -217,6 +243,18 @@ class _TlsConnection(http.client.HTTPSConnection):
         self.sock.settimeout(answer_timeout_s)
 
 
+class _Redirects(urllib.request.HTTPRedirectHandler):
+    """Redirects that take no credential to another server, which urllib's own do."""
+
+    def redirect_request(self, req: Any, fp: Any, code: int, msg: str, headers: Any,
+                         newurl: str) -> Optional[urllib.request.Request]:  # fmt: skip
+        following = super().redirect_request(req, fp, code, msg, headers, newurl)
+        before, after = (urllib.parse.urlsplit(url)[:2] for url in (req.full_url, newurl))
+        if following is not None and before != after:
+            following.remove_header("Authorization")
+        return following
+
+
 def _opener(environ: Optional[Mapping[str, str]]) -> urllib.request.OpenerDirector:
     """Return an opener for http, and for https with the certificates that a mapping names."""
     context = ssl.create_default_context()
@@ -235,7 +273,7 @@ def _opener(environ: Optional[Mapping[str, str]]) -> urllib.request.OpenerDirect
         def https_open(self, req: urllib.request.Request) -> http.client.HTTPResponse:
             return self.do_open(_TlsConnection, req, context=context)
 
-    return urllib.request.build_opener(Http, Https)
+    return urllib.request.build_opener(Http, Https, _Redirects)
 
 
 def _tls_context(environ: Mapping[str, str]) -> ssl.SSLContext:

@@ -147,6 +147,11 @@ class KubernetesSettings(KubernetesPods, BackendSettings):
         description="Secret environment variables: `{\"HF_TOKEN\": {\"secret\": \"hf\", \"key\": "
         "\"token\"}}`, `{\"env\": \"HF_TOKEN\"}` or `{\"file\": \"/vault/hf\"}`.",
     )
+    tracking_token_audience: str | None = Field(
+        None,
+        description="Sign the job in at the tracking server by a token of its service account for "
+        "this audience, which the kubelet renews.",
+    )
     environment_cache: KubernetesEnvironmentCache | None = Field(
         None, description="Where built environments are kept for later jobs; nowhere if null."
     )
@@ -193,6 +198,11 @@ class KubernetesSettings(KubernetesPods, BackendSettings):
     def _check(self) -> KubernetesSettings:
         if self.context and self.kube_context and self.context != self.kube_context:
             raise ValueError("'context' and 'kube-context' name two different contexts")
+        if self.tracking_token_audience and "MLFLOW_TRACKING_TOKEN" in self.secrets:
+            raise ValueError(
+                "'tracking_token_audience' gives the job a MLFLOW_TRACKING_TOKEN, and so does "
+                "'secrets'; give one of them"
+            )
         return self
 
 

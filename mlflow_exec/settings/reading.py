@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, TypeVar
@@ -110,8 +110,7 @@ def _sentence(cls: type[Settings], item: dict[str, Any], where: str) -> str:
     key = ".".join(location)
     if item["type"] == "extra_forbidden":
         known = known_keys(_model_at(cls, location[:-1]))
-        close = get_close_matches(location[-1], known, n=1)
-        guess = f" (did you mean {close[0]!r}?)" if close else ""
+        guess = closest(location[-1], known)
         return f"{where}: unknown setting {key!r}{guess}. Known: {', '.join(known)}"
     if item["type"] == "missing":
         return f"{where}: {key}: it is needed"  # what is given there is all the rest
@@ -120,6 +119,12 @@ def _sentence(cls: type[Settings], item: dict[str, Any], where: str) -> str:
     if not key or any(looks_secret(part) for part in [*location, given]):
         return f"{where}: {key + ': ' if key else ''}{message}"
     return f"{where}: {key}: {message}; given {without_credentials(given)}"
+
+
+def closest(given: str, known: Sequence[str]) -> str:
+    """Return `` (did you mean …?)`` for a name that is not known; empty where none is close."""
+    close = get_close_matches(given, known, n=1)
+    return f" (did you mean {close[0]!r}?)" if close else ""
 
 
 def _shown(value: object) -> str:

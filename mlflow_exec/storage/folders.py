@@ -28,7 +28,7 @@ from mlflow_exec.errors import (
     NotFoundError,
     UnreachableError,
 )
-from mlflow_exec.storage.base import READ_BACK, Entry, Store, explained, is_on, valid_names
+from mlflow_exec.storage.base import Entry, Store, explained, valid_names
 from mlflow_exec.storage.sent import Sent
 from mlflow_exec.uris import Location, artifact_names
 
@@ -124,7 +124,7 @@ class FolderStore(Store):
         try:
             with explained(self.location):
                 self._send(part, sent)
-                if is_on(READ_BACK):
+                if sent.sha256 is not None:
                     self._read_back(part, path, sent)
                 self._show(part, target)
         except BaseException:
@@ -239,7 +239,7 @@ class FolderStore(Store):
         digest = hashlib.sha256()
         for piece in self._read_on(part, path, *opened):
             digest.update(piece)
-        if digest.hexdigest() != sent.sha256():
+        if digest.hexdigest() != sent.sha256:
             raise ArtifactError(f"{self.location}: {path!r}: what is there is not what was sent")
 
     def _read_on(

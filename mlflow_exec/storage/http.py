@@ -17,6 +17,7 @@ from mlflow_exec.errors import (
     AccessDeniedError,
     ClusterError,
     ConflictError,
+    CredentialError,
     NotFoundError,
     RejectedError,
     UnreachableError,
@@ -26,6 +27,7 @@ TIMEOUT_S = (15.0, 120.0)
 """To connect, and between two bytes that come."""
 _CONNECTIONS = 64
 _LONGEST = 300
+_BY_SCHEME = "the scheme of the URI says whether it speaks TLS"
 _REQUEST_IDS = ("X-Request-Id", "X-Correlation-Id", "X-Trace-Id")
 _KINDS: dict[int, type[ClusterError]] = {
     401: AccessDeniedError, 403: AccessDeniedError, 404: NotFoundError, 410: NotFoundError,
@@ -43,17 +45,21 @@ class Http:
     Redirections are not followed: a credential is for the host that it is given for.
     """
 
-    def __init__(self, name: str, base: str, credential: Credential) -> None:
+    def __init__(
+        self, name: str, base: str, credential: Credential, way_to_plain: str = _BY_SCHEME
+    ) -> None:
         """Keep what is needed to ask; nothing is asked yet.
 
         Args:
             name: What messages call the server.
             base: ``http(s)://host:port``.
             credential: With ``token``, or ``user`` and ``password``; read for each request.
+            way_to_plain: What to look at where the server may not speak TLS.
         """
         self.base = base
         self._where = f"{name} {base}"
         self._credential = credential
+        self._way_to_plain = way_to_plain
         self._session = requests.Session()
         self._session.headers["User-Agent"] = "mlflow-exec"
         self._session.auth = self._sign  # else requests would look into ~/.netrc
@@ -69,6 +75,7 @@ class Http:
         headers: Mapping[str, str] | None = None,
         data: Any = None,
         stream: bool = False,
+        timeout_s: float = TIMEOUT_S[1],
     ) -> requests.Response:
         """Send a request, and return its answer.
 
@@ -79,6 +86,7 @@ class Http:
             headers: Further ones.
             data: The body.
             stream: Whether the body of the answer is left to the caller, who closes it.
+            timeout_s: How long nothing may come.
 
         Raises:
             ClusterError: One of its subclasses.
@@ -86,7 +94,7 @@ class Http:
         try:
             answer = self._session.request(
                 method, self.base + path, headers=headers, data=data, stream=stream,
-                timeout=TIMEOUT_S, allow_redirects=False,
+                timeout=(TIMEOUT_S[0], timeout_s), allow_redirects=False,
             )  # fmt: skip
         except (requests.RequestException, OSError) as error:
             raise self.unanswered(error) from error
@@ -101,7 +109,7 @@ class Http:
             self._where,
             error,
             way_to_trust="set REQUESTS_CA_BUNDLE to a file with its authority",
-            way_to_plain="the scheme of the URI says whether it speaks TLS",
+            way_to_plain=self._way_to_plain,
         )
         if refusal is not None:
             return refusal
@@ -111,8 +119,17 @@ class Http:
         said = " ".join(str(innermost).split())
         return UnreachableError(f"{self._where}: no answer: {said or type(innermost).__name__}")
 
+    def close(self) -> None:
+        """Close the connections that are kept."""
+        self._session.close()
+
     def _sign(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
         if token := self._credential.get("token"):
+            if not (token.isascii() and token.isprintable()):  # an error of requests shows it
+                raise CredentialError(
+                    f"{self._where}: the token from {self._credential.source} is none: there are "
+                    f"characters in it that no header can have"
+                )
             request.headers["Authorization"] = f"Bearer {token}"
         elif password := self._credential.get("password"):
             user = self._credential.get("user") or ""
@@ -130,7 +147,9 @@ class Http:
         if id_ := next((answer.headers[n] for n in _REQUEST_IDS if n in answer.headers), ""):
             told += f" (request {id_})"
         if kind is AccessDeniedError:
-            told += f"; asked with the credential from {self._credential.source}"
+            is_known = set(self._credential.fields) - {"hosts", "user"}
+            who = f"with the credential from {self._credential.source}" if is_known else "without"
+            told += f"; asked {who}{'' if is_known else ' a credential'}"
         elif 300 <= status < 400:
             to = str(answer.headers.get("Location", "")).partition("?")[0]
             told += f": it redirects to {to!r}; give that address"

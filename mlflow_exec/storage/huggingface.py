@@ -25,14 +25,22 @@ from huggingface_hub.utils import _http, build_hf_headers, get_session, hf_raise
 from mlflow_exec.clients.pauses import repeated
 from mlflow_exec.clients.tls import tls_refusal
 from mlflow_exec.credential_sources import Credential
-from mlflow_exec.errors import ClusterError, RejectedError, UnreachableError
+from mlflow_exec.errors import (
+    ClusterError,
+    MlflowExecError,
+    NotFoundError,
+    RejectedError,
+    UnreachableError,
+)
 from mlflow_exec.storage.base import READ_BACK, Store, explained, is_on
-from mlflow_exec.storage.objects import Hasher, Object, Objects, ObjectStore, Upload, again
+from mlflow_exec.storage.kept import Hasher, Object
+from mlflow_exec.storage.objects import Objects, ObjectStore, Upload, again
 from mlflow_exec.storage.refusals import refusal
 from mlflow_exec.storage.shared import Connections
 from mlflow_exec.uris import Location
 
 _TIMEOUT_S = 120.0
+_TRIES = 5
 _PATHS_AT_ONCE = 500
 _HELD_FILES = 1000
 _HELD_BYTES = 100 * 1024 * 1024
@@ -104,8 +112,20 @@ class HfObjects(Objects):
             if not _is_same(addition, kept.get(path)):
                 raise RejectedError(f"{self._where}: {path}: what is there is not what was sent")
 
-    def read(self, key: str, start: int, end: int) -> bytes:
+    def read(self, key: str, start: int, end: int) -> tuple[bytes, Object]:
         """See `Objects`."""
+        for _ in range(_TRIES):
+            found = self.find(key)
+            if found is None:
+                raise NotFoundError(f"{self._where}: {key}: there is no such file")
+            last = min(end, found.size_bytes)
+            content = self._range(key, start, last) if start < last else b""
+            is_whole = len(content) == found.size_bytes
+            if len(content) == last - start and (not is_whole or found.is_content(content)):
+                return content, found
+        raise UnreachableError(f"{self._where}: {key}: it is replaced, or changed, again and again")
+
+    def _range(self, key: str, start: int, end: int) -> bytes:
         url = hub.hf_hub_url(
             filename=key, revision=self._revision, endpoint=self._endpoint, **self._repository
         )
@@ -192,7 +212,7 @@ class HfObjects(Objects):
         """Turn what the client says into errors of ours."""
         try:
             yield
-        except ClusterError:
+        except MlflowExecError:
             raise
         except Exception as error:
             raise self._told(what, error) from error

@@ -11,12 +11,10 @@ import logging
 import time
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass, field
-from functools import partial
-from typing import Any, BinaryIO, Protocol, TypeVar
+from typing import Any, BinaryIO, TypeVar
 
 from mlflow_exec.clients.pauses import Pauses, repeated
 from mlflow_exec.credential_sources import Credential
@@ -25,9 +23,12 @@ from mlflow_exec.errors import (
     ArtifactNotFoundError,
     ClusterError,
     LocationError,
+    NotFoundError,
     UnreachableError,
 )
-from mlflow_exec.storage.base import READ_BACK, Entry, Store, explained, is_on, valid_names
+from mlflow_exec.storage.base import Entry, Store, explained, valid_names
+from mlflow_exec.storage.budget import Budget
+from mlflow_exec.storage.kept import Object
 from mlflow_exec.storage.sent import Sent
 from mlflow_exec.uris import Location, artifact_names
 
@@ -37,41 +38,8 @@ PART_BYTES = 8 * 1024 * 1024
 """So much is sent, or asked for, at a time."""
 _IN_FLIGHT = 4
 _TRIES = 5
-
-
-class Hasher(Protocol):
-    """Of hashlib's kind."""
-
-    def update(self, piece: bytes, /) -> None:
-        """Take a piece."""
-
-    def hexdigest(self) -> str:
-        """Return the hash of all pieces."""
-
-
-@dataclass(frozen=True)
-class Object:
-    """What is kept under a key.
-
-    Attributes:
-        size_bytes: Its size.
-        version: Differs once it is replaced.
-        checksum: What `hasher` makes of its content; empty where the system tells none.
-        hasher: Makes what hashes as the system does.
-    """
-
-    size_bytes: int
-    version: str = ""
-    checksum: str = ""
-    hasher: Callable[[], Hasher] = field(default=hashlib.sha256, compare=False)
-
-    def is_content(self, content: bytes) -> bool:
-        """Whether that is what is kept, as far as the system tells."""
-        if not self.checksum:
-            return True
-        hasher = self.hasher()
-        hasher.update(content)
-        return hasher.hexdigest() == self.checksum
+_CHANGED = "what came is not what is kept"
+_BUDGET = Budget(8 * PART_BYTES)
 
 
 class Upload(ABC):
@@ -116,7 +84,10 @@ class PartsUpload(Upload):
         if len(self._pending) == _IN_FLIGHT:
             self._pending.popleft().result()
         self._number += 1
-        self._pending.append(self._pool.submit(self._send, self._number, part))
+        _BUDGET.take(len(part))
+        sent = self._pool.submit(self._send, self._number, part)
+        sent.add_done_callback(lambda _: _BUDGET.give_back(len(part)))
+        self._pending.append(sent)
 
     def commit(self) -> None:
         """See `Upload`."""
@@ -151,8 +122,8 @@ class Objects(ABC):
         """Begin a large one."""
 
     @abstractmethod
-    def read(self, key: str, start: int, end: int) -> bytes:
-        """Return a range of an object; less than that only at its end.
+    def read(self, key: str, start: int, end: int) -> tuple[bytes, Object]:
+        """Return a range of an object, less only at its end, and what that object is as a whole.
 
         Raises:
             NotFoundError: There is none.
@@ -182,20 +153,55 @@ class Objects(ABC):
         """Give back connections."""
 
 
+class SignedUrls(ABC):
+    """A bucket that lets others read and write single objects by URLs, which need no credential.
+
+    Raises:
+        ClusterError: As with `Objects`.
+    """
+
+    @abstractmethod
+    def get_url(self, key: str, life_s: int) -> str:
+        """Return where an object can be read for so long."""
+
+    @abstractmethod
+    def put_url(self, key: str, life_s: int) -> str:
+        """Return where an object can be put for so long."""
+
+    @abstractmethod
+    def begin_parts(self, key: str) -> str:
+        """Begin an upload in parts, and return its name."""
+
+    @abstractmethod
+    def part_url(self, key: str, upload: str, number: int, life_s: int) -> str:
+        """Return where a part, counted from 1, can be put for so long."""
+
+    @abstractmethod
+    def finish_parts(self, key: str, upload: str, etags: Mapping[int, str]) -> None:
+        """Make the object of parts, by their numbers and what the bucket has called them."""
+
+    @abstractmethod
+    def abort_parts(self, key: str, upload: str) -> None:
+        """Remove the parts."""
+
+
 class ObjectStore(Store):
-    """Files as objects, whose keys are their paths."""
+    """Files as objects, whose keys are their paths.
+
+    Attributes:
+        urls: What signs URLs of the same bucket; None where it cannot.
+    """
 
     def __init__(self, location: Location, credential: Credential, objects: Objects) -> None:
         """See `Store`; asks nothing."""
         super().__init__(location, credential)
         self._objects = objects
         self._root = location.split()[1]
+        self.urls = objects if isinstance(objects, SignedUrls) else None
 
     def put(self, path: str, content: BinaryIO) -> None:
         """See `Store`."""
-        key = self._key(path)
-        if not path:
-            raise LocationError(f"{self.location}: a name is needed for a file")
+        key = self.file_key(path)
         sent = Sent(content)
         with explained(self.location):
             try:
@@ -206,31 +212,25 @@ class ObjectStore(Store):
                     self._upload(key, first, sent)
             finally:
                 sent.raise_failure()
-            if is_on(READ_BACK):
+            if sent.sha256 is not None:
                 self._read_back(key, path, sent)
 
     def read(self, path: str) -> Iterator[bytes]:
         """See `Store`."""
-        key = self._key(path)
+        key, first = self.key(path), None
         with explained(self.location):
-            for _ in range(_TRIES):
-                found = repeated(lambda: self._objects.find(key)) if path else None
-                if found is None:
-                    raise ArtifactNotFoundError(f"{self.location}: there is no file {path!r}")
-                if found.size_bytes > PART_BYTES:
-                    yield from self._in_parts(key, path, found)
-                    return
-                if not found.size_bytes:
-                    return
-                # One byte more than there is, to notice what has been replaced in between.
-                end = found.size_bytes + 1
-                content = repeated(partial(self._objects.read, key, 0, end))
-                if len(content) == found.size_bytes and found.is_content(content):
-                    yield content
-                    return
-        raise ArtifactError(
-            f"{self.location}: {path!r} is replaced again and again, or comes as what it is not"
-        )
+            if path:
+                with suppress(NotFoundError):
+                    first = again(lambda: self._first(key))
+            if first is None:
+                raise ArtifactNotFoundError(f"{self.location}: there is no file {path!r}")
+            content, found = first
+            if len(content) != min(PART_BYTES, found.size_bytes):
+                raise ArtifactError(f"{self.location}: {len(content)} bytes of {path!r} came")
+            yield content
+            if found.size_bytes > PART_BYTES:
+                further = self._further(key, path, found)
+                yield from self._compared(path, found, content, further)
 
     def entries(self, path: str) -> list[Entry]:
         """See `Store`."""
@@ -250,7 +250,7 @@ class ObjectStore(Store):
 
     def delete(self, path: str) -> None:
         """See `Store`."""
-        key, prefix = self._key(path), self._prefix(path)
+        key, prefix = self.key(path), self._prefix(path)
         with explained(self.location):
             keys = repeated(lambda: list(self._objects.keys(prefix)))
             repeated(lambda: self._objects.remove([*([key] if path else []), *keys]))
@@ -259,13 +259,37 @@ class ObjectStore(Store):
         """See `Store`."""
         self._objects.close()
 
-    # -- parts --------------------------------------------------------------------------------
+    def size_bytes(self, path: str) -> int:
+        """Return the size of a file.
 
-    def _key(self, path: str) -> str:
+        Raises:
+            ArtifactNotFoundError: There is no such file.
+        """
+        key = self.key(path)
+        with explained(self.location):
+            found = repeated(lambda: self._objects.find(key)) if path else None
+        if found is None:
+            raise ArtifactNotFoundError(f"{self.location}: there is no file {path!r}")
+        return found.size_bytes
+
+    def file_key(self, path: str) -> str:
+        """Return the key of a file.
+
+        Raises:
+            LocationError: It is none of this store, or has no name.
+        """
+        if not path:
+            raise LocationError(f"{self.location}: a name is needed for a file")
+        return self.key(path)
+
+    def key(self, path: str) -> str:
+        """Return the key of a path."""
         return "/".join((*self._root, *artifact_names(path)))
 
+    # -- parts --------------------------------------------------------------------------------
+
     def _prefix(self, path: str) -> str:
-        key = self._key(path)
+        key = self.key(path)
         return f"{key}/" if key else ""
 
     def _upload(self, key: str, first: bytes, sent: Sent) -> None:
@@ -291,44 +315,65 @@ class ObjectStore(Store):
         digest = hashlib.sha256()
         for piece in self.read(path):
             digest.update(piece)
-        if digest.hexdigest() != sent.sha256():
+        if digest.hexdigest() != sent.sha256:
             raise ArtifactError(f"{self.location}: {path!r}: what is there is not what was sent")
 
-    def _in_parts(self, key: str, path: str, found: Object) -> Iterator[bytes]:
-        """Yield a large object, some parts at a time; each is asked for again where it is lost."""
-        hasher = found.hasher() if found.checksum else None
+    def _first(self, key: str) -> tuple[bytes, Object]:
+        content, found = self._objects.read(key, 0, PART_BYTES)
+        if len(content) == found.size_bytes and not found.is_content(content):
+            raise UnreachableError(f"{key}: {_CHANGED}")
+        return content, found
+
+    def _compared(
+        self, path: str, found: Object, first: bytes, further: Iterator[bytes]
+    ) -> Iterator[bytes]:
+        """Yield what follows the first part, and fail at its end if it is not what is kept."""
+        if not found.checksum:
+            yield from further
+            return
+        hasher = found.hasher()
+        hasher.update(first)
+        for piece in further:
+            hasher.update(piece)
+            yield piece
+        if hasher.hexdigest() != found.checksum:
+            raise ArtifactError(f"{self.location}: {path!r}: {_CHANGED}")
+
+    def _further(self, key: str, path: str, found: Object) -> Iterator[bytes]:
+        """Yield what follows the first part, some parts at a time, each again where it is lost."""
+
+        def part(start: int) -> bytes:
+            end = min(start + PART_BYTES, found.size_bytes)
+            content, now = again(lambda: self._objects.read(key, start, end))
+            if now != found or len(content) != end - start:
+                raise ArtifactError(f"{self.location}: {path!r} was replaced while it was read")
+            return content
+
         with ThreadPoolExecutor(_IN_FLIGHT, "mlflow-exec-read") as pool:
             pending: deque[Future[bytes]] = deque()
-            starts = iter(range(0, found.size_bytes, PART_BYTES))
             try:
-                while True:
-                    for start in starts:
-                        end = min(start + PART_BYTES, found.size_bytes)
-                        pending.append(pool.submit(self._part, key, start, end))
-                        if len(pending) == _IN_FLIGHT:
-                            break
+                for start in range(PART_BYTES, found.size_bytes, PART_BYTES):
+                    while pending and (
+                        len(pending) == _IN_FLIGHT or not _BUDGET.take_now(PART_BYTES)
+                    ):
+                        yield _given_back(pending)
                     if not pending:
-                        break
-                    piece = pending.popleft().result()
-                    if hasher is not None:
-                        hasher.update(piece)
-                    yield piece
+                        _BUDGET.take(PART_BYTES)
+                    pending.append(pool.submit(part, start))
+                while pending:
+                    yield _given_back(pending)
             finally:
                 for left in pending:
                     left.cancel()
-        if repeated(lambda: self._objects.find(key)) != found:
-            raise ArtifactError(f"{self.location}: {path!r} was replaced while it was read")
-        if hasher is not None and hasher.hexdigest() != found.checksum:
-            raise ArtifactError(f"{self.location}: {path!r}: what came is not what is kept")
+                    _BUDGET.give_back(PART_BYTES)
 
-    def _part(self, key: str, start: int, end: int) -> bytes:
-        return again(lambda: self._whole(key, start, end))
 
-    def _whole(self, key: str, start: int, end: int) -> bytes:
-        part = self._objects.read(key, start, end)
-        if len(part) != end - start:
-            raise UnreachableError(f"{key}: {len(part)} of {end - start} bytes came")
-        return part
+def _given_back(pending: deque[Future[bytes]]) -> bytes:
+    try:
+        return pending[0].result()
+    finally:
+        pending.popleft()
+        _BUDGET.give_back(PART_BYTES)
 
 
 def again(action: Callable[[], T]) -> T:

@@ -1,31 +1,24 @@
-"""Buckets that fsspec has a file system for: S3 and what speaks it, Azure's blobs."""
+"""Buckets that fsspec has a file system for: Azure's blobs."""
 
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from typing import Any
 
 from mlflow_exec.credential_sources import Credential
-from mlflow_exec.errors import ClusterError, NotFoundError, RejectedError
+from mlflow_exec.errors import ClusterError, MlflowExecError, NotFoundError, UnreachableError
 from mlflow_exec.registry import load
-from mlflow_exec.storage.objects import (
-    PART_BYTES,
-    Object,
-    Objects,
-    ObjectStore,
-    PartsUpload,
-    Upload,
-)
+from mlflow_exec.storage.kept import Object
+from mlflow_exec.storage.objects import PART_BYTES, Objects, ObjectStore, Upload
 from mlflow_exec.storage.refusals import refusal
 from mlflow_exec.storage.shared import Connections
 from mlflow_exec.uris import Location
 
-_CONNECTIONS = 64
 _REMOVED_AT_ONCE = 16
-_REMOVED_BY_S3 = 1000
+_TRIES = 5
 # Listings are asked for anew: others write, too.
 _FRESH: dict[str, Any] = {"use_listings_cache": False, "skip_instance_cache": True}
 
@@ -53,10 +46,20 @@ class FsspecObjects(Objects):
         """See `Objects`."""
         return _FileUpload(self, key)
 
-    def read(self, key: str, start: int, end: int) -> bytes:
+    def read(self, key: str, start: int, end: int) -> tuple[bytes, Object]:
         """See `Objects`."""
-        with self._asked(key):
-            return bytes(self._fs.cat_file(self._path(key), start=start, end=end))
+        for _ in range(_TRIES):
+            found = self.find(key)
+            if found is None:
+                raise NotFoundError(f"{self._bucket}: {key}: there is no such object")
+            if start >= found.size_bytes:
+                return b"", found
+            with self._asked(key):
+                path, last = self._path(key), min(end, found.size_bytes)
+                content = bytes(self._fs.cat_file(path, start=start, end=last))
+            if len(content) == last - start and self.find(key) == found:
+                return content, found
+        raise UnreachableError(f"{self._bucket}: {key}: it is replaced again and again")
 
     def find(self, key: str) -> Object | None:
         """See `Objects`."""
@@ -110,7 +113,7 @@ class FsspecObjects(Objects):
         """Turn what the SDK below says into errors of ours."""
         try:
             yield
-        except ClusterError:
+        except MlflowExecError:
             raise
         except Exception as error:
             raise self._told(what, error) from error
@@ -132,9 +135,6 @@ def _http(error: BaseException | None) -> tuple[int | None, str]:
     """Return code and id of the answer that an SDK's exception, or one before it, tells of."""
     while error is not None:
         told = getattr(error, "response", None)
-        if isinstance(told, dict):  # botocore
-            metadata = told.get("ResponseMetadata", {})
-            return metadata.get("HTTPStatusCode"), str(metadata.get("RequestId") or "")
         status = getattr(error, "status_code", None)
         if isinstance(status, int):  # azure
             headers = getattr(told, "headers", None) or {}
@@ -163,66 +163,6 @@ class _FileUpload(Upload):
 
     def abort(self) -> None:
         self._file.closed = True  # so that nothing is made of what was sent
-
-
-class S3Objects(FsspecObjects):
-    """A bucket of S3, or of what speaks it, by s3fs."""
-
-    def make(self) -> Any:
-        """See `FsspecObjects`."""
-        get = self._credential.get
-        region = get("region")
-        return load("s3fs:S3FileSystem", "s3")(
-            key=get("key_id"), secret=get("key_secret"), token=get("session_token"),
-            endpoint_url=get("endpoint"),
-            client_kwargs={"region_name": region} if region else {},
-            config_kwargs={"max_pool_connections": _CONNECTIONS},
-            **_FRESH,
-        )  # fmt: skip
-
-    def upload(self, key: str) -> Upload:
-        """See `Objects`."""
-        return _S3Upload(self, key)
-
-    def remove(self, keys: Iterable[str]) -> None:
-        """See `Objects`."""
-        left = [{"Key": key} for key in keys]
-        while left:
-            some, left = left[:_REMOVED_BY_S3], left[_REMOVED_BY_S3:]
-            with self._asked(""):
-                told = self._fs.call_s3(
-                    "delete_objects", Bucket=self._bucket, Delete={"Objects": some, "Quiet": True}
-                )
-            for error in told.get("Errors", ()):
-                raise RejectedError(
-                    f"{self._bucket}: {error.get('Key')}: {error.get('Code')}: "
-                    f"{error.get('Message')}"
-                )
-
-
-class _S3Upload(PartsUpload):
-    def __init__(self, objects: S3Objects, key: str) -> None:
-        super().__init__()
-        self._objects = objects
-        self._key = key
-        self._where: dict[str, Any] = {"Bucket": objects._bucket, "Key": key}
-        self._where["UploadId"] = self._call("create_multipart_upload")["UploadId"]
-
-    def send(self, number: int, part: bytes) -> dict[str, Any]:
-        told = self._call("upload_part", PartNumber=number, Body=part)
-        sums = {name: value for name, value in told.items() if name.startswith("Checksum")}
-        return {"PartNumber": number, "ETag": told["ETag"], **sums}
-
-    def finish(self, sent: Sequence[Any]) -> None:
-        self._call("complete_multipart_upload", MultipartUpload={"Parts": list(sent)})
-
-    def remove(self) -> None:
-        self._call("abort_multipart_upload")
-
-    def _call(self, method: str, **arguments: Any) -> dict[str, Any]:
-        with self._objects._asked(self._key):
-            told: dict[str, Any] = self._objects._fs.call_s3(method, **self._where, **arguments)
-        return told
 
 
 class AzureObjects(FsspecObjects):
@@ -255,13 +195,6 @@ class AzureObjects(FsspecObjects):
             return iter(load("fsspec.asyn:sync", "azure")(self._fs.loop, found))
 
 
-class S3Store(ObjectStore):
-    """Files in a bucket of S3."""
-
-    def __init__(self, location: Location, credential: Credential) -> None:
-        super().__init__(location, credential, _S3.of(location, credential))
-
-
 class AzureStore(ObjectStore):
     """Files in a container of Azure's blobs."""
 
@@ -269,5 +202,4 @@ class AzureStore(ObjectStore):
         super().__init__(location, credential, _AZURE.of(location, credential))
 
 
-_S3 = Connections(S3Objects)
 _AZURE = Connections(AzureObjects)

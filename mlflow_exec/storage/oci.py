@@ -18,17 +18,17 @@ from oci._vendor import requests
 
 from mlflow_exec.clients.tls import tls_refusal
 from mlflow_exec.credential_sources import Credential
-from mlflow_exec.errors import ClusterError, NotFoundError, RejectedError, UnreachableError
-from mlflow_exec.storage.objects import (
-    Hasher,
-    Object,
-    Objects,
-    ObjectStore,
-    PartsUpload,
-    Upload,
+from mlflow_exec.errors import (
+    ClusterError,
+    MlflowExecError,
+    NotFoundError,
+    RejectedError,
+    UnreachableError,
 )
+from mlflow_exec.storage.kept import Hasher, Object
+from mlflow_exec.storage.objects import Objects, ObjectStore, PartsUpload, Upload
 from mlflow_exec.storage.oci_signing import identity
-from mlflow_exec.storage.refusals import refusal
+from mlflow_exec.storage.refusals import nothing_of, refusal, whole_bytes
 from mlflow_exec.storage.shared import Connections
 from mlflow_exec.uris import Location
 
@@ -77,14 +77,16 @@ class OciObjects(Objects):
         """See `Objects`."""
         return _OciUpload(self, key)
 
-    def read(self, key: str, start: int, end: int) -> bytes:
+    def read(self, key: str, start: int, end: int) -> tuple[bytes, Object]:
         """See `Objects`."""
-        with self._asked(key):
-            told = self._client.get_object(
-                object_name=key, range=f"bytes={start}-{end - 1}", **self._bucket
-            )
-            with told.data as body:
-                return bytes(body.content)
+        try:
+            told = self.ask("get_object", object_name=key, range=f"bytes={start}-{end - 1}")
+        except RejectedError as error:
+            return nothing_of(error, self.find(key))
+        with self._asked(key), told.data as body:
+            content = bytes(body.content)
+        size_bytes = whole_bytes(told.headers.get("content-range"), content)
+        return content, _object(told.headers, size_bytes)
 
     def find(self, key: str) -> Object | None:
         """See `Objects`."""
@@ -92,11 +94,7 @@ class OciObjects(Objects):
             headers = self.ask("head_object", object_name=key).headers
         except NotFoundError:
             return None
-        size_bytes, version = int(headers["content-length"]), headers.get("etag", "")
-        if crc := headers.get("opc-content-crc32c"):
-            return Object(size_bytes, version, b64decode(crc).hex(), crc32c.CRC32CHash)
-        md5 = headers.get("content-md5")
-        return Object(size_bytes, version, b64decode(md5).hex() if md5 else "", _md5)
+        return _object(headers, int(headers["content-length"]))
 
     def list(self, prefix: str) -> Iterator[tuple[str, int | None]]:
         """See `Objects`."""
@@ -148,7 +146,7 @@ class OciObjects(Objects):
         """Turn what the SDK says into errors of ours."""
         try:
             yield
-        except ClusterError:
+        except MlflowExecError:
             raise
         except Exception as error:
             raise self._told(what, error) from error
@@ -203,6 +201,14 @@ class _OciUpload(PartsUpload):
 
     def remove(self) -> None:
         self._objects.ask("abort_multipart_upload", **self._id)
+
+
+def _object(headers: Any, size_bytes: int) -> Object:
+    version = headers.get("etag", "")
+    if crc := headers.get("opc-content-crc32c"):
+        return Object(size_bytes, version, b64decode(crc).hex(), crc32c.CRC32CHash)
+    md5 = headers.get("content-md5")
+    return Object(size_bytes, version, b64decode(md5).hex() if md5 else "", _md5)
 
 
 def _sum(content: bytes) -> str:

@@ -24,11 +24,14 @@ from mlflow_exec.errors import (
     AccessDeniedError,
     ClusterError,
     CredentialError,
+    MlflowExecError,
     NotFoundError,
+    RejectedError,
     UnreachableError,
 )
-from mlflow_exec.storage.objects import Object, Objects, ObjectStore, PartsUpload, Upload
-from mlflow_exec.storage.refusals import refusal
+from mlflow_exec.storage.kept import Object
+from mlflow_exec.storage.objects import Objects, ObjectStore, PartsUpload, Upload
+from mlflow_exec.storage.refusals import nothing_of, refusal, whole_bytes
 from mlflow_exec.storage.shared import Connections
 from mlflow_exec.uris import Location
 
@@ -79,16 +82,17 @@ class OssObjects(Objects):
         """See `Objects`."""
         return _OssUpload(self, key)
 
-    def read(self, key: str, start: int, end: int) -> bytes:
+    def read(self, key: str, start: int, end: int) -> tuple[bytes, Object]:
         """See `Objects`."""
         # Without "standard" it sends all of an object that ends before the range does.
         asked = {"range_header": f"bytes={start}-{end - 1}", "range_behavior": "standard"}
-        with self._asked(key):
-            told = self._client.get_object(
-                oss.GetObjectRequest(bucket=self._bucket, key=key, **asked)
-            )
-            with told.body as body:
-                return bytes(body.read())
+        try:
+            told = self.ask("get_object", oss.GetObjectRequest, key, **asked)
+        except RejectedError as error:
+            return nothing_of(error, self.find(key))
+        with self._asked(key), told.body as body:
+            content = bytes(body.read())
+        return content, _object(told, whole_bytes(told.content_range, content))
 
     def find(self, key: str) -> Object | None:
         """See `Objects`."""
@@ -98,8 +102,7 @@ class OssObjects(Objects):
             if error.reason == "NoSuchBucket":
                 raise
             return None
-        checksum = f"{int(told.hash_crc64):016x}" if told.hash_crc64 else ""
-        return Object(told.content_length, told.etag or "", checksum, _crc64)
+        return _object(told, told.content_length)
 
     def list(self, prefix: str) -> Iterator[tuple[str, int | None]]:
         """See `Objects`."""
@@ -173,7 +176,7 @@ class OssObjects(Objects):
         """Turn what the SDK says into errors of ours."""
         try:
             yield
-        except ClusterError:
+        except MlflowExecError:
             raise
         except Exception as error:
             raise self._told(what, error) from error
@@ -237,6 +240,11 @@ def _session() -> requests.Session:
     for prefix in ("http://", "https://"):
         session.mount(prefix, HTTPAdapter(pool_connections=_CONNECTIONS, pool_maxsize=_CONNECTIONS))
     return session
+
+
+def _object(told: Any, size_bytes: int) -> Object:
+    checksum = f"{int(told.hash_crc64):016x}" if told.hash_crc64 else ""
+    return Object(size_bytes, told.etag or "", checksum, _crc64)
 
 
 class _Crc64(Crc64):  # type: ignore[misc]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from mlflow_exec.credential_sources import Credential
 from mlflow_exec.errors import (
     AccessDeniedError,
@@ -11,7 +13,9 @@ from mlflow_exec.errors import (
     RejectedError,
     UnreachableError,
 )
+from mlflow_exec.storage.kept import Object
 
+_NO_RANGE = 416
 _KINDS: dict[int, type[ClusterError]] = {
     401: AccessDeniedError, 403: AccessDeniedError, 404: NotFoundError, 410: NotFoundError,
     408: UnreachableError, 409: ConflictError, 412: ConflictError, 425: UnreachableError,
@@ -36,3 +40,16 @@ def refusal(
     if kind is AccessDeniedError:
         text += f"; asked with the credential from {credential.source}"
     return kind(text, status=status, reason=reason)
+
+
+def nothing_of(error: RejectedError, found: Object | None) -> tuple[bytes, Object]:
+    """Return what was read of an empty object, of which no range can be asked for; else raise."""
+    if error.status != _NO_RANGE or found is None or found.size_bytes:
+        raise error
+    return b"", found
+
+
+def whole_bytes(content_range: str | None, content: bytes) -> int:
+    """Return the size of an object of which a range has come."""
+    match = re.fullmatch(r"bytes \d+-\d+/(\d+)", content_range or "")
+    return int(match[1]) if match else len(content)

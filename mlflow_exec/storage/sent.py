@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Iterator
 from typing import BinaryIO, cast
 
-from mlflow_exec.storage.base import Digest, pieces_of
+from mlflow_exec.storage.base import READ_BACK, Digest, is_on, pieces_of
 
 
 class ContentError(Exception):
@@ -24,7 +24,8 @@ class Sent(io.RawIOBase):
 
     def __init__(self, content: BinaryIO) -> None:
         self._content = content
-        self._digest = Digest()
+        self._digest = Digest() if is_on(READ_BACK) else None
+        self.size_bytes = 0
         self._failure: BaseException | None = None
         self._start: int | None = None
         self.length_bytes: int | None = None
@@ -34,17 +35,14 @@ class Sent(io.RawIOBase):
             content.seek(self._start)
 
     @property
-    def size_bytes(self) -> int:  # noqa: D102
-        return self._digest.size_bytes
-
-    @property
     def len(self) -> int:
         """What requests asks a body for; 0 where it is not known."""
         return self.length_bytes or 0
 
-    def sha256(self) -> str:
-        """Return the hash of what was read, in hex."""
-        return self._digest.sha256()
+    @property
+    def sha256(self) -> str | None:
+        """The hash of what was read, in hex; None where nothing is to be read back."""
+        return None if self._digest is None else self._digest.sha256()
 
     def pieces(self) -> Iterator[bytes]:
         """Yield all of it, see `pieces_of`."""
@@ -81,7 +79,8 @@ class Sent(io.RawIOBase):
         if self._start is None:
             return self.size_bytes == 0
         self._content.seek(self._start)
-        self._digest = Digest()
+        self.size_bytes = 0
+        self._digest = self._digest and Digest()
         return True
 
     def raise_failure(self) -> None:
@@ -95,5 +94,7 @@ class Sent(io.RawIOBase):
         except BaseException as error:
             self._failure = error
             raise ContentError from error
-        self._digest.add(piece)
+        self.size_bytes += len(piece)
+        if self._digest is not None:
+            self._digest.add(piece)
         return piece

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import asyncio
 import getpass
+import itertools
+import logging
 import os
 import posixpath
 import stat
 import threading
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from concurrent import futures
 from concurrent.futures import Future
 from contextlib import contextmanager, suppress
@@ -36,10 +38,13 @@ from mlflow_exec.storage.shared import Connections
 from mlflow_exec.uris import Location
 
 T = TypeVar("T")
+_LOG = logging.getLogger(__name__)
 _CONNECT_S = 15
 _ANSWER_S = 120.0
 # Pieces of a file that are on their way at the same time.
 _IN_FLIGHT = 4
+# First those that processors compute by themselves.
+_CIPHERS = "^aes128-gcm@openssh.com,aes256-gcm@openssh.com"
 _READ_BYTES = 1024 * 1024
 _REMOVED_AT_ONCE = 64
 _KEPT = "surrogateescape"  # names that are not UTF-8 are seen by who lists them, and refused there
@@ -62,16 +67,20 @@ class Sftp(Folders):
         self._session: _Session | None = None
 
     def write(self, path: str, content: Sent) -> None:
-        """See `Folders`."""
+        """See `Folders`; each piece is acknowledged by the server."""
+        pieces = content.pieces()
+        first, second = next(pieces, b""), next(pieces, None)
         with self._client(path) as client:
+            if second is None:
+                _LOOP.wait(_write_small(client, path, first))
+                return
             file = _LOOP.wait(client.open(path, "wb"))
             try:
-                sent_bytes = _write(file, content)
-                size_bytes = _LOOP.wait(file.stat()).size
-            finally:
+                _write(file, itertools.chain((first, second), pieces))
+            except BaseException:
                 _close(file)
-        if size_bytes != sent_bytes:
-            raise UnreachableError(f"{self._where}: {size_bytes} of {sent_bytes} bytes are there")
+                raise
+            _LOOP.wait(file.close())
 
     def read(self, path: str, start: int) -> tuple[Status, Iterator[bytes]]:
         """See `Folders`."""
@@ -192,6 +201,7 @@ class Sftp(Folders):
         connection = await asyncssh.connect(
             self._location.host.strip("[]"), self._location.reached_port or (),
             connect_timeout=_CONNECT_S, login_timeout=_CONNECT_S, keepalive_interval=_CONNECT_S,
+            encryption_algs=_CIPHERS,
             **given,
         )  # fmt: skip
         try:
@@ -224,8 +234,10 @@ class Sftp(Folders):
         if isinstance(error, codes.SFTPOpUnsupported):
             return RejectedError(f"{where}: {said}; the server cannot do that")
         if isinstance(error, codes.SFTPError) and not isinstance(error, _BROKEN):
-            # Most servers say "Failure" of all the rest.
-            return ConflictError(f"{where}: {said}")
+            # Most servers say no more than "Failure" of all the rest.
+            return ConflictError(
+                f"{where}: {said}; is something of that name in the way, or the disk full?"
+            )
         return UnreachableError(f"{where}: {said}")
 
 
@@ -244,17 +256,29 @@ def _status(attributes: asyncssh.SFTPAttrs) -> Status:
     return Status(stat.S_ISDIR(mode), attributes.size or 0, float(attributes.mtime or 0))
 
 
-def _write(file: asyncssh.SFTPClientFile, content: Sent) -> int:
-    """Write all of a content, some pieces at a time, and return how much it was."""
+async def _write_small(client: asyncssh.SFTPClient, path: str, content: bytes) -> None:
+    """Write a file that is one piece; in one go, as many are written at a time."""
+    file = await client.open(path, "wb")
+    try:
+        if content:
+            await file.write(content)
+    finally:
+        await file.close()
+
+
+def _write(file: asyncssh.SFTPClientFile, pieces: Iterable[bytes]) -> None:
+    """Write all pieces, some at a time."""
     at, pending = 0, deque[Future[Any]]()
-    for piece in content.pieces():
-        if len(pending) == _IN_FLIGHT:
-            pending.popleft().result(_ANSWER_S)
-        pending.append(_LOOP.start(file.write(piece, at)))
-        at += len(piece)
+    try:
+        for piece in pieces:
+            if len(pending) == _IN_FLIGHT:
+                pending.popleft().result(_ANSWER_S)
+            pending.append(_LOOP.start(file.write(piece, at)))
+            at += len(piece)
+    finally:
+        futures.wait(pending, _ANSWER_S)  # they use the file, which is closed next
     for written in pending:
-        written.result(_ANSWER_S)
-    return at
+        written.result()
 
 
 def _close(file: asyncssh.SFTPClientFile) -> None:
@@ -320,6 +344,8 @@ class _Loop:
         with self._lock:
             if self._made is None or self._made[0] != os.getpid():
                 loop = asyncio.new_event_loop()
+                # Reads ahead of a connection that broke, which nobody waits for any more.
+                loop.set_exception_handler(lambda _, told: _LOG.debug("%s", told.get("message")))
                 threading.Thread(
                     target=loop.run_forever, name="mlflow-exec-sftp", daemon=True
                 ).start()

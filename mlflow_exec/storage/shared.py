@@ -13,6 +13,7 @@ from mlflow_exec.credential_sources import Credential
 from mlflow_exec.uris import Location
 
 T = TypeVar("T")
+_KEPT = 100
 
 
 class Connections(Generic[T]):
@@ -38,4 +39,6 @@ class Connections(Generic[T]):
             found = self._made.get(key)
             if found is None:
                 found = self._made[key] = self._make(location, credential)
+                if len(self._made) > _KEPT:  # a credential that is changed often has many by then
+                    del self._made[next(iter(self._made))]
             return found

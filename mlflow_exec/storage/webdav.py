@@ -11,7 +11,13 @@ from xml.etree import ElementTree
 import requests
 
 from mlflow_exec.credential_sources import Credential
-from mlflow_exec.errors import ConflictError, NotFoundError, RejectedError, UnreachableError
+from mlflow_exec.errors import (
+    ClusterError,
+    ConflictError,
+    NotFoundError,
+    RejectedError,
+    UnreachableError,
+)
 from mlflow_exec.storage.folders import Folders, FolderStore, Status
 from mlflow_exec.storage.http import Http
 from mlflow_exec.storage.sent import Sent
@@ -25,7 +31,6 @@ _ASKED = (
     b'<?xml version="1.0"?><propfind xmlns="DAV:"><prop><resourcetype/><getcontentlength/>'
     b"<getlastmodified/></prop></propfind>"
 )
-_THERE = 405  # to MKCOL
 
 
 class Webdav(Folders):
@@ -36,6 +41,7 @@ class Webdav(Folders):
         port = "" if location.port is None else f":{location.port}"
         base = f"{scheme}://{location.host}{port}"
         self._http = Http("WebDAV", base, credential.of_user(location.user))
+        self._as_seen = base  # by the server itself
 
     def write(self, path: str, content: Sent) -> None:
         """See `Folders`."""
@@ -91,39 +97,55 @@ class Webdav(Folders):
 
     def make_folder(self, path: str) -> None:
         """See `Folders`."""
-        try:
-            answer = self._http.ask("MKCOL", f"{quote(path)}/", accepted=(_THERE, 409))
-        except NotFoundError:
-            answer = None
-        if answer is not None and answer.status_code < 300:
+        if self._is_folder(path):
             return
+        if above := path.rpartition("/")[0]:
+            self.make_folder(above)
+        try:
+            self._http.ask("MKCOL", f"{quote(path)}/")
+        except ClusterError:
+            if not self._is_folder(path):  # else others have made it at the same moment
+                raise
+
+    def _is_folder(self, path: str) -> bool:
         status = self.status(path)
         if status is not None and not status.is_folder:
             raise ConflictError(f"WebDAV {path}: there is a file of that name")
-        above = path.rpartition("/")[0]
-        if status is None:
-            if not above:
-                raise NotFoundError(f"WebDAV {path}: the folder cannot be made")
-            self.make_folder(above)
-            self._http.ask("MKCOL", f"{quote(path)}/", accepted=(_THERE,))
+        return status is not None
 
     def replace(self, old: str, new: str) -> None:
         """See `Folders`."""
-        headers = {"Destination": self._http.base + quote(new), "Overwrite": "F"}
-        answer = self._http.ask("MOVE", quote(old), headers=headers, accepted=(409, 412))
-        if answer.status_code == 409:
-            raise NotFoundError(f"WebDAV {new}: its folder is not there", status=409)
+        answer = self._move(old, new, "F")
         if answer.status_code == 412:
             status = self.status(new)
             if status is not None and status.is_folder:
                 raise ConflictError(f"WebDAV {new}: there is a folder of that name", status=412)
-            answer = self._http.ask("MOVE", quote(old), headers={**headers, "Overwrite": "T"})
+            answer = self._move(old, new, "T")
+        if answer.status_code == 409:
+            raise NotFoundError(f"WebDAV {new}: its folder is not there", status=409)
         _check_whole(new, answer)
         if _MISTAKEN.intersection(new) and self.status(new) is None:
             raise RejectedError(
                 f"WebDAV {new}: the server has moved it to another name: it mistakes '?' and ';' "
                 f"in names; choose another name, or server"
             )
+
+    def _move(self, old: str, new: str, overwrite: str) -> requests.Response:
+        headers = {"Destination": self._as_seen + quote(new), "Overwrite": overwrite}
+        accepted = (409, 412) if overwrite == "F" else (409,)
+        try:
+            return self._http.ask("MOVE", quote(old), headers=headers, accepted=accepted)
+        except NotFoundError as error:
+            if self.status(old) is None:
+                raise
+            # Apache, which removes the one before, where another client has just done so.
+            raise UnreachableError(f"{error}; others replace it, too") from error
+        except UnreachableError as error:
+            if error.status != 502 or not self._as_seen.startswith("https:"):
+                raise
+        # Behind a proxy with TLS the server knows itself by another scheme than we do.
+        self._as_seen = self._as_seen.replace("https:", "http:", 1)
+        return self._move(old, new, overwrite)
 
     def remove_file(self, path: str) -> None:
         """See `Folders`."""

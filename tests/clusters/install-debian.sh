@@ -1,7 +1,8 @@
 #!/bin/sh
 # Installs what the tests' real systems need and a bare Debian 12 lacks. Run it as root.
 # Kubernetes and Kueue are built from source besides, for which Go 1.25 or newer has to be on PATH
-# (Debian's is older): https://go.dev/doc/install
+# (Debian's is older): https://go.dev/doc/install. So is its Node; the OpenID Connect issuer of the
+# tests needs 20 or newer: https://nodejs.org/en/download
 set -eu
 export DEBIAN_FRONTEND=noninteractive
 # Debian would start etcd, containerd, sshd, PostgreSQL, Samba as services: the tests start their own.

@@ -6,7 +6,6 @@ import io
 import random
 import subprocess
 import sys
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from datetime import timedelta
@@ -24,6 +23,7 @@ from mlflow_exec.storage.base import Entry
 from mlflow_exec.storage.database import DatabaseStore
 from mlflow_exec.testing.stores import StoreConformance, Stored
 from mlflow_exec.uris import Location
+from tests.conformance.cutting import assert_survives_cuts
 from tests.databases import DATABASE, PASSWORD, USER, mariadb, postgresql
 from tests.unit.tcp_link import TcpLink
 
@@ -35,14 +35,14 @@ def uri_of(scheme: str, port: int, database: str) -> str:
 
 
 @pytest.fixture(scope="module")
-def postgresql_uri(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with postgresql(tmp_path_factory.mktemp("postgresql")) as server:
+def postgresql_uri() -> Iterator[str]:
+    with postgresql() as server:
         yield uri_of("postgresql", server.port, "postgres")
 
 
 @pytest.fixture(scope="module")
-def mariadb_uri(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with mariadb(tmp_path_factory.mktemp("mariadb")) as server:
+def mariadb_uri() -> Iterator[str]:
+    with mariadb() as server:
         yield uri_of("mysql+pymysql", server.port, DATABASE)
 
 
@@ -73,24 +73,7 @@ def test_a_connection_that_breaks_in_the_middle_loses_nothing(
     assert location.port is not None
     link = TcpLink("127.0.0.1", location.port)
     store = DatabaseStore(replace(location, port=link.port), SIGNED_IN)
-    text = random.randbytes(12_000_000)
-
-    class Cuts(io.BytesIO):
-        def read(self, size: int | None = -1) -> bytes:
-            if 4_000_000 < self.tell() < 6_000_000:
-                link.cut()
-                threading.Timer(0.5, link.mend).start()
-            return super().read(size)
-
-    store.put("d/large", Cuts(text))
-    read = b""
-    for piece in store.read("d/large"):
-        if 4_000_000 < len(read) < 6_000_000:
-            link.cut()
-            threading.Timer(0.5, link.mend).start()
-        read += piece
-    assert read == text
-    assert store.entries("d") == [Entry("d/large", False, len(text))]
+    assert_survives_cuts(store, link)
     store.delete("")
     store.close()
     link.close()

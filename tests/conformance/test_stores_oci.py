@@ -114,7 +114,7 @@ def test_what_others_have_put_is_compared_by_its_md5(server: OciServer) -> None:
     object.__setattr__(kept, "crc", "")
     assert content(store, "a") == b"some content"
     object.__setattr__(kept, "md5", base64.b64encode(b"0" * 16).decode())
-    with pytest.raises(ArtifactError, match="comes as what it is not"):
+    with pytest.raises(ArtifactError, match="what came is not what is kept"):
         content(store, "a")
     store.delete("")
 

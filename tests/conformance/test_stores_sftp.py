@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import io
+import os
 import random
-import threading
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -15,9 +16,12 @@ from mlflow_exec.clients import pauses
 from mlflow_exec.credential_sources import Credential
 from mlflow_exec.credentials import Secret
 from mlflow_exec.errors import ArtifactError
+from mlflow_exec.storage.folders import PART
+from mlflow_exec.storage.sent import Sent
 from mlflow_exec.storage.sftp import SftpStore
 from mlflow_exec.testing.stores import StoreConformance, Stored
 from mlflow_exec.uris import Location
+from tests.conformance.cutting import assert_survives_cuts
 from tests.file_servers import SshServer, ssh_server
 from tests.unit.tcp_link import TcpLink
 
@@ -49,33 +53,51 @@ class TestSftp(StoreConformance):
 def test_a_connection_that_breaks_in_the_middle_loses_nothing(server: SshServer) -> None:
     link = TcpLink("127.0.0.1", server.port)
     store = SftpStore(at(server, "cut", link.port), signed_in(server))
-    text = random.randbytes(40_000_000)
-    cuts = 0
-
-    def cut() -> None:
-        nonlocal cuts
-        cuts += 1
-        link.cut()
-        threading.Timer(0.5, link.mend).start()
-
-    class Cuts(io.BytesIO):
-        def read(self, size: int | None = -1) -> bytes:
-            if cuts == 0 and self.tell() > 4_000_000:
-                cut()
-            return super().read(size)
-
-    store.put("d/large", Cuts(text))
-    read = b""
-    for piece in store.read("d/large"):
-        if cuts == 1 and len(read) > 4_000_000:
-            cut()
-        read += piece
-    assert cuts == 2
-    assert read == text
+    assert_survives_cuts(store, link)
     assert [path.name for path in (server.folder / "cut").iterdir()] == ["d"], "no part is left"
     store.delete("")
     store.close()
     link.close()
+
+
+def test_what_a_disk_has_garbled_is_noticed_where_files_are_read_back(
+    server: SshServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = SftpStore(at(server, "garbled"), signed_in(server))
+    write, text = store._folders.write, random.randbytes(3_000_000)
+
+    def garble(path: str, content: Sent) -> None:
+        write(path, content)
+        with open(path, "r+b") as file:
+            file.seek(2_000_000)
+            file.write(b"garbled")
+
+    monkeypatch.setenv("MLFLOW_EXEC_READ_BACK", "1")
+    store.put("a", io.BytesIO(text))
+    assert b"".join(store.read("a")) == text
+    monkeypatch.setattr(store._folders, "write", garble)
+    with pytest.raises(ArtifactError, match="'b': what is there is not what was sent"):
+        store.put("b", io.BytesIO(text))
+    assert [path.name for path in (server.folder / "garbled").iterdir()] == ["a"]
+    monkeypatch.undo()
+    store.delete("")
+
+
+def test_parts_of_who_was_killed_a_day_ago_are_removed_by_a_large_upload(
+    server: SshServer,
+) -> None:
+    store = SftpStore(at(server, "swept"), signed_in(server))
+    store.put("a", io.BytesIO(b"1"))
+    folder = server.folder / "swept"
+    for name, age_s in (("old", 25 * 3600), ("new", 3600)):
+        (folder / f"{PART}{name}").write_bytes(b"half")
+        then_s = time.time() - age_s
+        os.utime(folder / f"{PART}{name}", (then_s, then_s))
+    assert [entry.path for entry in store.entries("")] == ["a"]
+    store.put("large", io.BytesIO(bytes(9_000_000)))
+    assert sorted(path.name for path in folder.iterdir()) == [f"{PART}new", "a", "large"]
+    store.delete("")
+    assert not folder.exists()
 
 
 def test_a_wrong_key_is_one_sentence(server: SshServer) -> None:

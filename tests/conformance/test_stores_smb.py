@@ -14,8 +14,10 @@ from mlflow_exec.errors import ArtifactError
 from mlflow_exec.storage.smb import SmbStore
 from mlflow_exec.testing.stores import StoreConformance, Stored
 from mlflow_exec.uris import Location
+from tests.conformance.cutting import assert_survives_cuts
 from tests.databases import PASSWORD
 from tests.file_servers import SAMBA_USER, FileServer, samba
+from tests.unit.tcp_link import TcpLink
 
 
 @pytest.fixture(scope="module")
@@ -33,6 +35,18 @@ class TestSmb(StoreConformance):
     @pytest.fixture
     def stored(self, server: FileServer) -> Stored:
         return Stored(lambda name: store_at(server.port, name))
+
+
+# smbprotocol's, of handles whose connection is gone.
+@pytest.mark.filterwarnings("ignore:unclosed SMB handle:ResourceWarning")
+def test_a_connection_that_breaks_in_the_middle_loses_nothing(server: FileServer) -> None:
+    link = TcpLink("127.0.0.1", server.port)
+    store = store_at(link.port, "cut")
+    assert_survives_cuts(store, link)
+    assert [path.name for path in (server.folder / "cut").iterdir()] == ["d"], "no part is left"
+    store.delete("")
+    store.close()
+    link.close()
 
 
 def test_names_that_windows_does_not_allow_are_kept_as_macos_and_linux_do(

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import io
-import random
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,14 +15,15 @@ from mlflow_exec.errors import ArtifactError
 from mlflow_exec.storage.webdav import WebdavStore
 from mlflow_exec.testing.stores import StoreConformance, Stored
 from mlflow_exec.uris import Location
+from tests.conformance.cutting import assert_survives_cuts
 from tests.databases import PASSWORD, USER
 from tests.file_servers import FileServer, apache, wsgidav
 from tests.unit.tcp_link import TcpLink
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FileServer]:
-    with apache(tmp_path_factory.mktemp("apache")) as server:
+def server() -> Iterator[FileServer]:
+    with apache() as server:
         yield server
 
 
@@ -42,29 +41,7 @@ class TestWebdav(StoreConformance):
 def test_a_connection_that_breaks_in_the_middle_loses_nothing(server: FileServer) -> None:
     link = TcpLink("127.0.0.1", server.port)
     store = store_at(link.port, "cut")
-    text = random.randbytes(40_000_000)
-    cuts = 0
-
-    def cut() -> None:
-        nonlocal cuts
-        cuts += 1
-        link.cut()
-        threading.Timer(0.5, link.mend).start()
-
-    class Cuts(io.BytesIO):
-        def read(self, size: int | None = -1) -> bytes:
-            if cuts == 0 and self.tell() > 4_000_000:
-                cut()
-            return super().read(size)
-
-    store.put("d/large", Cuts(text))
-    read = b""
-    for piece in store.read("d/large"):
-        if cuts == 1 and len(read) > 4_000_000:
-            cut()
-        read += piece
-    assert cuts == 2
-    assert read == text
+    assert_survives_cuts(store, link)
     assert [path.name for path in (server.folder / "artifacts/cut").iterdir()] == ["d"]
     store.delete("")
     store.close()

@@ -173,6 +173,13 @@ def test_a_command_is_run_again_when_what_it_printed_has_expired(
     assert found.get("token") == second
 
 
+def test_a_command_is_run_once_for_all_who_open_a_location(file: Path, tmp_path: Path) -> None:
+    count = tmp_path / "count"
+    count.write_text("0")
+    command(file, COUNTS, str(count), "{}")
+    assert [find_credential(NAMED, env_of(file)).get("token") for _ in range(3)] == ["token-1"] * 3
+
+
 @pytest.mark.parametrize(
     ("program", "says"),
     [("import sys; sys.exit('vault is sealed')", "exit code 1: vault is sealed"),
@@ -195,7 +202,7 @@ def test_a_command_that_is_not_there(file: Path) -> None:
 def test_a_command_that_takes_too_long_does_not_show_its_words(
     file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("mlflow_exec.credential_sources._EXEC_S", 0.2)
+    monkeypatch.setattr("mlflow_exec.exec_credentials._PATIENCE_S", 0.2)
     command(file, "import time; time.sleep(60)", SECRET)
     with pytest.raises(CredentialError) as told:
         find_credential(NAMED, env_of(file))

@@ -13,8 +13,9 @@ from mlflow_exec.server_policy import ALLOWED, check_in_server
 from mlflow_exec.uris import Location, artifact_names
 
 each_scheme = pytest.mark.parametrize("scheme", SCHEMES, ids=lambda scheme: scheme.name)
+LOCAL = (Authority.FILE, Authority.FOLDER)
 with_authority = pytest.mark.parametrize(
-    "scheme", [s for s in SCHEMES if s.authority is not Authority.FILE], ids=lambda s: s.name
+    "scheme", [s for s in SCHEMES if s.authority not in LOCAL], ids=lambda s: s.name
 )
 with_user = pytest.mark.parametrize(
     "scheme",
@@ -98,7 +99,7 @@ def test_parts(scheme: Scheme) -> None:
 
 @with_user
 def test_a_password_is_kept_and_never_shown(scheme: Scheme) -> None:
-    text = f"{scheme.name}://me:{PASSWORD}@host/a"
+    text = f"{scheme.name}://me:{PASSWORD}@host/a/b"
     found = Location.parse(text)
     assert found.password is not None
     assert found.password.reveal() == PASSWORD
@@ -176,6 +177,15 @@ def test_a_database_file_however_many_slashes_mlflow_has_eaten() -> None:
             Location.parse(text)
 
 
+def test_a_folder_after_one_slash_or_three_and_after_no_host() -> None:
+    folder = Location.parse("file-plugin:/data/my%20runs")
+    assert folder == Location.parse("file-plugin:///data/my runs/")
+    assert str(folder.join("a b")) == "file-plugin:/data/my%20runs/a%20b"
+    for text in ("", "/", "a", "//data/a", "//h:1/a", "////data/a", "///", "/a?driver=x"):
+        with pytest.raises(LocationError):
+            Location.parse(f"file-plugin:{text}")
+
+
 @pytest.mark.parametrize("path", ["../a", "a/../b", "/a", "a//b", ".", "a/.", "a\\b", "a\0"])
 def test_artifact_paths_that_lead_elsewhere_are_refused(path: str) -> None:
     with pytest.raises(LocationError):
@@ -228,7 +238,7 @@ ROOT = {"_MLFLOW_SERVER_ARTIFACT_ROOT": "postgresql://files.example/mlflow"}
         "postgresql://files.example/other", "postgresql://files.example/mlflow-2/a", "postgresql://evil/mlflow",
         "postgresql://files.example:81/mlflow/a", "mysql://files.example:5432/mlflow/a",
         "postgresql://me@files.example/mlflow/a", "postgresql://files.example/mlflow/a?cred=b",
-        "sqlite:////etc/a.db", f"postgresql://me:{PASSWORD}@files.example/mlflow/a",
+        "sqlite:////etc/a.db", "file-plugin:/etc", f"postgresql://me:{PASSWORD}@files.example/mlflow/a",
     ],
 )  # fmt: skip
 def test_a_server_opens_nothing_outside_of_its_root(text: str) -> None:

@@ -23,6 +23,7 @@ from mlflow_exec.settings import (
     KubernetesSettings,
     SecretReference,
 )
+from mlflow_exec.surroundings import IMAGE_VARIABLE, POD_FACTS
 from mlflow_exec.templates import load_patch, merge, render
 
 LABEL_MANAGED = "app.kubernetes.io/managed-by"
@@ -46,6 +47,7 @@ CONFIGMAP_BUNDLE_BYTES = 840 * 1024
 
 _MOUNT = "/mlflow-exec"
 _ENVIRONMENTS = "/mlflow-exec-environments"
+_TOKEN = "/mlflow-exec-token"
 
 
 def make_plan(spec: JobSpec, settings: KubernetesSettings, namespace: str) -> Plan:
@@ -112,6 +114,8 @@ def _order(spec: JobSpec, settings: KubernetesSettings) -> dict[str, Any]:
         for name, reference in settings.secrets.items()
         if reference.file
     }
+    if settings.tracking_token_audience:
+        order["secrets"]["MLFLOW_TRACKING_TOKEN"] = {"file": f"{_TOKEN}/token"}
     order["deadline_s"] = None  # the Job's own clock ends it, over all attempts
     cached = settings.environment_cache is not None
     order["environment_cache"] = settings.kept_environments(
@@ -232,20 +236,19 @@ def _env(
     ]
     # Where the controller keeps its count; absent before the first one:
     # https://kubernetes.io/docs/reference/labels-annotations-taints/#batch-kubernetes-io-job-index-failure-count
-    entries += [
-        {
-            "name": variable,
-            "valueFrom": {
-                "fieldRef": {
-                    "fieldPath": f"metadata.annotations['batch.kubernetes.io/job-index-{count}']"
-                }
-            },
-        }
+    fields = {
+        variable: f"metadata.annotations['batch.kubernetes.io/job-index-{count}']"
         for variable, count in (
             ("MLFLOW_EXEC_FAILURE_COUNT", "failure-count"),
             ("MLFLOW_EXEC_IGNORED_COUNT", "ignored-failure-count"),
         )
+    }
+    entries += [
+        {"name": variable, "valueFrom": {"fieldRef": {"fieldPath": path}}}
+        for variable, path in (fields | POD_FACTS).items()
+        if variable not in settings.env
     ]
+    entries.append({"name": IMAGE_VARIABLE, "value": str(settings.image).replace("$", "$$")})
     return entries
 
 
@@ -262,6 +265,8 @@ def _mounts(
     if cache:
         mount = {"name": "environment-cache", "mountPath": _ENVIRONMENTS}
         mounts.append(mount | ({"subPath": cache.sub_path} if cache.sub_path else {}))
+    if settings.tracking_token_audience:
+        mounts.append({"name": "mlflow-exec-token", "mountPath": _TOKEN, "readOnly": True})
     return mounts + settings.volume_mounts
 
 
@@ -282,6 +287,11 @@ def _volumes(
         if cache.host_path:
             place = {"hostPath": {"path": cache.host_path, "type": "DirectoryOrCreate"}}
         volumes.append({"name": "environment-cache", **place})
+    if settings.tracking_token_audience:
+        # https://kubernetes.io/docs/concepts/storage/projected-volumes/#serviceaccounttoken
+        token = {"path": "token", "audience": settings.tracking_token_audience}
+        sources = [{"serviceAccountToken": token}]
+        volumes.append({"name": "mlflow-exec-token", "projected": {"sources": sources}})
     return volumes + settings.volumes
 
 

@@ -1,0 +1,107 @@
+"""Artifacts in buckets that sign URLs: MLflow's server lets its clients go there themselves.
+
+Clients ask for that by MLFLOW_ENABLE_PROXY_MULTIPART_UPLOAD and …_DOWNLOAD.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any, cast
+
+from mlflow.entities.multipart_upload import (
+    CreateMultipartUploadResponse,
+    MultipartUploadCredential,
+    MultipartUploadPart,
+)
+from mlflow.store.artifact import artifact_repo
+from mlflow.store.artifact.artifact_repo import MultipartUploadMixin
+
+from mlflow_exec.plugins.artifacts import ExecArtifactRepository, as_mlflow, joined
+
+if TYPE_CHECKING:
+    from mlflow_exec.storage.objects import ObjectStore, SignedUrls
+
+_LIFE_S = 3600
+# MLflow 3.5 has none of these.
+_Downloads: type = getattr(artifact_repo, "MultipartDownloadMixin", object)
+_Uploads: type = getattr(artifact_repo, "PresignedUploadMixin", type("_NoUploads", (), {}))
+
+
+class ExecBucketRepository(
+    ExecArtifactRepository,
+    MultipartUploadMixin,  # type: ignore[misc]
+    _Downloads,  # type: ignore[misc]
+    _Uploads,  # type: ignore[misc]
+):
+    """Files in a bucket, to which clients may be sent."""
+
+    def create_multipart_upload(
+        self, local_file: str, num_parts: int = 1, artifact_path: str | None = None
+    ) -> CreateMultipartUploadResponse:
+        """Begin an upload in parts, and sign a URL for each."""
+        key = self._key(local_file, artifact_path)
+        with as_mlflow():
+            upload = self.urls.begin_parts(key)
+            urls = [
+                self.urls.part_url(key, upload, number, _LIFE_S)
+                for number in range(1, num_parts + 1)
+            ]
+        return CreateMultipartUploadResponse(
+            upload_id=upload,
+            credentials=[
+                MultipartUploadCredential(url=url, part_number=number, headers={})
+                for number, url in enumerate(urls, 1)
+            ],
+        )
+
+    def complete_multipart_upload(
+        self,
+        local_file: str,
+        upload_id: str,
+        parts: Iterable[MultipartUploadPart] = (),
+        artifact_path: str | None = None,
+    ) -> None:
+        """Make the file of its parts."""
+        etags = {int(part.part_number): str(part.etag) for part in parts}
+        with as_mlflow():
+            self.urls.finish_parts(self._key(local_file, artifact_path), upload_id, etags)
+
+    def abort_multipart_upload(
+        self, local_file: str, upload_id: str, artifact_path: str | None = None
+    ) -> None:
+        """Remove the parts."""
+        with as_mlflow():
+            self.urls.abort_parts(self._key(local_file, artifact_path), upload_id)
+
+    def get_download_presigned_url(self, artifact_path: str, expiration: int = 300) -> Any:
+        """Sign a URL by which a file can be read."""
+        from mlflow.entities.presigned_download import PresignedDownloadUrlResponse
+
+        with as_mlflow():
+            size_bytes = self.bucket.size_bytes(artifact_path)
+            url = self.urls.get_url(self.bucket.file_key(artifact_path), expiration)
+        return PresignedDownloadUrlResponse(url=url, headers={}, file_size=size_bytes)
+
+    def create_presigned_upload_url(self, artifact_path: str, expiration: int = 900) -> Any:
+        """Sign a URL by which a file can be put."""
+        from mlflow.entities.presigned_upload import CreatePresignedUploadResponse
+
+        with as_mlflow():
+            url = self.urls.put_url(self.bucket.file_key(artifact_path), expiration)
+        return CreatePresignedUploadResponse(presigned_url=url, headers={})
+
+    @property
+    def bucket(self) -> ObjectStore:
+        """The store, which is one of objects."""
+        return cast("ObjectStore", self.store)
+
+    @property
+    def urls(self) -> SignedUrls:
+        """What signs."""
+        assert self.bucket.urls is not None, "registered for buckets that sign"
+        return self.bucket.urls
+
+    def _key(self, local_file: str, artifact_path: str | None) -> str:
+        with as_mlflow():
+            return self.bucket.file_key(joined(artifact_path, os.path.basename(local_file)))
