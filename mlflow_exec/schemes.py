@@ -11,6 +11,8 @@ class Authority(Enum):
 
     HOST = "a host, with a port where it is not the usual one"
     BUCKET = "the name of a bucket or an account; the host follows from settings"
+    BUCKET_OF_NAMESPACE = "the name of a bucket, '@', and the namespace that it is in"
+    REPOSITORY = "the kind of a repository (models, datasets, spaces), or who owns a model's"
     FILE = "nothing: the path begins with that of a file on this machine"
     FOLDER = "nothing: the path is that of a folder on this machine"
 
@@ -66,6 +68,9 @@ class Capabilities:
 _DATABASE = "mlflow_exec.storage.database:DatabaseStore"
 
 _SFTP = "mlflow_exec.storage.sftp:SftpStore"
+_ALIBABA = "mlflow_exec.storage.oss:OssStore"
+_HUGGING_FACE = "mlflow_exec.storage.huggingface:HfStore"
+_ORACLE = "mlflow_exec.storage.oci:OciStore"
 _HDFS = "mlflow_exec.storage.webhdfs:HdfsStore"
 
 _SQL = (
@@ -99,6 +104,27 @@ _SSH = (
 
 _S3 = (
     ("endpoint", ("MLFLOW_S3_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")),
+)
+_HF = (
+    ("endpoint", ("HF_ENDPOINT",)),
+    ("token", ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")),
+)
+_OCI = (
+    ("endpoint", ("OCI_CLI_ENDPOINT",)),
+    ("region", ("OCI_REGION", "OCI_CLI_REGION")),
+    ("principal", ("OCIFS_IAM_TYPE", "OCI_CLI_AUTH")),
+    ("account", ("OCI_CLI_TENANCY",)),
+    ("user", ("OCI_CLI_USER",)),
+    ("key_id", ("OCI_CLI_FINGERPRINT",)),
+    ("private_key", ("OCI_CLI_KEY_CONTENT",)),
+    ("password", ("OCI_CLI_PASSPHRASE",)),
+)
+_OSS = (
+    ("endpoint", ("MLFLOW_OSS_ENDPOINT_URL", "OSS_ENDPOINT")),
+    ("region", ("OSS_REGION",)),
+    ("key_id", ("MLFLOW_OSS_KEY_ID", "OSS_ACCESS_KEY_ID")),
+    ("key_secret", ("MLFLOW_OSS_KEY_SECRET", "OSS_ACCESS_KEY_SECRET")),
+    ("session_token", ("MLFLOW_OSS_SESSION_TOKEN", "OSS_SESSION_TOKEN")),
 )
 _AZURE = (
     ("connection_string", ("AZURE_STORAGE_CONNECTION_STRING",)),
@@ -135,6 +161,10 @@ SCHEMES: tuple[Scheme, ...] = (
         Authority.HOST, 22, (), 0, _SSH,
     ),
     Scheme(
+        "hf", "Hugging Face repository", _HUGGING_FACE, "hf",
+        "hf://datasets/team/artifacts", Authority.REPOSITORY, None, (), 2, _HF,
+    ),
+    Scheme(
         "mssql+pyodbc", "Microsoft SQL Server", _DATABASE, "mssql",
         "mssql+pyodbc://db.example/artifacts?driver=ODBC+Driver+18+for+SQL+Server",
         Authority.HOST, 1433, _MSSQL_OPTIONS, 1, _SQL,
@@ -146,6 +176,14 @@ SCHEMES: tuple[Scheme, ...] = (
     Scheme(
         "mysql+pymysql", "MySQL, MariaDB", _DATABASE, "mysql",
         "mysql+pymysql://db.example/artifacts", Authority.HOST, 3306, (), 1, _SQL,
+    ),
+    Scheme(
+        "oci", "Oracle Cloud Object Storage", _ORACLE, "oci",
+        "oci://bucket@namespace/artifacts", Authority.BUCKET_OF_NAMESPACE, None, (), 0, _OCI,
+    ),
+    Scheme(
+        "oss", "Alibaba Cloud OSS", _ALIBABA, "oss",
+        "oss://bucket/artifacts", Authority.BUCKET, None, (), 0, _OSS,
     ),
     Scheme(
         "postgresql", "PostgreSQL", _DATABASE, "postgresql", "postgresql://db.example/artifacts",
@@ -187,6 +225,9 @@ CAPABILITIES: dict[str, Capabilities] = {
     _SFTP: Capabilities(_SIZE, _BY_RENAMING, _DOWN, True),
     _SMB: Capabilities(_SIZE, _BY_RENAMING, _DOWN, True),
     _WEBDAV: Capabilities(_SIZE, "as the server does: some with a gap", _DOWN, True),
+    _HUGGING_FACE: Capabilities("SHA-256 or git's hash, both ways", _AT_ONCE, _EACH_PART, True),
+    _ORACLE: Capabilities("CRC32C, both ways", _AT_ONCE, _EACH_PART, False),
+    _ALIBABA: Capabilities("MD5 of each part up; CRC-64 down", _AT_ONCE, _EACH_PART, False),
     "mlflow_exec.storage.artifactory:ArtifactoryStore": Capabilities(
         "SHA-256, both ways", _AT_ONCE, "down; up what it has already", True
     ),

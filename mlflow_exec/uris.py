@@ -27,6 +27,10 @@ _BEGIN = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:(//)?")
 _AUTHORITY = re.compile(
     r"(?:([^:@[\]]*)(?::([^@[\]]*))?@)?(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)?(?::([0-9]*))?"
 )
+_BUCKET_OF_NAMESPACE = re.compile(r"[A-Za-z0-9._-]+@[A-Za-z0-9._-]+")
+_KINDS = ("models", "datasets", "spaces")
+_OWNER = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+_REPOSITORY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(@(?!refs$)[A-Za-z0-9][A-Za-z0-9._-]*)?")
 _ENCODED = re.compile("%[0-9A-Fa-f]{2}")
 _BAD_ESCAPE = re.compile("%(?![0-9A-Fa-f]{2})")
 _HOST = re.compile(r"\[[0-9a-f:.]+\]|(?!-)[a-z0-9-]+(\.[a-z0-9-]+)*\.?")
@@ -44,7 +48,9 @@ class Location:
     Attributes:
         scheme: What it says of its URIs.
         names: The path, decoded, one after the other; none is empty, ``.`` or ``..``.
-        host: The host in lower case, or the bucket as it is written; empty where there is neither.
+        host: The host in lower case, or the bucket as it is written (with its namespace, where
+            buckets have one: ``bucket@namespace``), or a repository's kind; empty where there is
+            none of them.
         port: None where the URI has none.
         user: A user's name; empty where there is none.
         password: One that the URI holds, which it should not.
@@ -66,7 +72,7 @@ class Location:
         Raises:
             LocationError: It is none of ours, or could mean more than one place.
         """
-        match = _URI.fullmatch(_checked_text(text))
+        match = _URI.fullmatch(_of_xethub(_checked_text(text)))
         scheme = BY_NAME.get(match[1].lower()) if match else None
         if match is None or scheme is None:
             _refuse(text, f"the scheme is none of {', '.join(BY_NAME)}")
@@ -76,6 +82,13 @@ class Location:
         if scheme.authority is Authority.FOLDER:
             names = _folder_names(text, match[2], match[3], scheme)
             return cls(scheme, names, options=_options(text, match[4], scheme))
+        if scheme.authority in (Authority.BUCKET_OF_NAMESPACE, Authority.REPOSITORY):
+            host, names = match[2] or "", _names(text, match[3])
+            if scheme.authority is Authority.REPOSITORY:
+                host, names = _repository(text, host, names, scheme)
+            elif not _BUCKET_OF_NAMESPACE.fullmatch(host):
+                _refuse(text, f"a bucket and its namespace are needed: {scheme.example}")
+            return cls(scheme, names, host, options=_options(text, match[4], scheme))
         authority = _AUTHORITY.fullmatch(match[2] or "")
         if authority is None or not authority[3]:
             _refuse(text, f"a host is needed: {scheme.example}")
@@ -128,7 +141,8 @@ class Location:
 
     def __str__(self) -> str:
         """Return the URI, without a password."""
-        path = "".join("/" + quote(name, safe="") for name in self.names)
+        safe = "@" if self.scheme.authority is Authority.REPOSITORY else ""
+        path = "".join("/" + quote(name, safe=safe) for name in self.names)
         query = f"?{urlencode(self.options)}" if self.options else ""
         if self.scheme.authority is Authority.FILE:
             return f"{self.scheme.name}:///{path}{query}"
@@ -243,6 +257,28 @@ def _folder_names(
     if authority or not names or not path.startswith("/") or path.startswith("//"):
         _refuse(text, f"a path from the root is needed, after one slash or three: {scheme.example}")
     return names
+
+
+def _of_xethub(text: str) -> str:
+    """Return what XetHub's ``xet://user/repository/branch/…`` is called since it became a part."""
+    match = re.fullmatch(r"xet://([^/?@]+)/([^/?@]+)(?:/([^/?@]+))?((?:[/?].*)?)", text, re.I)
+    if match is None:
+        return text
+    branch = f"@{match[3]}" if match[3] else ""
+    return f"hf://models/{match[1]}/{match[2]}{branch}{match[4]}"
+
+
+def _repository(
+    text: str, authority: str, names: tuple[str, ...], scheme: Scheme
+) -> tuple[str, tuple[str, ...]]:
+    """Return the kind of a repository, and the path from its owner on."""
+    if authority == "buckets":
+        _refuse(text, f"buckets are not served; a repository is needed: {scheme.example}")
+    if authority not in _KINDS:
+        authority, names = "models", (authority, *names)
+    if len(names) < 2 or not (_OWNER.fullmatch(names[0]) and _REPOSITORY.fullmatch(names[1])):
+        _refuse(text, f"an owner and a repository, without '/' in its revision: {scheme.example}")
+    return authority, names
 
 
 def _is_database(name: str) -> bool:

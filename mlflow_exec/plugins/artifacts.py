@@ -61,25 +61,24 @@ class ExecArtifactRepository(ArtifactRepository, _Streams):  # type: ignore[misc
 
     def log_artifact(self, local_file: str, artifact_path: str | None = None) -> None:
         """Keep a file in a folder of artifacts."""
-        path = joined(artifact_path, os.path.basename(local_file))
-        with as_mlflow(), open(local_file, "rb") as content:
-            self.store.put(path, content)
+        _keep(self.store, local_file, artifact_path)
 
     def log_artifacts(self, local_dir: str, artifact_path: str | None = None) -> None:
         """Keep all files of a folder; those that failed are named at the end."""
         verify_artifact_path(artifact_path)
         folder = os.path.abspath(local_dir)
         uploads: dict[Future[None], str] = {}
-        for root, _folders, names in os.walk(folder):
-            below = Path(root).relative_to(folder).as_posix()
-            into = posixpath.normpath(posixpath.join(artifact_path or "", below))
-            for name in names:
-                local = os.path.join(root, name)
-                future = self.thread_pool.submit(
-                    self.log_artifact, local, None if into == "." else into
-                )
-                uploads[future] = local
-        self._finish(uploads)
+        with as_mlflow(), self.store.together() as store:
+            for root, _folders, names in os.walk(folder):
+                below = Path(root).relative_to(folder).as_posix()
+                into = posixpath.normpath(posixpath.join(artifact_path or "", below))
+                for name in names:
+                    local = os.path.join(root, name)
+                    future = self.thread_pool.submit(
+                        _keep, store, local, None if into == "." else into
+                    )
+                    uploads[future] = local
+            self._finish(uploads)
 
     def _finish(self, uploads: dict[Future[None], str]) -> None:
         failures = []
@@ -151,6 +150,12 @@ class ExecArtifactRepository(ArtifactRepository, _Streams):  # type: ignore[misc
             self.log_artifact_from_stream(stream, artifact_file_name, artifact_path)
 
         await in_a_thread(put, chunks)
+
+
+def _keep(store: Any, local_file: str, artifact_path: str | None) -> None:
+    path = joined(artifact_path, os.path.basename(local_file))
+    with as_mlflow(), open(local_file, "rb") as content:
+        store.put(path, content)
 
 
 def _folder(path: str | None) -> str:

@@ -88,6 +88,14 @@ class Store(ABC):
     def delete(self, path: str) -> None:
         """Remove a file, or a folder with all that is in it; none being there is fine."""
 
+    @contextmanager
+    def together(self) -> Iterator[Store]:
+        """Lend a store for many files, which need not be kept before this ends.
+
+        For systems where one file takes as long as many do; the others keep each at once.
+        """
+        yield self
+
     def close(self) -> None:  # noqa: B027 - most have nothing to close
         """Give back connections. Idempotent."""
 

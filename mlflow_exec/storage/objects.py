@@ -14,7 +14,6 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import Any, BinaryIO, TypeVar
 
 from mlflow_exec.clients.pauses import Pauses, repeated
@@ -29,6 +28,7 @@ from mlflow_exec.errors import (
 )
 from mlflow_exec.storage.base import Entry, Store, explained, valid_names
 from mlflow_exec.storage.budget import Budget
+from mlflow_exec.storage.kept import Object
 from mlflow_exec.storage.sent import Sent
 from mlflow_exec.uris import Location, artifact_names
 
@@ -38,20 +38,8 @@ PART_BYTES = 8 * 1024 * 1024
 """So much is sent, or asked for, at a time."""
 _IN_FLIGHT = 4
 _TRIES = 5
+_CHANGED = "what came is not what is kept"
 _BUDGET = Budget(8 * PART_BYTES)
-
-
-@dataclass(frozen=True)
-class Object:
-    """What is kept under a key.
-
-    Attributes:
-        size_bytes: Its size.
-        version: Differs once it is replaced.
-    """
-
-    size_bytes: int
-    version: str = ""
 
 
 class Upload(ABC):
@@ -233,7 +221,7 @@ class ObjectStore(Store):
         with explained(self.location):
             if path:
                 with suppress(NotFoundError):
-                    first = again(lambda: self._objects.read(key, 0, PART_BYTES))
+                    first = again(lambda: self._first(key))
             if first is None:
                 raise ArtifactNotFoundError(f"{self.location}: there is no file {path!r}")
             content, found = first
@@ -241,7 +229,8 @@ class ObjectStore(Store):
                 raise ArtifactError(f"{self.location}: {len(content)} bytes of {path!r} came")
             yield content
             if found.size_bytes > PART_BYTES:
-                yield from self._further(key, path, found)
+                further = self._further(key, path, found)
+                yield from self._compared(path, found, content, further)
 
     def entries(self, path: str) -> list[Entry]:
         """See `Store`."""
@@ -328,6 +317,27 @@ class ObjectStore(Store):
             digest.update(piece)
         if digest.hexdigest() != sent.sha256:
             raise ArtifactError(f"{self.location}: {path!r}: what is there is not what was sent")
+
+    def _first(self, key: str) -> tuple[bytes, Object]:
+        content, found = self._objects.read(key, 0, PART_BYTES)
+        if len(content) == found.size_bytes and not found.is_content(content):
+            raise UnreachableError(f"{key}: {_CHANGED}")
+        return content, found
+
+    def _compared(
+        self, path: str, found: Object, first: bytes, further: Iterator[bytes]
+    ) -> Iterator[bytes]:
+        """Yield what follows the first part, and fail at its end if it is not what is kept."""
+        if not found.checksum:
+            yield from further
+            return
+        hasher = found.hasher()
+        hasher.update(first)
+        for piece in further:
+            hasher.update(piece)
+            yield piece
+        if hasher.hexdigest() != found.checksum:
+            raise ArtifactError(f"{self.location}: {path!r}: {_CHANGED}")
 
     def _further(self, key: str, path: str, found: Object) -> Iterator[bytes]:
         """Yield what follows the first part, some parts at a time, each again where it is lost."""

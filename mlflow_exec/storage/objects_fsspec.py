@@ -9,22 +9,11 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 from mlflow_exec.credential_sources import Credential
-from mlflow_exec.errors import (
-    AccessDeniedError,
-    ClusterError,
-    MlflowExecError,
-    NotFoundError,
-    RejectedError,
-    UnreachableError,
-)
+from mlflow_exec.errors import ClusterError, MlflowExecError, NotFoundError, UnreachableError
 from mlflow_exec.registry import load
-from mlflow_exec.storage.objects import (
-    PART_BYTES,
-    Object,
-    Objects,
-    ObjectStore,
-    Upload,
-)
+from mlflow_exec.storage.kept import Object
+from mlflow_exec.storage.objects import PART_BYTES, Objects, ObjectStore, Upload
+from mlflow_exec.storage.refusals import refusal
 from mlflow_exec.storage.shared import Connections
 from mlflow_exec.uris import Location
 
@@ -32,9 +21,6 @@ _REMOVED_AT_ONCE = 16
 _TRIES = 5
 # Listings are asked for anew: others write, too.
 _FRESH: dict[str, Any] = {"use_listings_cache": False, "skip_instance_cache": True}
-_ABSENT = (404, 410)
-_DENIED = (401, 403)
-_LATER = (408, 425, 429)
 
 
 class FsspecObjects(Objects):
@@ -138,15 +124,11 @@ class FsspecObjects(Objects):
         text = f"{self._bucket}: {what}: {said}" if what else f"{self._bucket}: {said}"
         if id_ and id_ not in text:
             text += f" (request {id_})"
-        if isinstance(error, FileNotFoundError) or status in _ABSENT:
+        if isinstance(error, FileNotFoundError):
             return NotFoundError(text, status=status)
-        if isinstance(error, PermissionError) or status in _DENIED or "redential" in said:
-            return AccessDeniedError(
-                f"{text}; asked with the credential from {self._credential.source}", status=status
-            )
-        if status is None or status in _LATER or status >= 500:
-            return UnreachableError(text, status=status)
-        return RejectedError(text, status=status)
+        if isinstance(error, PermissionError) or "redential" in said:
+            status = 403
+        return refusal(text, status, self._credential)
 
 
 def _http(error: BaseException | None) -> tuple[int | None, str]:

@@ -31,14 +31,8 @@ from mlflow_exec.errors import (
     RejectedError,
     UnreachableError,
 )
-from mlflow_exec.storage.objects import (
-    Object,
-    Objects,
-    ObjectStore,
-    PartsUpload,
-    SignedUrls,
-    Upload,
-)
+from mlflow_exec.storage.kept import Object
+from mlflow_exec.storage.objects import Objects, ObjectStore, PartsUpload, SignedUrls, Upload
 from mlflow_exec.storage.shared import Connections
 from mlflow_exec.uris import Location
 

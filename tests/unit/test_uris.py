@@ -17,6 +17,11 @@ LOCAL = (Authority.FILE, Authority.FOLDER)
 with_authority = pytest.mark.parametrize(
     "scheme", [s for s in SCHEMES if s.authority not in LOCAL], ids=lambda s: s.name
 )
+with_user = pytest.mark.parametrize(
+    "scheme",
+    [s for s in SCHEMES if s.authority in (Authority.HOST, Authority.BUCKET)],
+    ids=lambda s: s.name,
+)
 PASSWORD = "a-password-that-nobody-may-see"
 
 # The families of CVEs in MLflow's own parsing, as endings of any URI.
@@ -84,7 +89,7 @@ def test_an_example_comes_back_as_it_is_and_is_joined_as_mlflow_joins(scheme: Sc
     assert Location.parse(joined) == location.join("1/run/artifacts")
 
 
-@with_authority
+@with_user
 def test_parts(scheme: Scheme) -> None:
     found = Location.parse(f"{scheme.name.upper()}://me%40x@host:81/a%20b/%C3%BC/?cred=team-a")
     assert (found.scheme, found.user, found.host, found.port) == (scheme, "me@x", "host", 81)
@@ -92,7 +97,7 @@ def test_parts(scheme: Scheme) -> None:
     assert str(found) == f"{scheme.name}://me%40x@host:81/a%20b/%C3%BC?cred=team-a"
 
 
-@with_authority
+@with_user
 def test_a_password_is_kept_and_never_shown(scheme: Scheme) -> None:
     text = f"{scheme.name}://me:{PASSWORD}@host/a/b"
     found = Location.parse(text)
@@ -115,6 +120,52 @@ def test_a_password_is_not_shown_where_a_uri_is_refused(scheme: Scheme, rest: st
     with pytest.raises(LocationError) as told:
         Location.parse(f"{scheme.name}://{rest}")
     assert PASSWORD not in str(told.value)
+
+
+def test_what_stands_before_the_namespace_is_a_bucket_and_no_user() -> None:
+    found = Location.parse("oci://models@acme/a%20b?cred=team-a")
+    assert (found.host, found.user, found.names) == ("models@acme", "", ("a b",))
+    assert str(found) == "oci://models@acme/a%20b?cred=team-a"
+    assert found.contains(found.join("c"))
+    for other in ("oci://secrets@acme/a%20b", "oci://models@other/a%20b", "oci://Models@acme/a%20b"):
+        assert not found.contains(Location.parse(other))
+    for text in ("oci://acme/a", "oci://@acme/a", "oci://models@/a", "oci://a:b@acme/a",
+                 "oci://a%40b@acme/a", "oci://models@acme:443/a", "oci:///a"):  # fmt: skip
+        with pytest.raises(LocationError, match="a bucket and its namespace"):
+            Location.parse(text)
+
+
+def test_a_repository_is_one_however_it_is_written() -> None:
+    found = Location.parse("hf://team/model/a%20b?cred=team-a")
+    assert str(found) == "hf://models/team/model/a%20b?cred=team-a"
+    assert Location.parse("hf://models/team/model/a%20b?cred=team-a") == found
+    assert found.split() == (("team", "model"), ("a b",))
+    at = Location.parse("hf://datasets/team/data@dev/a")
+    assert (at.host, at.names) == ("datasets", ("team", "data@dev", "a"))
+    assert str(at) == "hf://datasets/team/data@dev/a"
+    assert not Location.parse("hf://datasets/team/data").contains(at)
+    assert not Location.parse("hf://models/team/data@dev").contains(at)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["hf://", "hf://datasets", "hf://datasets/team", "hf://model", "hf://buckets/team/bucket",
+     "hf://datasets/team/data@refs/pr/1", "hf://datasets/team/data@", "hf://datasets/team/a@b@c",
+     "hf://team@x/model", "hf://datasets:1/team/data", "hf://datasets/-team/data",
+     "xet://user", "xet://user/repository@x/main"],
+)  # fmt: skip
+def test_what_is_no_repository_is_refused(text: str) -> None:
+    with pytest.raises(LocationError):
+        Location.parse(text)
+
+
+def test_xethubs_uris_are_those_of_hugging_face() -> None:
+    for text, meant in {
+        "xet://user/repository/main/a/b": "hf://models/user/repository@main/a/b",
+        "xet://user/repository": "hf://models/user/repository",
+        "XET://user/repository/dev?cred=x": "hf://models/user/repository@dev?cred=x",
+    }.items():
+        assert str(Location.parse(text)) == meant
 
 
 def test_a_database_file_however_many_slashes_mlflow_has_eaten() -> None:

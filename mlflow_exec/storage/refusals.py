@@ -1,0 +1,55 @@
+"""What the answer of a system of objects means, whichever SDK has asked."""
+
+from __future__ import annotations
+
+import re
+
+from mlflow_exec.credential_sources import Credential
+from mlflow_exec.errors import (
+    AccessDeniedError,
+    ClusterError,
+    ConflictError,
+    NotFoundError,
+    RejectedError,
+    UnreachableError,
+)
+from mlflow_exec.storage.kept import Object
+
+_NO_RANGE = 416
+_KINDS: dict[int, type[ClusterError]] = {
+    401: AccessDeniedError, 403: AccessDeniedError, 404: NotFoundError, 410: NotFoundError,
+    408: UnreachableError, 409: ConflictError, 412: ConflictError, 425: UnreachableError,
+    429: UnreachableError,
+}  # fmt: skip
+
+
+def refusal(
+    text: str, status: int | None, credential: Credential, *, reason: str = ""
+) -> ClusterError:
+    """Return the error for what a system has said.
+
+    Args:
+        text: Where, and what was said.
+        status: The code of HTTP; None where no answer came.
+        credential: What was asked with.
+        reason: The machine-readable one.
+    """
+    if status is None or status >= 500:
+        return UnreachableError(text, status=status, reason=reason)
+    kind = _KINDS.get(status, RejectedError)
+    if kind is AccessDeniedError:
+        text += f"; asked with the credential from {credential.source}"
+    return kind(text, status=status, reason=reason)
+
+
+def nothing_of(error: RejectedError, found: Object | None) -> tuple[bytes, Object]:
+    """Return what was read of an empty object, of which no range can be asked for; else raise."""
+    if error.status != _NO_RANGE or found is None or found.size_bytes:
+        raise error
+    return b"", found
+
+
+def whole_bytes(content_range: str | None, content: bytes) -> int:
+    """Return the size of an object of which a range has come."""
+    match = re.fullmatch(r"bytes \d+-\d+/(\d+)", content_range or "")
+    return int(match[1]) if match else len(content)
