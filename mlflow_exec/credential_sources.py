@@ -6,6 +6,9 @@
 4. a folder with a file for each field, as Kubernetes mounts a Secret;
 5. nothing of ours: the SDK's own chain, or none.
 
+Variables without a secret among them, such as that of an endpoint, do not end the search: they give
+what a folder with secrets lacks.
+
 Files are read when a value is used, so what is changed there counts from then on. A credential says
 for which hosts it is: whoever may store a URI could else have it sent anywhere.
 """
@@ -57,12 +60,17 @@ class Credential:
     """What a store is asked with.
 
     Attributes:
-        source: Where it comes from, for people.
+        source: Where its secrets come from, for people.
         fields: Its values by name.
     """
 
     source: str
     fields: Mapping[str, Secret] = field(default_factory=dict)
+
+    @property
+    def holds_secret(self) -> bool:
+        """Whether there is more in it than names and addresses."""
+        return any(name not in _PLAIN for name in self.fields)
 
     def get(self, name: str) -> str | None:
         """Return a value as it is now; None where there is none."""
@@ -78,7 +86,8 @@ class Credential:
         return Credential(self.source, {**self.fields, "user": Secret.of(user, "the URI")})
 
 
-NOTHING = Credential("nothing of ours; the SDK's own chain where it has one")
+_OF_THE_SDK = "the SDK's own chain where it has one"
+NOTHING = Credential(f"nothing of ours; {_OF_THE_SDK}")
 
 
 def find_credential(
@@ -95,10 +104,7 @@ def find_credential(
         in_uri = _in_uri(location, location.password, env)
         if location.cred is None:
             return in_uri
-    if location.cred is not None:
-        found = _entry(location.cred, env)
-    elif not (found := _variables(location, env)).fields:
-        found = _mounted(Path(env[FOLDER])) if env.get(FOLDER) else NOTHING
+    found = _given(location, env) if location.cred is None else _entry(location.cred, env)
     _check_host(location, found)
     return found
 
@@ -108,10 +114,11 @@ def _check_host(location: Location, credential: Credential) -> None:
         return
     hosts = (credential.get(_HOSTS) or "").replace(",", " ").split()
     if location.host not in hosts and f"{location.host}:{location.reached_port}" not in hosts:
+        by = f", by {credential.fields[_HOSTS].source}" if hosts else ""
         raise CredentialError(
             f"{location}: the credential from {credential.source} is for "
-            f"{', '.join(hosts) or 'no host'}; if it may be sent there, name {location.host} in "
-            f"its {_HOSTS!r}"
+            f"{', '.join(hosts) or 'no host'}{by}; if it may be sent there, name {location.host} "
+            f"in its {_HOSTS!r}"
         )
 
 
@@ -125,9 +132,28 @@ def _in_uri(location: Location, password: Secret, env: Mapping[str, str]) -> Cre
     return Credential("the URI", {"user": user, "password": password})
 
 
+def _given(location: Location, env: Mapping[str, str]) -> Credential:
+    """Return what variables and a mounted Secret give: no secrets of both, one would be foreign."""
+    variables = _variables(location, env)
+    if variables.holds_secret or not env.get(FOLDER):
+        return variables if variables.fields else NOTHING
+    mounted = _mounted(Path(env[FOLDER]))
+    if mounted.holds_secret:  # for whom it is and where, it says itself, as far as it does
+        return Credential(mounted.source, {**variables.fields, **mounted.fields})
+    fields = {**mounted.fields, **variables.fields}
+    return Credential(_source_of(fields), fields) if fields else NOTHING
+
+
+def _source_of(fields: Mapping[str, Secret]) -> str:
+    secrets = [secret.source for name, secret in fields.items() if name not in _PLAIN]
+    if secrets:
+        return ", ".join(secrets)
+    plain = ", ".join(value.source for value in fields.values())
+    return f"{plain}, where no secret is; {_OF_THE_SDK}"
+
+
 def _variables(location: Location, env: Mapping[str, str]) -> Credential:
     found: dict[str, Secret] = {}
-    names = []
     for name, variables in location.scheme.environment:
         for variable in variables:
             if env.get(variable):
@@ -137,9 +163,8 @@ def _variables(location: Location, env: Mapping[str, str]) -> Credential:
             else:
                 continue
             found[name] = secret
-            names.append(secret.source)
             break
-    return Credential(", ".join(names), found)
+    return Credential(_source_of(found), found)
 
 
 def secret_of_variable(variable: str, env: Mapping[str, str]) -> Secret:

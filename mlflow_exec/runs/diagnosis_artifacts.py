@@ -10,7 +10,8 @@ from contextlib import suppress
 from mlflow import MlflowClient
 from mlflow.entities import ViewType
 
-from mlflow_exec.credentials import holds_credentials, without_credentials
+from mlflow_exec.credential_sources import NOTHING, Credential
+from mlflow_exec.credentials import hide, holds_credentials, without_credentials
 from mlflow_exec.errors import ArtifactError, MlflowExecError
 from mlflow_exec.reports import Finding
 from mlflow_exec.storage.base import Store
@@ -28,16 +29,32 @@ def diagnose_location(uri: str) -> Iterator[Finding]:
         yield Finding(True, "uri", f"{location}: {location.scheme.title}")
         store = open_store(uri)
         credential = store.credential
-        names = ", ".join(sorted(credential.fields))
-        yield Finding(True, "credential", f"{f'{names} from ' if names else ''}{credential.source}")
+        yield Finding(True, "credential", _told(credential))
         yield Finding(True, "store", location.scheme.store)
-    except MlflowExecError as error:
-        yield Finding(False, "location", str(error))
+    except Exception as error:  # whatever it is, it is what is looked for
+        yield Finding(False, "location", _line(error))
         return
-    yield from _probe(store)
+    yield from probe(store)
 
 
-def _probe(store: Store) -> Iterator[Finding]:
+def _told(credential: Credential) -> str:
+    """Return which fields are from where; where none is a secret, what takes its place."""
+    names: dict[str, list[str]] = {}
+    for name, value in sorted(credential.fields.items()):
+        names.setdefault(value.source, []).append(name)
+    told = [f"{', '.join(found)} from {source}" for source, found in names.items()]
+    return "; ".join(told if credential.holds_secret else [*told, NOTHING.source])
+
+
+def _line(error: Exception) -> str:
+    """Return an error in one line; only ours say by themselves what they are about."""
+    if isinstance(error, MlflowExecError):
+        return str(error)
+    return hide(" ".join(f"{type(error).__name__}: {error}".split()))
+
+
+def probe(store: Store) -> Iterator[Finding]:
+    """Yield what comes of a small file in a folder of its own, up to the first step that fails."""
     folder = f"mlflow-exec-doctor-{uuid.uuid4().hex}"
     path, content = f"{folder}/probe.txt", uuid.uuid4().bytes
 
@@ -58,9 +75,9 @@ def _probe(store: Store) -> Iterator[Finding]:
     for what, step in steps.items():
         try:
             step()
-        except MlflowExecError as error:
-            yield Finding(False, what, str(error))
-            with suppress(MlflowExecError):
+        except Exception as error:  # whatever it is, it is what is looked for
+            yield Finding(False, what, _line(error))
+            with suppress(Exception):
                 store.delete(folder)
             return
         yield Finding(True, what, path)

@@ -19,7 +19,7 @@ from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError, SQLAlch
 from mlflow_exec.clients.pauses import PATIENCE_S, Pauses
 from mlflow_exec.credential_sources import Credential
 from mlflow_exec.credentials import hide
-from mlflow_exec.errors import ArtifactError
+from mlflow_exec.errors import ArtifactError, UnreachableError
 from mlflow_exec.registry import missing_extra
 from mlflow_exec.schemes import Authority
 from mlflow_exec.storage.database_tables import TABLES
@@ -114,7 +114,7 @@ class Database:
         """Return the engine of a database that has been asked once, and has the tables."""
         with self._lock:
             if self._engine is None:
-                with _explained(self._location):
+                with _explained(self._location, connecting=True):
                     made = make_engine(self._location, lambda: self._credential)
                     _make_tables(made)
                 self._engine = made
@@ -148,7 +148,7 @@ def _explained(location: Location, *, connecting: bool = False) -> Iterator[None
             error.connection_invalidated
             or (isinstance(error, OperationalError) and (connecting or _WAITED.search(said)))
         ):
-            raise _LostError(text) from None
+            raise _LostError(text) from UnreachableError(text)  # for who stops at that
         raise ArtifactError(text) from None
     except ModuleNotFoundError as error:  # the driver
         raise missing_extra(location.scheme.extra, error) from error

@@ -103,8 +103,7 @@ def test_variables_of_the_systems_own_tools_and_files_that_they_name(tmp_path: P
     env = {**HOST, "MLFLOW_EXEC_SQL_USER": "me", "MLFLOW_EXEC_SQL_PASSWORD_FILE": str(password)}
     found = find_credential(PLACE, env)
     assert (found.get("user"), found.get("password")) == ("me", SECRET)
-    host = "environment variable MLFLOW_EXEC_SQL_HOST"
-    assert found.source == f"{host}, environment variable MLFLOW_EXEC_SQL_USER, file {password}"
+    assert found.source == f"file {password}"
 
 
 def test_a_mounted_secret(tmp_path: Path) -> None:
@@ -116,6 +115,56 @@ def test_a_mounted_secret(tmp_path: Path) -> None:
     assert (found.get("user"), found.get("password")) == ("me", SECRET)
     with pytest.raises(CredentialError, match="No such file"):
         find_credential(PLACE, {"MLFLOW_EXEC_CREDENTIALS_DIR": str(tmp_path / "none")})
+
+
+def mounted(folder: Path, **fields: str) -> dict[str, str]:
+    for name, value in fields.items():
+        (folder / name).write_text(value)
+    return {"MLFLOW_EXEC_CREDENTIALS_DIR": str(folder)}
+
+
+BUCKET = Location.parse("fsspec+s3://bucket/mlflow")
+ENDPOINT = {"MLFLOW_S3_ENDPOINT_URL": "https://of-a-variable.example"}
+
+
+def test_a_variable_without_a_secret_does_not_hide_a_mounted_one(tmp_path: Path) -> None:
+    env = {**mounted(tmp_path, key_id="id", key_secret=SECRET), **ENDPOINT}
+    found = find_credential(BUCKET, env)
+    assert (found.get("key_id"), found.get("key_secret")) == ("id", SECRET)
+    assert found.get("endpoint") == "https://of-a-variable.example"
+    assert found.source == f"folder {tmp_path}"
+
+
+def test_a_mounted_secret_goes_where_it_says_itself_before_where_variables_say(
+    tmp_path: Path,
+) -> None:
+    env = mounted(tmp_path, key_secret=SECRET, endpoint="https://its-own.example")
+    assert find_credential(BUCKET, {**env, **ENDPOINT}).get("endpoint") == "https://its-own.example"
+    (tmp_path / "of-sql").mkdir()
+    env = mounted(tmp_path / "of-sql", password=SECRET)
+    assert find_credential(PLACE, {**env, **HOST}).get("password") == SECRET
+    for hosts in ("other.example", ""):
+        env = mounted(tmp_path / "of-sql", hosts=hosts)
+        with pytest.raises(CredentialError, match=f"from folder {tmp_path}/of-sql is for") as told:
+            find_credential(PLACE, {**env, **HOST})
+        assert "by environment variable" not in str(told.value)
+
+
+def test_secrets_of_variables_and_of_a_folder_are_never_mixed(tmp_path: Path) -> None:
+    env = mounted(tmp_path, hosts="files.example", user="me")
+    env["MLFLOW_EXEC_SQL_PASSWORD"] = SECRET
+    with pytest.raises(CredentialError, match="MLFLOW_EXEC_SQL_PASSWORD is for no host"):
+        find_credential(PLACE, env)
+    found = find_credential(PLACE, {**mounted(tmp_path, token=SECRET), **env, **HOST})
+    assert sorted(found.fields) == ["hosts", "password"]
+
+
+def test_where_no_secret_is_given_that_is_said_of_the_source(tmp_path: Path) -> None:
+    said = "MLFLOW_S3_ENDPOINT_URL, where no secret is; the SDK's own chain"
+    assert said in find_credential(BUCKET, ENDPOINT).source
+    env = {**mounted(tmp_path, user="mounted", hosts="files.example"), **HOST}
+    assert find_credential(PLACE, {**env, "MLFLOW_EXEC_SQL_USER": "me"}).get("user") == "me"
+    assert find_credential(PLACE, env).get("user") == "mounted"
 
 
 def test_where_nothing_is_given_it_is_left_to_the_sdk() -> None:

@@ -11,7 +11,13 @@ from click.testing import CliRunner
 from mlflow import MlflowClient
 
 from mlflow_exec.cli import cli
+from mlflow_exec.credential_sources import NOTHING
+from mlflow_exec.credentials import Secret
+from mlflow_exec.runs.diagnosis_artifacts import probe
+from mlflow_exec.storage.base import Entry
+from mlflow_exec.storage.local import LocalStore
 from mlflow_exec.storage.opening import open_store
+from mlflow_exec.uris import Location
 
 PASSWORD = "a-password-that-nobody-may-see"
 
@@ -48,6 +54,37 @@ def test_a_location_that_is_malformed_or_cannot_be_reached(
     code, found, _ = doctor(f"sqlite:///{tmp_path}/a.db")
     assert (code, found["write"][0]) == (1, False)
     assert "file is not a database" in found["write"][1]
+
+
+class Breaks(LocalStore):
+    """A store that is not written with all errors in mind."""
+
+    def entries(self, path: str) -> list[Entry]:
+        raise ValueError(f"malformed\n  line with {PASSWORD}")
+
+
+def test_an_error_that_nobody_thought_of_is_told_in_a_line_and_nothing_is_kept(
+    tmp_path: Path,
+) -> None:
+    Secret.of(PASSWORD, "a test").reveal()
+    *done, failed = probe(Breaks(Location.parse(f"file-plugin:{tmp_path}/a"), NOTHING))
+    assert [finding.subject for finding in done] == ["write"]
+    assert (failed.ok, failed.subject) == (False, "list")
+    assert failed.detail == "ValueError: malformed line with ***"
+    assert list((tmp_path / "a").iterdir()) == []
+
+
+def test_each_field_of_a_credential_is_told_with_its_own_source(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_EXEC_SQL_HOST", "127.0.0.1")
+    _, found, _ = doctor("postgresql://127.0.0.1:9/a")
+    variable = "hosts from environment variable MLFLOW_EXEC_SQL_HOST"
+    assert found["credential"][1] == f"{variable}; {NOTHING.source}"
+    (tmp_path / "password").write_text(PASSWORD)
+    monkeypatch.setenv("MLFLOW_EXEC_CREDENTIALS_DIR", str(tmp_path))
+    _, found, _ = doctor("postgresql://127.0.0.1:9/a")
+    assert found["credential"][1] == f"{variable}; password from file {tmp_path}/password"
 
 
 @pytest.mark.filterwarnings("ignore::sqlalchemy.exc.SADeprecationWarning")
