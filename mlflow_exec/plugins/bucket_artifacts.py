@@ -17,12 +17,15 @@ from mlflow.entities.multipart_upload import (
 from mlflow.store.artifact import artifact_repo
 from mlflow.store.artifact.artifact_repo import MultipartUploadMixin
 
+from mlflow_exec.errors import ConfigError
 from mlflow_exec.plugins.artifacts import ExecArtifactRepository, as_mlflow, joined
 
 if TYPE_CHECKING:
-    from mlflow_exec.storage.objects import ObjectStore, SignedUrls
+    from mlflow_exec.storage.objects import ObjectStore
+    from mlflow_exec.storage.signed_urls import SignedUrls
 
 _LIFE_S = 3600
+_MOST_PARTS = 10_000
 # MLflow 3.5 has none of these.
 _Downloads: type = getattr(artifact_repo, "MultipartDownloadMixin", object)
 _Uploads: type = getattr(artifact_repo, "PresignedUploadMixin", type("_NoUploads", (), {}))
@@ -42,6 +45,11 @@ class ExecBucketRepository(
         """Begin an upload in parts, and sign a URL for each."""
         key = self._key(local_file, artifact_path)
         with as_mlflow():
+            if not 0 < num_parts <= _MOST_PARTS:
+                raise ConfigError(
+                    f"{self.artifact_uri}: an upload has 1 to {_MOST_PARTS} parts; {num_parts} "
+                    f"were asked for; MLFLOW_MULTIPART_UPLOAD_CHUNK_SIZE makes each larger"
+                )
             upload = self.urls.begin_parts(key)
             urls = [
                 self.urls.part_url(key, upload, number, _LIFE_S)
@@ -99,8 +107,9 @@ class ExecBucketRepository(
     @property
     def urls(self) -> SignedUrls:
         """What signs."""
-        assert self.bucket.urls is not None, "registered for buckets that sign"
-        return self.bucket.urls
+        urls = self.bucket.urls
+        assert urls is not None, "registered for buckets that sign"
+        return urls
 
     def _key(self, local_file: str, artifact_path: str | None) -> str:
         with as_mlflow():

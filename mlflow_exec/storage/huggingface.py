@@ -34,7 +34,8 @@ from mlflow_exec.errors import (
 )
 from mlflow_exec.storage.base import READ_BACK, Store, explained, is_on
 from mlflow_exec.storage.kept import Hasher, Object
-from mlflow_exec.storage.objects import Objects, ObjectStore, Upload, again
+from mlflow_exec.storage.objects import Objects, ObjectStore
+from mlflow_exec.storage.parts import Upload, again
 from mlflow_exec.storage.refusals import refusal
 from mlflow_exec.storage.shared import Connections
 from mlflow_exec.uris import Location
@@ -335,7 +336,7 @@ class HfStore(ObjectStore):
         self, location: Location, credential: Credential, objects: HfObjects | None = None
     ) -> None:
         self._repository = objects or _HF.of(location, credential)
-        super().__init__(location, credential, self._repository)
+        super().__init__(location, credential, lambda: self._repository)
 
     @contextmanager
     def together(self) -> Iterator[Store]:

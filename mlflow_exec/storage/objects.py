@@ -7,16 +7,13 @@ of one name do not exclude each other there.
 from __future__ import annotations
 
 import hashlib
-import logging
-import time
+import os
 from abc import ABC, abstractmethod
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
-from typing import Any, BinaryIO, TypeVar
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import nullcontext, suppress
+from typing import Any, BinaryIO
 
-from mlflow_exec.clients.pauses import Pauses, repeated
+from mlflow_exec.clients.pauses import repeated
 from mlflow_exec.credential_sources import Credential
 from mlflow_exec.errors import (
     ArtifactError,
@@ -26,83 +23,24 @@ from mlflow_exec.errors import (
     NotFoundError,
     UnreachableError,
 )
-from mlflow_exec.storage.base import Entry, Store, explained, valid_names
-from mlflow_exec.storage.budget import Budget
+from mlflow_exec.storage.base import PIECE_BYTES, Entry, Store, explained, valid_names
+from mlflow_exec.storage.budget import Share
 from mlflow_exec.storage.kept import Object
+from mlflow_exec.storage.parts import (
+    FREE_BYTES,
+    PART_BYTES,
+    PARTS,
+    READING,
+    SENDING,
+    Upload,
+    again,
+    read_in_parts,
+)
 from mlflow_exec.storage.sent import Sent
+from mlflow_exec.storage.signed_urls import SignedUrls
 from mlflow_exec.uris import Location, artifact_names
 
-T = TypeVar("T")
-_LOG = logging.getLogger(__name__)
-PART_BYTES = 8 * 1024 * 1024
-"""So much is sent, or asked for, at a time."""
-_IN_FLIGHT = 4
-_TRIES = 5
 _CHANGED = "what came is not what is kept"
-_BUDGET = Budget(8 * PART_BYTES)
-
-
-class Upload(ABC):
-    """An object that is being sent in parts; nobody sees it before `commit`."""
-
-    @abstractmethod
-    def write(self, part: bytes) -> None:
-        """Send the next part, of `PART_BYTES` but for the last; it may still be on its way."""
-
-    @abstractmethod
-    def commit(self) -> None:
-        """Make the object of all parts, once they have arrived."""
-
-    @abstractmethod
-    def abort(self) -> None:
-        """Remove the parts."""
-
-
-class PartsUpload(Upload):
-    """An upload whose parts are sent by threads, each again where no answer comes."""
-
-    def __init__(self) -> None:
-        self._pool = ThreadPoolExecutor(_IN_FLIGHT, "mlflow-exec-send")
-        self._pending: deque[Future[None]] = deque()
-        self._sent: dict[int, Any] = {}
-        self._number = 0
-
-    @abstractmethod
-    def send(self, number: int, part: bytes) -> Any:
-        """Send a part, counted from 1, and return what `finish` needs of it."""
-
-    @abstractmethod
-    def finish(self, sent: Sequence[Any]) -> None:
-        """Make the object of what `send` has returned, in order."""
-
-    @abstractmethod
-    def remove(self) -> None:
-        """Remove the parts."""
-
-    def write(self, part: bytes) -> None:
-        """See `Upload`."""
-        if len(self._pending) == _IN_FLIGHT:
-            self._pending.popleft().result()
-        self._number += 1
-        _BUDGET.take(len(part))
-        sent = self._pool.submit(self._send, self._number, part)
-        sent.add_done_callback(lambda _: _BUDGET.give_back(len(part)))
-        self._pending.append(sent)
-
-    def commit(self) -> None:
-        """See `Upload`."""
-        for sent in self._pending:
-            sent.result()
-        self._pool.shutdown()
-        self.finish([self._sent[number] for number in sorted(self._sent)])
-
-    def abort(self) -> None:
-        """See `Upload`."""
-        self._pool.shutdown(cancel_futures=True)
-        self.remove()
-
-    def _send(self, number: int, part: bytes) -> None:
-        self._sent[number] = again(lambda: self.send(number, part))
 
 
 class Objects(ABC):
@@ -153,51 +91,46 @@ class Objects(ABC):
         """Give back connections."""
 
 
-class SignedUrls(ABC):
-    """A bucket that lets others read and write single objects by URLs, which need no credential.
-
-    Raises:
-        ClusterError: As with `Objects`.
-    """
-
-    @abstractmethod
-    def get_url(self, key: str, life_s: int) -> str:
-        """Return where an object can be read for so long."""
-
-    @abstractmethod
-    def put_url(self, key: str, life_s: int) -> str:
-        """Return where an object can be put for so long."""
-
-    @abstractmethod
-    def begin_parts(self, key: str) -> str:
-        """Begin an upload in parts, and return its name."""
-
-    @abstractmethod
-    def part_url(self, key: str, upload: str, number: int, life_s: int) -> str:
-        """Return where a part, counted from 1, can be put for so long."""
-
-    @abstractmethod
-    def finish_parts(self, key: str, upload: str, etags: Mapping[int, str]) -> None:
-        """Make the object of parts, by their numbers and what the bucket has called them."""
-
-    @abstractmethod
-    def abort_parts(self, key: str, upload: str) -> None:
-        """Remove the parts."""
-
-
 class ObjectStore(Store):
-    """Files as objects, whose keys are their paths.
+    """Files as objects, whose keys are their paths."""
 
-    Attributes:
-        urls: What signs URLs of the same bucket; None where it cannot.
-    """
+    def __init__(
+        self, location: Location, credential: Credential, objects: Callable[[], Objects]
+    ) -> None:
+        """See `Store`; asks nothing.
 
-    def __init__(self, location: Location, credential: Credential, objects: Objects) -> None:
-        """See `Store`; asks nothing."""
+        Args:
+            location: Of its root.
+            credential: What the bucket is reached with.
+            objects: Returns the bucket; called again after a fork, as connections do not survive
+                one.
+
+        Raises:
+            LocationError: There is a user in the URI; a bucket has none.
+        """
+        if location.user or location.password is not None:
+            raise LocationError(
+                f"{location}: what stands before '@' is not used for a bucket; write "
+                f"{location.scheme.example}"
+            )
         super().__init__(location, credential)
-        self._objects = objects
         self._root = location.split()[1]
-        self.urls = objects if isinstance(objects, SignedUrls) else None
+        self._ask = objects
+        self._made = os.getpid(), objects()
+
+    @property
+    def _objects(self) -> Objects:
+        process, objects = self._made
+        if process != os.getpid():
+            objects = self._ask()
+            self._made = os.getpid(), objects
+        return objects
+
+    @property
+    def urls(self) -> SignedUrls | None:
+        """What signs URLs of the same bucket; None where it cannot."""
+        objects = self._objects
+        return objects if isinstance(objects, SignedUrls) else None
 
     def put(self, path: str, content: BinaryIO) -> None:
         """See `Store`."""
@@ -205,11 +138,11 @@ class ObjectStore(Store):
         sent = Sent(content)
         with explained(self.location):
             try:
-                first = sent.take(PART_BYTES)
-                if len(first) < PART_BYTES:
+                first = sent.take(FREE_BYTES)
+                if len(first) < FREE_BYTES:
                     repeated(lambda: self._objects.put(key, first))
                 else:
-                    self._upload(key, first, sent)
+                    self._send(key, [first], sent)
             finally:
                 sent.raise_failure()
             if sent.sha256 is not None:
@@ -221,16 +154,22 @@ class ObjectStore(Store):
         with explained(self.location):
             if path:
                 with suppress(NotFoundError):
-                    first = again(lambda: self._first(key))
+                    first = self._begin(key, path)
             if first is None:
                 raise ArtifactNotFoundError(f"{self.location}: there is no file {path!r}")
-            content, found = first
-            if len(content) != min(PART_BYTES, found.size_bytes):
-                raise ArtifactError(f"{self.location}: {len(content)} bytes of {path!r} came")
-            yield content
-            if found.size_bytes > PART_BYTES:
-                further = self._further(key, path, found)
-                yield from self._compared(path, found, content, further)
+            content, found, share = first
+            del first
+            compared = found.hasher() if found.checksum else None
+            with share or nullcontext():
+                for start in range(0, len(content), PIECE_BYTES):
+                    yield content[start : start + PIECE_BYTES]
+            start = len(content)
+            if compared is not None:
+                compared.update(content)
+            del content
+            if start < found.size_bytes:
+                further = self._further(key, path, found, start)
+                yield from self._compared(path, found, compared, further)
 
     def entries(self, path: str) -> list[Entry]:
         """See `Store`."""
@@ -292,23 +231,33 @@ class ObjectStore(Store):
         key = self.key(path)
         return f"{key}/" if key else ""
 
-    def _upload(self, key: str, first: bytes, sent: Sent) -> None:
-        upload = repeated(lambda: self._objects.upload(key))
+    def _send(self, key: str, first: list[bytes], sent: Sent) -> None:
+        """Send what is large, each part of it once there is memory for it."""
+        share, upload = SENDING.take(_next_bytes(sent)), None
         try:
-            part = first
+            part = PARTS.fill(sent, first.pop())
+            if len(part) < PART_BYTES:
+                repeated(lambda: self._objects.put(key, part))
+                return
+            upload = repeated(lambda: self._objects.upload(key))
             while part:
-                upload.write(part)
-                part = sent.take(PART_BYTES)
-            upload.commit()
+                PARTS.give_back_after(upload.write(part), part, share)
+                share = SENDING.take(_next_bytes(sent))
+                part = PARTS.fill(sent)
+            share.give_back()
+            version = upload.commit()
         except BaseException:
-            with suppress(ClusterError):
-                upload.abort()
+            if upload is not None:
+                with suppress(ClusterError):
+                    upload.abort()
             raise
-        found = repeated(lambda: self._objects.find(key))
-        if found is not None and found.size_bytes != sent.size_bytes:
+        finally:
+            share.give_back()
+        found = repeated(lambda: self._objects.find(key)) if version else None
+        # One of another version is of another upload.
+        if found and found.version == version and found.size_bytes != sent.size_bytes:
             raise ArtifactError(
-                f"{self.location}: {found.size_bytes} of {sent.size_bytes} bytes are there, of "
-                f"this or of another upload"
+                f"{self.location}: {found.size_bytes} of {sent.size_bytes} bytes are there"
             )
 
     def _read_back(self, key: str, path: str, sent: Sent) -> None:
@@ -318,73 +267,56 @@ class ObjectStore(Store):
         if digest.hexdigest() != sent.sha256:
             raise ArtifactError(f"{self.location}: {path!r}: what is there is not what was sent")
 
-    def _first(self, key: str) -> tuple[bytes, Object]:
-        content, found = self._objects.read(key, 0, PART_BYTES)
+    def _first(self, key: str, end: int) -> tuple[bytes, Object]:
+        content, found = self._objects.read(key, 0, end)
         if len(content) == found.size_bytes and not found.is_content(content):
             raise UnreachableError(f"{key}: {_CHANGED}")
         return content, found
 
     def _compared(
-        self, path: str, found: Object, first: bytes, further: Iterator[bytes]
+        self, path: str, found: Object, hasher: Any, further: Iterator[bytes]
     ) -> Iterator[bytes]:
-        """Yield what follows the first part, and fail at its end if it is not what is kept."""
-        if not found.checksum:
-            yield from further
-            return
-        hasher = found.hasher()
-        hasher.update(first)
+        """Yield what follows the beginning, and fail at its end if it is not what is kept."""
         for piece in further:
-            hasher.update(piece)
+            if hasher is not None:
+                hasher.update(piece)
             yield piece
-        if hasher.hexdigest() != found.checksum:
+        if hasher is not None and hasher.hexdigest() != found.checksum:
             raise ArtifactError(f"{self.location}: {path!r}: {_CHANGED}")
 
-    def _further(self, key: str, path: str, found: Object) -> Iterator[bytes]:
-        """Yield what follows the first part, some parts at a time, each again where it is lost."""
+    def _begin(self, key: str, path: str) -> tuple[bytes, Object, Share | None]:
+        """Return the beginning of a file: all of it up to one part, so that it is of one version.
 
-        def part(start: int) -> bytes:
-            end = min(start + PART_BYTES, found.size_bytes)
+        Its share of the memory is taken where there is one; nobody waits for it, who may hold
+        what is missing.
+        """
+        share, asked_bytes = None, FREE_BYTES
+        content, found = again(lambda: self._first(key, FREE_BYTES))
+        if len(content) < found.size_bytes <= PART_BYTES:
+            share, asked_bytes = READING.take_now(found.size_bytes), PART_BYTES
+            try:
+                content, found = again(lambda: self._first(key, PART_BYTES))
+            except BaseException:
+                if share is not None:
+                    share.give_back()
+                raise
+        if len(content) != min(asked_bytes, found.size_bytes):
+            raise ArtifactError(f"{self.location}: {len(content)} bytes of {path!r} came")
+        return content, found, share
+
+    def _further(self, key: str, path: str, found: Object, start: int) -> Iterator[bytes]:
+        def part(start: int, size_bytes: int) -> bytes:
+            end = start + size_bytes
             content, now = again(lambda: self._objects.read(key, start, end))
-            if now != found or len(content) != end - start:
+            if now != found or len(content) != size_bytes:
                 raise ArtifactError(f"{self.location}: {path!r} was replaced while it was read")
             return content
 
-        with ThreadPoolExecutor(_IN_FLIGHT, "mlflow-exec-read") as pool:
-            pending: deque[Future[bytes]] = deque()
-            try:
-                for start in range(PART_BYTES, found.size_bytes, PART_BYTES):
-                    while pending and (
-                        len(pending) == _IN_FLIGHT or not _BUDGET.take_now(PART_BYTES)
-                    ):
-                        yield _given_back(pending)
-                    if not pending:
-                        _BUDGET.take(PART_BYTES)
-                    pending.append(pool.submit(part, start))
-                while pending:
-                    yield _given_back(pending)
-            finally:
-                for left in pending:
-                    left.cancel()
-                    _BUDGET.give_back(PART_BYTES)
+        return read_in_parts(part, start, found.size_bytes)
 
 
-def _given_back(pending: deque[Future[bytes]]) -> bytes:
-    try:
-        return pending[0].result()
-    finally:
-        pending.popleft()
-        _BUDGET.give_back(PART_BYTES)
-
-
-def again(action: Callable[[], T]) -> T:
-    """Do what is safe to repeat, some times where no answer comes."""
-    pauses = Pauses()
-    for left in reversed(range(_TRIES)):
-        try:
-            return action()
-        except UnreachableError as error:
-            if not left:
-                raise
-            _LOG.info("%s; trying again", error)
-        time.sleep(pauses.next_s())
-    raise AssertionError("not reached")
+def _next_bytes(sent: Sent) -> int:
+    """Return how large the next part is at most."""
+    if sent.length_bytes is None:
+        return PART_BYTES
+    return min(PART_BYTES, max(0, sent.length_bytes - sent.size_bytes))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from botocore.config import Config
@@ -32,13 +32,16 @@ from mlflow_exec.errors import (
     UnreachableError,
 )
 from mlflow_exec.storage.kept import Object
-from mlflow_exec.storage.objects import Objects, ObjectStore, PartsUpload, SignedUrls, Upload
+from mlflow_exec.storage.objects import Objects, ObjectStore
+from mlflow_exec.storage.parts import PartsUpload, Upload
 from mlflow_exec.storage.shared import Connections
+from mlflow_exec.storage.signed_urls import SignedUrls
 from mlflow_exec.uris import Location
 
 _CONNECTIONS = 64
 _REMOVED_AT_ONCE = 1000
 _NO_RANGE = 416
+_NOT_OF_KEYS = ("NoSuchBucket", "NoSuchUpload")  # and yet 404
 _KINDS: dict[int, type[ClusterError]] = {
     401: AccessDeniedError, 403: AccessDeniedError, 404: NotFoundError, 409: ConflictError,
     412: ConflictError, 408: UnreachableError, 425: UnreachableError, 429: UnreachableError,
@@ -82,8 +85,12 @@ class S3Objects(Objects, SignedUrls):
         try:
             told = self.call("head_object", key, Key=key)
         except NotFoundError:
+            # This answer has no body, so it may be the bucket that is not there.
+            with suppress(AccessDeniedError):
+                self.call("list_objects_v2", "", Prefix=key, MaxKeys=1)
             return None
-        return Object(int(told["ContentLength"]), str(told.get("ETag", "")))
+        size_bytes = int(self._told(told, "ContentLength", key))
+        return Object(size_bytes, str(told.get("ETag", "")))
 
     def list(self, prefix: str) -> Iterator[tuple[str, int | None]]:
         """See `Objects`."""
@@ -124,7 +131,8 @@ class S3Objects(Objects, SignedUrls):
 
     def begin_parts(self, key: str) -> str:
         """See `SignedUrls`."""
-        return str(self.call("create_multipart_upload", key, Key=key)["UploadId"])
+        told = self.call("create_multipart_upload", key, Key=key)
+        return str(self._told(told, "UploadId", key))
 
     def part_url(self, key: str, upload: str, number: int, life_s: int) -> str:
         """See `SignedUrls`."""
@@ -178,7 +186,16 @@ class S3Objects(Objects, SignedUrls):
             yield page
             if not page.get("IsTruncated"):
                 return
-            token = {"ContinuationToken": page["NextContinuationToken"]}
+            following = self._told(page, "NextContinuationToken", prefix)
+            token = {"ContinuationToken": following}
+
+    def _told(self, told: Mapping[str, Any], name: str, what: str) -> Any:
+        """Return what an answer has to tell."""
+        if name not in told:
+            raise RejectedError(
+                f"{self._bucket}: {what}: the answer has no {name}; is the endpoint one of S3?"
+            )
+        return told[name]
 
     def _client(self) -> Any:
         with self._lock:
@@ -189,8 +206,10 @@ class S3Objects(Objects, SignedUrls):
                     aws_access_key_id=get("key_id"), aws_secret_access_key=get("key_secret"),
                     aws_session_token=get("session_token"),
                     config=Config(
-                        max_pool_connections=_CONNECTIONS, retries={"mode": "standard"},
-                        connect_timeout=15, read_timeout=120, user_agent_extra="mlflow-exec",
+                        # Version 2 is what signs URLs in old regions, and is refused there now.
+                        signature_version="s3v4", max_pool_connections=_CONNECTIONS,
+                        retries={"mode": "standard", "total_max_attempts": 2},
+                        connect_timeout=15, read_timeout=60, user_agent_extra="mlflow-exec",
                     ),
                 )  # fmt: skip
             return self._made
@@ -208,6 +227,8 @@ class S3Objects(Objects, SignedUrls):
             text = f"{where}: {' '.join(str(error).split())} (HTTP {status}"
             text += f", request {id_})" if (id_ := metadata.get("RequestId")) else ")"
             kind = _KINDS.get(status, UnreachableError if status >= 500 else RejectedError)
+            if error.response.get("Error", {}).get("Code") in _NOT_OF_KEYS:
+                kind = RejectedError
             if kind is AccessDeniedError:
                 text += f"; {signed}"
             raise kind(text, status=status) from error
@@ -236,10 +257,12 @@ class _S3Upload(PartsUpload):
         told = self._call("upload_part", PartNumber=number, Body=part)
         sums = {name: value for name, value in told.items() if name.startswith("Checksum")}
         sums.pop("ChecksumType", None)
-        return {"PartNumber": number, "ETag": told["ETag"], **sums}
+        etag = self._objects._told(told, "ETag", self._key)
+        return {"PartNumber": number, "ETag": etag, **sums}
 
-    def finish(self, sent: Sequence[Any]) -> None:
-        self._call("complete_multipart_upload", MultipartUpload={"Parts": list(sent)})
+    def finish(self, sent: Sequence[Any]) -> str:
+        told = self._call("complete_multipart_upload", MultipartUpload={"Parts": list(sent)})
+        return str(told.get("ETag", ""))
 
     def remove(self) -> None:
         self._objects.abort_parts(self._key, self._id)
@@ -254,7 +277,7 @@ class S3Store(ObjectStore):
     """Files in a bucket of S3."""
 
     def __init__(self, location: Location, credential: Credential) -> None:
-        super().__init__(location, credential, _SHARED.of(location, credential))
+        super().__init__(location, credential, lambda: _SHARED.of(location, credential))
 
 
 _SHARED = Connections(S3Objects)

@@ -26,8 +26,9 @@ from mlflow_exec.errors import (
     UnreachableError,
 )
 from mlflow_exec.storage.kept import Hasher, Object
-from mlflow_exec.storage.objects import Objects, ObjectStore, PartsUpload, Upload
+from mlflow_exec.storage.objects import Objects, ObjectStore
 from mlflow_exec.storage.oci_signing import identity
+from mlflow_exec.storage.parts import PartsUpload, Upload
 from mlflow_exec.storage.refusals import nothing_of, refusal, whole_bytes
 from mlflow_exec.storage.shared import Connections
 from mlflow_exec.uris import Location
@@ -185,6 +186,7 @@ class _OciUpload(PartsUpload):
         self._id = {"object_name": key, "upload_id": told.data.upload_id}
 
     def send(self, number: int, part: bytes) -> Any:
+        part = bytes(part)  # which the SDK takes no other for
         told = self._objects.ask(
             "upload_part", upload_part_num=number, upload_part_body=part,
             opc_content_crc32c=_sum(part), **_ALGORITHM, **self._id,
@@ -223,7 +225,7 @@ class OciStore(ObjectStore):
     """Files in a bucket of Oracle's Object Storage."""
 
     def __init__(self, location: Location, credential: Credential) -> None:
-        super().__init__(location, credential, _OCI.of(location, credential))
+        super().__init__(location, credential, lambda: _OCI.of(location, credential))
 
 
 _OCI = Connections(OciObjects)

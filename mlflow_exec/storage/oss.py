@@ -30,7 +30,8 @@ from mlflow_exec.errors import (
     UnreachableError,
 )
 from mlflow_exec.storage.kept import Object
-from mlflow_exec.storage.objects import Objects, ObjectStore, PartsUpload, Upload
+from mlflow_exec.storage.objects import Objects, ObjectStore
+from mlflow_exec.storage.parts import PartsUpload, Upload
 from mlflow_exec.storage.refusals import nothing_of, refusal, whole_bytes
 from mlflow_exec.storage.shared import Connections
 from mlflow_exec.uris import Location
@@ -215,6 +216,7 @@ class _OssUpload(PartsUpload):
         self._id = {"upload_id": told.upload_id}
 
     def send(self, number: int, part: bytes) -> Any:
+        part = bytes(part)  # which the SDK takes no other for
         told = self._objects.ask(
             "upload_part", oss.UploadPartRequest, self._key,
             part_number=number, body=part, content_md5=_md5(part), **self._id,
@@ -264,7 +266,7 @@ class OssStore(ObjectStore):
     """Files in a bucket of OSS."""
 
     def __init__(self, location: Location, credential: Credential) -> None:
-        super().__init__(location, credential, _OSS.of(location, credential))
+        super().__init__(location, credential, lambda: _OSS.of(location, credential))
 
 
 _OSS = Connections(OssObjects)

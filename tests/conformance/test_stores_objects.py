@@ -3,22 +3,35 @@
 from __future__ import annotations
 
 import io
+import os
 import random
-from collections.abc import Iterator
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 
 import pytest
 
 from mlflow_exec.clients import pauses
 from mlflow_exec.credential_sources import Credential
 from mlflow_exec.credentials import Secret
-from mlflow_exec.errors import ArtifactError
+from mlflow_exec.errors import (
+    ArtifactError,
+    ArtifactNotFoundError,
+    ConflictError,
+    LocationError,
+    RejectedError,
+)
 from mlflow_exec.storage.base import Entry
-from mlflow_exec.storage.objects import _BUDGET, PART_BYTES
+from mlflow_exec.storage.kept import Object
+from mlflow_exec.storage.objects import ObjectStore
 from mlflow_exec.storage.objects_fsspec import AzureStore
 from mlflow_exec.storage.objects_s3 import S3Objects, S3Store
+from mlflow_exec.storage.parts import READING, SENDING
 from mlflow_exec.testing.stores import Random, StoreConformance, Stored
 from mlflow_exec.uris import Location
+from tests.answering_server import Answer, answering
 from tests.conformance.cutting import assert_survives_cuts
 from tests.object_servers import BUCKET, ObjectServer, azurite, gofakes3
 from tests.unit.tcp_link import TcpLink
@@ -50,9 +63,9 @@ def in_s3(server: ObjectServer, name: str, bucket: str = BUCKET) -> S3Store:
     return S3Store(Location.parse(f"fsspec+s3://{bucket}/{name}"), given)
 
 
-def in_azure(server: ObjectServer, name: str) -> AzureStore:
+def in_azure(server: ObjectServer, name: str, bucket: str = BUCKET) -> AzureStore:
     given = credential(connection_string=server.connection_string)
-    return AzureStore(Location.parse(f"fsspec+abfs://{BUCKET}/{name}"), given)
+    return AzureStore(Location.parse(f"fsspec+abfs://{bucket}/{name}"), given)
 
 
 class TestS3(StoreConformance):
@@ -88,8 +101,84 @@ def test_many_large_files_at_a_time_wait_for_memory_and_all_pass(s3: ObjectServe
     with ThreadPoolExecutor(12) as pool:
         assert all(pool.map(there_and_back, range(12)))
     store.delete("")
-    assert _BUDGET.take_now(8 * PART_BYTES), "all was given back"
-    _BUDGET.give_back(8 * PART_BYTES)
+    assert SENDING.is_free()
+    assert READING.is_free()
+
+
+@pytest.mark.large
+@pytest.mark.skipif(sys.platform != "linux", reason="asks Linux how much memory is used")
+def test_many_large_files_at_a_time_need_little_memory(s3: ObjectServer) -> None:
+    ran = subprocess.run(
+        [sys.executable, "-m", "tests.conformance.many_large_files", s3.url],
+        check=True, capture_output=True, text=True,
+    )  # fmt: skip
+    up_bytes, down_bytes = map(int, ran.stdout.split())
+    assert up_bytes < 150_000_000
+    assert down_bytes < 150_000_000
+
+
+def test_one_who_reads_many_files_in_turn_does_not_wait_for_himself(s3: ObjectServer) -> None:
+    store = in_s3(s3, "in-turn")
+    text = random.randbytes(20_000_000)
+    for name in "abc":
+        store.put(name, io.BytesIO(text))
+    found: dict[str, bytes] = dict.fromkeys("abc", b"")
+    for pieces in zip(*(store.read(name) for name in "abc"), strict=True):
+        found = {name: found[name] + piece for name, piece in zip("abc", pieces, strict=True)}
+    assert set(found.values()) == {text}
+    store.delete("")
+    assert READING.is_free()
+
+
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+def test_a_store_is_used_in_a_forked_process(s3: ObjectServer) -> None:
+    store = in_s3(s3, "forked")
+    store.put("a", io.BytesIO(b"1" * 10_000_000))
+    before, child = store._objects, os.fork()
+    if not child:
+        with suppress(BaseException):
+            assert store._objects is not before
+            assert b"".join(store.read("a")) == b"1" * 10_000_000
+            store.put("b", io.BytesIO(b"2" * 10_000_000))
+            os._exit(0)
+        os._exit(1)
+    assert os.waitpid(child, 0)[1] == 0
+    assert store._objects is before
+    assert b"".join(store.read("b")) == b"2" * 10_000_000
+    store.delete("")
+
+
+def test_an_upload_that_another_one_replaced_at_once_was_right(s3: ObjectServer) -> None:
+    class Replaced(S3Objects):
+        def find(self, key: str) -> Object | None:
+            self.put(key, b"another")
+            return super().find(key)
+
+    place = in_s3(s3, "replaced")
+    store = ObjectStore(
+        place.location, place.credential, lambda: Replaced(place.location, place.credential)
+    )
+    store.put("a", io.BytesIO(bytes(20_000_000)))
+    assert b"".join(store.read("a")) == b"another"
+    store.delete("")
+
+
+def test_the_later_one_of_two_large_uploads_to_a_name_in_azure_is_told_so(
+    azure: ObjectServer,
+) -> None:
+    store = in_azure(azure, "two")
+
+    class Overtaken(io.BytesIO):
+        def read(self, size: int | None = -1) -> bytes:
+            if 10_000_000 < self.tell() < 12_000_000:
+                store.put("a", io.BytesIO(b"1" * 9_000_000))
+            return super().read(size)
+
+    with pytest.raises(ArtifactError, match="another upload to that name finished first") as told:
+        store.put("a", Overtaken(b"2" * 20_000_000))
+    assert isinstance(told.value.__cause__, ConflictError)
+    assert b"".join(store.read("a")) == b"1" * 9_000_000
+    store.delete("")
 
 
 def test_an_upload_that_breaks_off_leaves_no_parts_in_s3(s3: ObjectServer) -> None:
@@ -113,9 +202,49 @@ def test_a_marker_of_a_folder_is_no_file(s3: ObjectServer) -> None:
     assert store.entries("") == []
 
 
-def test_a_bucket_that_is_not_there(s3: ObjectServer) -> None:
-    with pytest.raises(ArtifactError, match="bucket does not exist"):
-        in_s3(s3, "x", bucket="none").put("a", io.BytesIO(b"1"))
+def test_a_bucket_that_is_not_there_is_no_missing_file(
+    s3: ObjectServer, azure: ObjectServer
+) -> None:
+    stores = (in_s3(s3, "x", bucket="none"), in_azure(azure, "x", bucket="none"))
+    actions: tuple[Callable[[ObjectStore], object], ...] = (
+        lambda store: store.put("a", io.BytesIO(b"1")), lambda store: list(store.read("a")),
+        lambda store: store.put("a", io.BytesIO(bytes(9_000_000))),
+        lambda store: store.entries(""), lambda store: store.size_bytes("a"),
+    )  # fmt: skip
+    for store in stores:
+        for action in actions:
+            with pytest.raises(ArtifactError, match=r"none: .*(bucket|container) does not") as told:
+                action(store)
+            assert not isinstance(told.value, ArtifactNotFoundError)
+            assert "\n" not in str(told.value)
+
+
+@pytest.mark.parametrize("uri", ["fsspec+s3://user:pw@bucket", "fsspec+abfs://c@account.net/x"])
+def test_a_user_of_a_bucket_is_refused(uri: str) -> None:
+    kind = S3Store if "s3" in uri else AzureStore
+    with pytest.raises(LocationError, match="before '@' is not used for a bucket") as told:
+        kind(Location.parse(uri), credential(account="a"))
+    assert "pw" not in str(told.value)
+
+
+def test_a_page_that_does_not_tell_the_next_one_is_refused() -> None:
+    page = (
+        '<ListBucketResult xmlns="http://s3.amazonaws.com/doc/2006-03-01/">'
+        "<IsTruncated>true</IsTruncated></ListBucketResult>"
+    )
+    with (
+        answering(lambda asked: Answer(page)) as url,
+        pytest.raises(ArtifactError, match="the answer has no NextContinuationToken"),
+    ):
+        in_s3(ObjectServer(int(url.rpartition(":")[2])), "x").entries("")
+
+
+def test_a_connection_string_of_azure_that_is_none_is_refused_at_once() -> None:
+    given = credential(connection_string="AccountName=someone;foo")
+    store = AzureStore(Location.parse(f"fsspec+abfs://{BUCKET}/x"), given)
+    with pytest.raises(ArtifactError, match="Connection string is either blank or") as told:
+        store.entries("")
+    assert isinstance(told.value.__cause__, RejectedError)
 
 
 def test_a_server_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,8 +13,8 @@ from mlflow_exec.clients import pauses
 from mlflow_exec.credential_sources import NOTHING, Credential
 from mlflow_exec.credentials import Secret
 from mlflow_exec.errors import ArtifactError, ArtifactNotFoundError, CredentialError
-from mlflow_exec.storage.objects import PART_BYTES
 from mlflow_exec.storage.oss import OssStore
+from mlflow_exec.storage.parts import PART_BYTES
 from mlflow_exec.testing.stores import StoreConformance, Stored, content, put
 from mlflow_exec.uris import Location
 from tests.cloud_server import CHANGED, CUT, Answer, CloudServer, Fault, Request, serving

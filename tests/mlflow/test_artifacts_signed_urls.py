@@ -130,3 +130,20 @@ def test_nothing_is_signed_outside_of_the_root(
 def test_what_is_not_there_is_not_signed(repository: ExecBucketRepository) -> None:
     with pytest.raises(MlflowException, match="there is no file 'none'"):
         repository.get_download_presigned_url("none")
+
+
+def test_urls_are_signed_as_all_regions_accept(repository: ExecBucketRepository) -> None:
+    begun = repository.create_multipart_upload("/somewhere/large", 1, "signed")
+    put = repository.create_presigned_upload_url("signed/a")
+    for url in (begun.credentials[0].url, put.presigned_url):
+        assert "X-Amz-Algorithm=AWS4-HMAC-SHA256" in url
+    repository.abort_multipart_upload("/somewhere/large", begun.upload_id, "signed")
+
+
+@pytest.mark.parametrize("num_parts", [0, 10_001, 10**9])
+def test_more_parts_than_an_upload_can_have_are_not_signed(
+    repository: ExecBucketRepository, num_parts: int
+) -> None:
+    with pytest.raises(MlflowException, match="an upload has 1 to 10000 parts") as told:
+        repository.create_multipart_upload("/somewhere/large", num_parts, "many")
+    assert told.value.error_code == "INVALID_PARAMETER_VALUE"
