@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 _LIFE_S = 3600
 _MOST_PARTS = 10_000
 # MLflow 3.5 has none of these.
-_Downloads: type = getattr(artifact_repo, "MultipartDownloadMixin", object)
+_Downloads: type = getattr(artifact_repo, "MultipartDownloadMixin", type("_NoDownloads", (), {}))
 _Uploads: type = getattr(artifact_repo, "PresignedUploadMixin", type("_NoUploads", (), {}))
 
 

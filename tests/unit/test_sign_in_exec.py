@@ -52,11 +52,10 @@ SOON = float(int(time.time()) + 3600)
         (json.dumps({"kind": "ExecCredential", "status": {
             "token": TOKEN, "expirationTimestamp": iso(SOON)}}), SOON),
         (json.dumps({"token": TOKEN}), None),
-        (json.dumps({"access_token": TOKEN, "expires_in": 3600}), SOON),
         (json.dumps({"id_token": TOKEN, "expirationTimestamp": iso(SOON)}), SOON),
         (TOKEN, None),
     ],
-    ids=["kubectl", "plain", "oauth", "id token", "text"],
+    ids=["kubectl", "plain", "id token", "text"],
 )  # fmt: skip
 def test_what_commands_print(tmp_path: Path, text: str, expires_at_s: float | None) -> None:
     flow = printing(text, tmp_path)
@@ -65,6 +64,13 @@ def test_what_commands_print(tmp_path: Path, text: str, expires_at_s: float | No
     assert found.expires_at_s == (expires_at_s and pytest.approx(expires_at_s, abs=60))
     assert flow.credential() is found
     assert runs(tmp_path) == 1
+
+
+def test_what_says_how_long_it_lives_expires_then(tmp_path: Path) -> None:
+    now = time.time()
+    found = printing(json.dumps({"access_token": TOKEN, "expires_in": 3600}), tmp_path).credential()
+    assert found.secret.reveal() == TOKEN
+    assert found.expires_at_s == pytest.approx(now + 3600, abs=60)
 
 
 def test_a_bare_token_that_is_a_jwt_tells_when_it_expires(tmp_path: Path) -> None:
