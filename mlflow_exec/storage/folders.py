@@ -7,7 +7,6 @@ large upload to that root removes a day later, by the clock of that system.
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 import logging
 import time
@@ -17,7 +16,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
-from typing import BinaryIO, TypeVar
+from typing import BinaryIO
 
 from mlflow_exec.clients import pauses as pauses_
 from mlflow_exec.clients.pauses import Pauses, repeated
@@ -36,7 +35,6 @@ from mlflow_exec.storage.sent import Sent
 from mlflow_exec.storage.shared import OfProcess
 from mlflow_exec.uris import Location, artifact_names
 
-T = TypeVar("T")
 _LOG = logging.getLogger(__name__)
 PART = ".mlflow-exec-part-"
 """What the names begin with of files that are not whole yet."""
@@ -151,8 +149,10 @@ class FolderStore(Store):
         try:
             with explained(self.location):
                 self._send(part, sent)
-                if sent.sha256 is not None:
-                    self._read_back(part, path, sent)
+                if sent.is_read_back:
+                    opened = repeated(lambda: self._folders.read(part, 0))
+                    again = self._read_on(part, path, *opened)
+                    sent.compare(again, f"{self.location}: {path!r}")
                 self._show(part, target)
         except BaseException:
             with suppress(ClusterError):
@@ -268,14 +268,6 @@ class FolderStore(Store):
 
         repeated(lambda: self._in_its_folder(target, replace))
 
-    def _read_back(self, part: str, path: str, sent: Sent) -> None:
-        opened = repeated(lambda: self._folders.read(part, 0))
-        digest = hashlib.sha256()
-        for piece in self._read_on(part, path, *opened):
-            digest.update(piece)
-        if digest.hexdigest() != sent.sha256:
-            raise ArtifactError(f"{self.location}: {path!r}: what is there is not what was sent")
-
     def _read_on(
         self, file: str, path: str, status: Status, pieces: Iterator[bytes]
     ) -> Iterator[bytes]:
@@ -291,7 +283,8 @@ class FolderStore(Store):
                     seen, left = seen + len(piece), _TRIES
                     if seen > status.size_bytes:
                         break
-                    last = (last + piece)[-_COMPARED_BYTES:]
+                    # Of both only what may be needed: a piece may be large.
+                    last = (last + piece[-_COMPARED_BYTES:])[-_COMPARED_BYTES:]
                     yield piece
                 if seen >= status.size_bytes:
                     break

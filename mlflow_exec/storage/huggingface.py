@@ -13,7 +13,7 @@ import logging
 import tempfile
 import threading
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from typing import Any, BinaryIO, cast
 
@@ -27,7 +27,6 @@ from mlflow_exec.clients.tls import tls_refusal
 from mlflow_exec.credential_sources import Credential
 from mlflow_exec.errors import (
     ClusterError,
-    MlflowExecError,
     NotFoundError,
     RejectedError,
     UnreachableError,
@@ -36,7 +35,7 @@ from mlflow_exec.storage.base import READ_BACK, Store, explained, is_on
 from mlflow_exec.storage.kept import Hasher, Object
 from mlflow_exec.storage.objects import Objects, ObjectStore
 from mlflow_exec.storage.parts import Upload, again
-from mlflow_exec.storage.refusals import refusal
+from mlflow_exec.storage.refusals import refusal, told_by
 from mlflow_exec.storage.shared import Connections
 from mlflow_exec.uris import Location
 
@@ -208,15 +207,9 @@ class HfObjects(Objects):
                 what = "a file" if is_file else "a folder"
                 raise RejectedError(f"{self._where}: {found.path} is {what} there")
 
-    @contextmanager
-    def _asked(self, what: str) -> Iterator[None]:
+    def _asked(self, what: str) -> AbstractContextManager[None]:
         """Turn what the client says into errors of ours."""
-        try:
-            yield
-        except MlflowExecError:
-            raise
-        except Exception as error:
-            raise self._told(what, error) from error
+        return told_by(self._told, what)
 
     def _told(self, what: str, error: BaseException) -> ClusterError:
         where = f"{self._where}: {what}" if what else self._where

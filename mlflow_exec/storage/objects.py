@@ -6,8 +6,6 @@ of one name do not exclude each other there.
 
 from __future__ import annotations
 
-import hashlib
-import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext, suppress
@@ -37,6 +35,7 @@ from mlflow_exec.storage.parts import (
     read_in_parts,
 )
 from mlflow_exec.storage.sent import Sent
+from mlflow_exec.storage.shared import OfProcess
 from mlflow_exec.storage.signed_urls import SignedUrls
 from mlflow_exec.uris import Location, artifact_names
 
@@ -115,16 +114,11 @@ class ObjectStore(Store):
             )
         super().__init__(location, credential)
         self._root = location.split()[1]
-        self._ask = objects
-        self._made = os.getpid(), objects()
+        self._of_process = OfProcess(objects)
 
     @property
     def _objects(self) -> Objects:
-        process, objects = self._made
-        if process != os.getpid():
-            objects = self._ask()
-            self._made = os.getpid(), objects
-        return objects
+        return self._of_process.get()
 
     @property
     def urls(self) -> SignedUrls | None:
@@ -145,8 +139,8 @@ class ObjectStore(Store):
                     self._send(key, [first], sent)
             finally:
                 sent.raise_failure()
-            if sent.sha256 is not None:
-                self._read_back(key, path, sent)
+            if sent.is_read_back:
+                sent.compare(self.read(path), f"{self.location}: {path!r}")
 
     def read(self, path: str) -> Iterator[bytes]:
         """See `Store`."""
@@ -159,13 +153,14 @@ class ObjectStore(Store):
                 raise ArtifactNotFoundError(f"{self.location}: there is no file {path!r}")
             content, found, share = first
             del first
-            compared = found.hasher() if found.checksum else None
+            compared = None
+            if found.checksum and len(content) < found.size_bytes:  # else it is compared already
+                compared = found.hasher()
+                compared.update(content)
             with share or nullcontext():
                 for start in range(0, len(content), PIECE_BYTES):
                     yield content[start : start + PIECE_BYTES]
             start = len(content)
-            if compared is not None:
-                compared.update(content)
             del content
             if start < found.size_bytes:
                 further = self._further(key, path, found, start)
@@ -259,13 +254,6 @@ class ObjectStore(Store):
             raise ArtifactError(
                 f"{self.location}: {found.size_bytes} of {sent.size_bytes} bytes are there"
             )
-
-    def _read_back(self, key: str, path: str, sent: Sent) -> None:
-        digest = hashlib.sha256()
-        for piece in self.read(path):
-            digest.update(piece)
-        if digest.hexdigest() != sent.sha256:
-            raise ArtifactError(f"{self.location}: {path!r}: what is there is not what was sent")
 
     def _first(self, key: str, end: int) -> tuple[bytes, Object]:
         content, found = self._objects.read(key, 0, end)

@@ -10,7 +10,7 @@ import threading
 import uuid
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, suppress
 from typing import Any, TypeVar
 
 from mlflow_exec.credential_sources import Credential
@@ -18,7 +18,6 @@ from mlflow_exec.errors import (
     AccessDeniedError,
     ClusterError,
     ConflictError,
-    MlflowExecError,
     NotFoundError,
     RejectedError,
     UnreachableError,
@@ -27,6 +26,7 @@ from mlflow_exec.registry import load
 from mlflow_exec.storage.kept import Object
 from mlflow_exec.storage.objects import Objects, ObjectStore
 from mlflow_exec.storage.parts import PartsUpload, Upload
+from mlflow_exec.storage.refusals import told_by
 from mlflow_exec.storage.shared import Connections
 from mlflow_exec.uris import Location
 
@@ -154,15 +154,9 @@ class AzureObjects(Objects):
                 )  # fmt: skip
             return self._made
 
-    @contextmanager
-    def _asked(self, what: str) -> Iterator[None]:
+    def _asked(self, what: str) -> AbstractContextManager[None]:
         """Turn what the SDK says into errors of ours."""
-        try:
-            yield
-        except MlflowExecError:
-            raise
-        except Exception as error:
-            raise self._told(what, error) from error
+        return told_by(self._told, what)
 
     def _told(self, what: str, error: Exception) -> ClusterError:
         status, id_, code = _http(error)

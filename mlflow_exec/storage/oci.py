@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 from base64 import b64decode, b64encode
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from itertools import islice
 from typing import Any
 
@@ -20,7 +20,6 @@ from mlflow_exec.clients.tls import tls_refusal
 from mlflow_exec.credential_sources import Credential
 from mlflow_exec.errors import (
     ClusterError,
-    MlflowExecError,
     NotFoundError,
     RejectedError,
     UnreachableError,
@@ -29,7 +28,7 @@ from mlflow_exec.storage.kept import Hasher, Object
 from mlflow_exec.storage.objects import Objects, ObjectStore
 from mlflow_exec.storage.oci_signing import identity
 from mlflow_exec.storage.parts import PartsUpload, Upload
-from mlflow_exec.storage.refusals import nothing_of, refusal, whole_bytes
+from mlflow_exec.storage.refusals import nothing_of, refusal, told_by, whole_bytes
 from mlflow_exec.storage.shared import Connections
 from mlflow_exec.uris import Location
 
@@ -142,15 +141,9 @@ class OciObjects(Objects):
                 return
             begin = {"start": page.next_start_with}
 
-    @contextmanager
-    def _asked(self, what: str) -> Iterator[None]:
+    def _asked(self, what: str) -> AbstractContextManager[None]:
         """Turn what the SDK says into errors of ours."""
-        try:
-            yield
-        except MlflowExecError:
-            raise
-        except Exception as error:
-            raise self._told(what, error) from error
+        return told_by(self._told, what)
 
     def _told(self, what: str, error: Exception) -> ClusterError:
         where = f"{self._where}: {what}" if what else self._where

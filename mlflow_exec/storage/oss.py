@@ -6,7 +6,7 @@ import hashlib
 import re
 from base64 import b64encode
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from functools import cached_property
 from itertools import islice
 from typing import Any
@@ -24,7 +24,6 @@ from mlflow_exec.errors import (
     AccessDeniedError,
     ClusterError,
     CredentialError,
-    MlflowExecError,
     NotFoundError,
     RejectedError,
     UnreachableError,
@@ -32,7 +31,7 @@ from mlflow_exec.errors import (
 from mlflow_exec.storage.kept import Object
 from mlflow_exec.storage.objects import Objects, ObjectStore
 from mlflow_exec.storage.parts import PartsUpload, Upload
-from mlflow_exec.storage.refusals import nothing_of, refusal, whole_bytes
+from mlflow_exec.storage.refusals import nothing_of, refusal, told_by, whole_bytes
 from mlflow_exec.storage.shared import Connections
 from mlflow_exec.uris import Location
 
@@ -172,15 +171,9 @@ class OssObjects(Objects):
 
         return Client()
 
-    @contextmanager
-    def _asked(self, what: str) -> Iterator[None]:
+    def _asked(self, what: str) -> AbstractContextManager[None]:
         """Turn what the SDK says into errors of ours."""
-        try:
-            yield
-        except MlflowExecError:
-            raise
-        except Exception as error:
-            raise self._told(what, error) from error
+        return told_by(self._told, what)
 
     def _told(self, what: str, error: Exception) -> ClusterError:
         where = f"{self._where}: {what}" if what else self._where

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from mlflow_exec.credential_sources import Credential
 from mlflow_exec.errors import (
     AccessDeniedError,
     ClusterError,
     ConflictError,
+    MlflowExecError,
     NotFoundError,
     RejectedError,
     UnreachableError,
@@ -21,6 +24,22 @@ _KINDS: dict[int, type[ClusterError]] = {
     408: UnreachableError, 409: ConflictError, 412: ConflictError, 425: UnreachableError,
     429: UnreachableError,
 }  # fmt: skip
+
+
+@contextmanager
+def told_by(tell: Callable[[str, Exception], ClusterError], what: str) -> Iterator[None]:
+    """Turn whatever an SDK raises into an error of ours; those of ours pass.
+
+    Args:
+        tell: Returns the error for an exception of that SDK.
+        what: What is asked for, for its message.
+    """
+    try:
+        yield
+    except MlflowExecError:
+        raise
+    except Exception as error:
+        raise tell(what, error) from error
 
 
 def refusal(

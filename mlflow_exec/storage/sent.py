@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import BinaryIO, cast
 
+from mlflow_exec.errors import ArtifactError
 from mlflow_exec.storage.base import READ_BACK, Digest, is_on, pieces_of
 
 
@@ -44,9 +45,22 @@ class Sent(io.RawIOBase):
         return self.size_bytes
 
     @property
-    def sha256(self) -> str | None:
-        """The hash of what was read, in hex; None where nothing is to be read back."""
-        return None if self._digest is None else self._digest.sha256()
+    def is_read_back(self) -> bool:
+        """Whether what is kept is to be read again, and compared."""
+        return self._digest is not None
+
+    def compare(self, kept: Iterable[bytes], where: str) -> None:
+        """Fail where something else is kept than was read.
+
+        Raises:
+            ArtifactError: It differs; its text begins with ``where``.
+        """
+        assert self._digest is not None, "asked only where it is to be read back"
+        digest = Digest()
+        for piece in kept:
+            digest.add(piece)
+        if digest.sha256() != self._digest.sha256():
+            raise ArtifactError(f"{where}: what is there is not what was sent")
 
     def pieces(self) -> Iterator[bytes]:
         """Yield all of it, see `pieces_of`."""

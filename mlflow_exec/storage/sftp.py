@@ -61,7 +61,7 @@ class Sftp(Folders):
 
     def __init__(self, location: Location, credential: Credential) -> None:
         self._location = location
-        self._credential = credential
+        self._credential = credential.of_user(location.user)
         self._where = f"SFTP {location.host}:{location.reached_port}"
         self._lock = threading.Lock()
         self._session: _Session | None = None
@@ -202,7 +202,7 @@ class Sftp(Folders):
 
     async def _connect(self) -> _Session:
         given: dict[str, Any] = {}
-        user = self._location.user or self._credential.get("user")
+        user = self._credential.get("user")
         if user:
             given["username"] = user
             _name_this_user(user)
@@ -232,7 +232,7 @@ class Sftp(Folders):
         if isinstance(error, codes.SFTPNoSuchFile):
             return NotFoundError(f"{where}: {said}")
         if isinstance(error, (codes.SFTPPermissionDenied, asyncssh.PermissionDenied)):
-            user = self._location.user or self._credential.get("user") or "this user"
+            user = self._credential.get("user") or "this user"
             return AccessDeniedError(
                 f"{where}: {said}; asked as {user!r} with the credential from "
                 f"{self._credential.source}"

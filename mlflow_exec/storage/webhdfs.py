@@ -26,7 +26,7 @@ class HdfsFolders(Folders):
 
     def __init__(self, location: Location, credential: Credential) -> None:
         self._location = location
-        self._credential = credential
+        self._credential = credential.of_user(location.user)
         self._made: WebHdfs | None = None
 
     @property
@@ -36,7 +36,7 @@ class HdfsFolders(Folders):
             config = read_config(None) if configured else HadoopConfig(Path(), "", {})
             login = find_login(
                 config,
-                user=self._location.user or self._credential.get("user"),
+                user=self._credential.get("user"),
                 principal=self._credential.get("principal"),
                 keytab=self._credential.get("keytab"),
             )
