@@ -37,23 +37,32 @@ async def _carry(
         await delivering
 
 
-async def _serve(target: int, one_way_s: float) -> None:
+async def _serve(target: int, one_way_s: float, host: str, port: int) -> None:
     async def relay(near: asyncio.StreamReader, to_near: asyncio.StreamWriter) -> None:
         far, to_far = await asyncio.open_connection("127.0.0.1", target)
         await asyncio.gather(_carry(near, to_far, one_way_s), _carry(far, to_near, one_way_s))
 
-    server = await asyncio.start_server(relay, "127.0.0.1", 0)
+    server = await asyncio.start_server(relay, host, port)
     print(server.sockets[0].getsockname()[1], flush=True)
     await server.serve_forever()
 
 
 @contextlib.contextmanager
-def delayed(port: int, round_trip_s: float) -> Iterator[int]:
-    """Yield a port of the loopback that leads to another one, with latency; 0 adds none."""
+def delayed(
+    port: int, round_trip_s: float, *, at: tuple[str, int] = ("127.0.0.1", 0)
+) -> Iterator[int]:
+    """Yield a port of the loopback that leads to another one, with latency; 0 adds none.
+
+    Args:
+        port: Of the server, at 127.0.0.1.
+        round_trip_s: What is added to a question and its answer.
+        at: Where the relay listens; 0 is any port.
+    """
     if not round_trip_s:
         yield port
         return
-    words = [sys.executable, "-m", "benchmarks.delay", str(port), str(round_trip_s / 2)]
+    words = [sys.executable, "-m", "benchmarks.delay"]
+    words += [str(word) for word in (port, round_trip_s / 2, *at)]
     process = subprocess.Popen(words, stdout=subprocess.PIPE, text=True)
     try:
         assert process.stdout is not None
@@ -65,4 +74,5 @@ def delayed(port: int, round_trip_s: float) -> Iterator[int]:
 
 if __name__ == "__main__":
     with contextlib.suppress(KeyboardInterrupt):
-        asyncio.run(_serve(int(sys.argv[1]), float(sys.argv[2])))
+        _, to, late, near_host, near_port = sys.argv
+        asyncio.run(_serve(int(to), float(late), near_host, int(near_port)))

@@ -25,13 +25,16 @@ def scheme_page(begin: str, end: str) -> str:
         "",
         "A file is there as a whole or not at all, and can be deleted, everywhere. Besides:",
         "",
-        "| scheme | compared | a file is replaced | goes on after a break | folders |",
-        "|---|---|---|---|---|",
+        "| scheme | compared | a file is replaced | goes on after a break | folders "
+        "| signed URLs |",
+        "|---|---|---|---|---|---|",
     ]
+    names = [scheme.name for scheme in SCHEMES]
     for scheme in SCHEMES:
         can = CAPABILITIES[scheme.store]
         folders = "yes" if can.folders else "only names with `/`"
-        cells = (f"`{scheme.name}`", can.checksum, can.replaces, can.parts, folders)
-        lines.append(f"| {' | '.join(cells)} |")
+        which = f", {scheme.title}" if names.count(scheme.name) > 1 else ""
+        cells = (f"`{scheme.name}`{which}", can.checksum, can.replaces, can.parts, folders)
+        lines.append(f"| {' | '.join(cells)} | {can.signed_urls or 'no'} |")
     lines += ["", end, "", "How they are read, and what holds: [artifacts](artifacts.md)."]
     return "\n".join(lines) + "\n"

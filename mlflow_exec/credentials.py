@@ -18,6 +18,11 @@ _NO_SECRET_VALUE = re.compile(r"|[+-]?[\d.]+(e[+-]?\d+)?|true|false|none|null", 
 _URL_CREDENTIALS = re.compile(
     r"(?<=//)[^/@\s]*:[^/@\s]*@|(?<=http://)[^/@\s]*@|(?<=https://)[^/@\s]*@"
 )
+# What makes a URL good for whoever has it.
+_URL_SIGNATURES = re.compile(
+    r"(?<=[?&])((?:x-(?:amz|goog|oss)-)?(?:signature|security-token)|sig)=[\w%.~+/=-]+",
+    re.IGNORECASE,
+)
 # What MLflow's client reads by itself; a user's name is no secret.
 _OF_TRACKING = ("MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN")
 _SHORTEST = 6
@@ -109,11 +114,11 @@ def without_credentials(text: str) -> str:
 def hide(text: str) -> str:
     """Return a text for people without the secrets that this process knows.
 
-    Those are credentials in URLs, the tracking server's, and every `Secret` that was revealed;
-    values of fewer than six characters stay.
+    Those are credentials in URLs and what signs some, the tracking server's credentials, and every
+    `Secret` that was revealed; values of fewer than six characters stay.
     """
     known = _revealed | {os.environ.get(name, "").strip() for name in _OF_TRACKING}
     for value in sorted(known, key=len, reverse=True):
         if len(value) >= _SHORTEST:
             text = text.replace(value, "***")
-    return without_credentials(text)
+    return _URL_SIGNATURES.sub(r"\1=***", without_credentials(text))

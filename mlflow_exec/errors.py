@@ -17,6 +17,8 @@
     ├── SignInError               who gives tokens refused: sign in again, correct the settings
     ├── ArtifactError             an artifact store refused, or could not be asked
     │   └── ArtifactNotFoundError it was asked and has no such file
+    ├── GateError                 a model fails the suite that it has to pass; nothing was touched
+    ├── ScanError                 data or model cannot be scanned: the message says which way on
     ├── CancelError               something of a job is still running after its cancellation
     └── ClusterError              the cluster refused or could not be asked
         ├── UnreachableError      no answer: try again later
@@ -89,6 +91,14 @@ class ArtifactError(MlflowExecError):
 
 class ArtifactNotFoundError(ArtifactError):
     """The artifact store was asked and has no such file."""
+
+
+class ScanError(MlflowExecError):
+    """Data or model are such that they cannot be scanned; nothing was logged."""
+
+
+class GateError(MlflowExecError):
+    """A model fails the suite that a deployment's gate names; nothing was touched."""
 
 
 class CancelError(MlflowExecError):

@@ -12,7 +12,7 @@ class Authority(Enum):
     HOST = "a host, with a port where it is not the usual one"
     BUCKET = "the name of a bucket or an account; the host follows from settings"
     BUCKET_OF_NAMESPACE = "the name of a bucket, '@', and the namespace that it is in"
-    REPOSITORY = "the kind of a repository (models, datasets, spaces), or who owns a model's"
+    REPOSITORY = "models, datasets, spaces or buckets, which one of is meant, or a model's owner"
     FILE = "nothing: the path begins with that of a file on this machine"
     FOLDER = "nothing: the path is that of a folder on this machine"
 
@@ -33,6 +33,8 @@ class Scheme:
         depth: So many names of the path are not ours to choose: a database, a share, a repository.
         environment: Fields of credentials, and the variables that they are read from, the first
             that is set.
+        arguments: Of fsspec's file systems: our fields of what is signed in to, and what those call
+            them.
     """
 
     name: str
@@ -45,6 +47,7 @@ class Scheme:
     options: tuple[str, ...] = ()
     depth: int = 0
     environment: tuple[tuple[str, tuple[str, ...]], ...] = ()
+    arguments: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -57,12 +60,15 @@ class Capabilities:
         parts: Whether what is lost of a large file is sent or fetched again without the rest.
         folders: Whether a file and a folder of one name exclude each other, and folders can be
             empty.
+        signed_urls: What signs URLs, by which clients of MLflow's server go there themselves;
+            empty where nothing does.
     """
 
     checksum: str
     replaces: str
     parts: str
     folders: bool
+    signed_urls: str = ""
 
 
 _DATABASE = "mlflow_exec.storage.database:DatabaseStore"
@@ -70,6 +76,7 @@ _DATABASE = "mlflow_exec.storage.database:DatabaseStore"
 _SFTP = "mlflow_exec.storage.sftp:SftpStore"
 _ALIBABA = "mlflow_exec.storage.oss:OssStore"
 _HUGGING_FACE = "mlflow_exec.storage.huggingface:HfStore"
+_HF_BUCKETS = "mlflow_exec.storage.huggingface_buckets:HfBucketStore"
 _ORACLE = "mlflow_exec.storage.oci:OciStore"
 _HDFS = "mlflow_exec.storage.webhdfs:HdfsStore"
 
@@ -87,7 +94,13 @@ _HTTP = (
     ("password", ("MLFLOW_EXEC_WEBDAV_PASSWORD",)),
     ("token", ("MLFLOW_EXEC_WEBDAV_TOKEN",)),
 )
-_FSSPEC = "mlflow_exec.storage.objects_fsspec:"
+_AZURE_BLOBS = "mlflow_exec.storage.objects_azure:AzureStore"
+_FILES = "mlflow_exec.storage.folders_fsspec:FsspecStore"
+_FTP = (
+    ("hosts", ("MLFLOW_EXEC_FTP_HOST",)),
+    ("user", ("MLFLOW_EXEC_FTP_USER",)),
+    ("password", ("MLFLOW_EXEC_FTP_PASSWORD",)),
+)
 _SMB = "mlflow_exec.storage.smb:SmbStore"
 _SHARE = (
     ("hosts", ("MLFLOW_EXEC_SMB_HOST",)),
@@ -126,6 +139,11 @@ _OSS = (
     ("key_secret", ("MLFLOW_OSS_KEY_SECRET", "OSS_ACCESS_KEY_SECRET")),
     ("session_token", ("MLFLOW_OSS_SESSION_TOKEN", "OSS_SESSION_TOKEN")),
 )
+# GOOGLE_APPLICATION_CREDENTIALS is read by Google's own chain.
+_GOOGLE = (
+    ("endpoint", ("STORAGE_EMULATOR_HOST",)),
+    ("token", ("CLOUDSDK_AUTH_ACCESS_TOKEN",)),
+)
 _AZURE = (
     ("connection_string", ("AZURE_STORAGE_CONNECTION_STRING",)),
     ("account", ("AZURE_STORAGE_ACCOUNT_NAME",)),
@@ -149,8 +167,17 @@ SCHEMES: tuple[Scheme, ...] = (
         "file-plugin:/data/mlruns", Authority.FOLDER,
     ),
     Scheme(
-        "fsspec+abfs", "Azure Blob Storage", _FSSPEC + "AzureStore", "azure",
+        "fsspec+abfs", "Azure Blob Storage", _AZURE_BLOBS, "azure",
         "fsspec+abfs://container/artifacts", Authority.BUCKET, None, (), 0, _AZURE,
+    ),
+    Scheme(
+        "fsspec+ftp", "FTP", _FILES, "ftp", "fsspec+ftp://files.example/data/artifacts",
+        Authority.HOST, 21, (), 0, _FTP,
+        (("host", "host"), ("port", "port"), ("user", "username"), ("password", "password")),
+    ),
+    Scheme(
+        "fsspec+gs", "Google Cloud Storage", "mlflow_exec.storage.gcs:GcsStore", "gcs",
+        "fsspec+gs://bucket/artifacts", Authority.BUCKET, None, (), 0, _GOOGLE,
     ),
     Scheme(
         "fsspec+s3", "S3, and what speaks it", "mlflow_exec.storage.objects_s3:S3Store", "s3",
@@ -163,6 +190,10 @@ SCHEMES: tuple[Scheme, ...] = (
     Scheme(
         "hf", "Hugging Face repository", _HUGGING_FACE, "hf",
         "hf://datasets/team/artifacts", Authority.REPOSITORY, None, (), 2, _HF,
+    ),
+    Scheme(
+        "hf", "Hugging Face bucket", _HF_BUCKETS, "hf",
+        "hf://buckets/team/artifacts", Authority.REPOSITORY, None, (), 2, _HF,
     ),
     Scheme(
         "mssql+pyodbc", "Microsoft SQL Server", _DATABASE, "mssql",
@@ -218,25 +249,37 @@ _BY_RENAMING = "at once, by renaming"
 _SIZE = "size; content with `MLFLOW_EXEC_READ_BACK=1`"
 _EACH_PART = "up and down"
 _DOWN = "down; up from the beginning"
+_EVERY = "with every credential"
 CAPABILITIES: dict[str, Capabilities] = {
     _DATABASE: Capabilities("SHA-256, kept with it", _AT_ONCE, _EACH_PART, True),
-    _FSSPEC + "AzureStore": Capabilities(_SIZE, _AT_ONCE, _EACH_PART, False),
+    _AZURE_BLOBS: Capabilities(
+        "MD5 of each part, both ways", _AT_ONCE, _EACH_PART, False, "with the account's key"
+    ),
+    _FILES: Capabilities(_SIZE, "by renaming, as the server does it", "from the beginning", True),
     _HDFS: Capabilities(_SIZE, _BY_RENAMING, _DOWN, True),
     _SFTP: Capabilities(_SIZE, _BY_RENAMING, _DOWN, True),
     _SMB: Capabilities(_SIZE, _BY_RENAMING, _DOWN, True),
     _WEBDAV: Capabilities(_SIZE, "as the server does: some with a gap", _DOWN, True),
     _HUGGING_FACE: Capabilities("SHA-256 or git's hash, both ways", _AT_ONCE, _EACH_PART, True),
+    _HF_BUCKETS: Capabilities("Xet's hash, both ways", _AT_ONCE, _EACH_PART, False),
     _ORACLE: Capabilities("CRC32C, both ways", _AT_ONCE, _EACH_PART, False),
-    _ALIBABA: Capabilities("MD5 of each part up; CRC-64 down", _AT_ONCE, _EACH_PART, False),
+    _ALIBABA: Capabilities(
+        "MD5 of each part up; CRC-64 down", _AT_ONCE, _EACH_PART, False, _EVERY
+    ),
     "mlflow_exec.storage.artifactory:ArtifactoryStore": Capabilities(
         "SHA-256, both ways", _AT_ONCE, "down; up what it has already", True
     ),
+    "mlflow_exec.storage.gcs:GcsStore": Capabilities(
+        "CRC32C, both ways", _AT_ONCE, _EACH_PART, False
+    ),
     "mlflow_exec.storage.local:LocalStore": Capabilities(_SIZE, _BY_RENAMING, "no", True),
     "mlflow_exec.storage.objects_s3:S3Store": Capabilities(
-        "CRC-32 of each part up; down where S3 has one", _AT_ONCE, _EACH_PART, False
+        "CRC-32 of each part up; down where S3 has one", _AT_ONCE, _EACH_PART, False, _EVERY
     ),
 }
 """By the store's reference."""
 assert [s.name for s in SCHEMES] == sorted(s.name for s in SCHEMES), "keep SCHEMES sorted"
-BY_NAME = {scheme.name: scheme for scheme in SCHEMES}
-"""By the name in a URI."""
+BY_NAME = {scheme.name: scheme for scheme in reversed(SCHEMES)}
+"""By the name in a URI; the first of those that share one."""
+HF_BUCKETS = next(scheme for scheme in SCHEMES if scheme.store == _HF_BUCKETS)
+"""What ``hf`` is where ``buckets`` stands after it."""

@@ -16,7 +16,7 @@ from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit
 
 from mlflow_exec.credentials import Secret, hide
 from mlflow_exec.errors import LocationError
-from mlflow_exec.schemes import BY_NAME, Authority, Scheme
+from mlflow_exec.schemes import BY_NAME, HF_BUCKETS, Authority, Scheme
 
 _LONGEST = 4096
 _SHOWN = 200
@@ -29,6 +29,7 @@ _AUTHORITY = re.compile(
 )
 _BUCKET_OF_NAMESPACE = re.compile(r"[A-Za-z0-9._-]+@[A-Za-z0-9._-]+")
 _KINDS = ("models", "datasets", "spaces")
+_BUCKETS = "buckets"
 _OWNER = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _REPOSITORY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(@(?!refs$)[A-Za-z0-9][A-Za-z0-9._-]*)?")
 _ENCODED = re.compile("%[0-9A-Fa-f]{2}")
@@ -72,7 +73,7 @@ class Location:
         Raises:
             LocationError: It is none of ours, or could mean more than one place.
         """
-        match = _URI.fullmatch(_of_xethub(_checked_text(text)))
+        match = _URI.fullmatch(_without_plus(_of_xethub(_checked_text(text))))
         scheme = BY_NAME.get(match[1].lower()) if match else None
         if match is None or scheme is None:
             _refuse(text, f"the scheme is none of {', '.join(BY_NAME)}")
@@ -84,6 +85,7 @@ class Location:
             return cls(scheme, names, options=_options(text, match[4], scheme))
         if scheme.authority in (Authority.BUCKET_OF_NAMESPACE, Authority.REPOSITORY):
             host, names = match[2] or "", _names(text, match[3])
+            scheme = HF_BUCKETS if (scheme.name, host) == ("hf", _BUCKETS) else scheme
             if scheme.authority is Authority.REPOSITORY:
                 host, names = _repository(text, host, names, scheme)
             elif not _BUCKET_OF_NAMESPACE.fullmatch(host):
@@ -268,13 +270,22 @@ def _of_xethub(text: str) -> str:
     return f"hf://models/{match[1]}/{match[2]}{branch}{match[4]}"
 
 
+def _without_plus(text: str) -> str:
+    """Return a URI in its usual spelling where it has the one that MLflow's server can read.
+
+    It takes ``+`` for an encoded blank, also in a scheme, when a version of a model is registered.
+    """
+    text = re.sub("^fsspec-(?=[a-z0-9]+:)", "fsspec+", text, flags=re.IGNORECASE)
+    return re.sub("^mssql:", "mssql+pyodbc:", text, flags=re.IGNORECASE)
+
+
 def _repository(
     text: str, authority: str, names: tuple[str, ...], scheme: Scheme
 ) -> tuple[str, tuple[str, ...]]:
     """Return the kind of a repository, and the path from its owner on."""
-    if authority == "buckets":
-        _refuse(text, f"buckets are not served; a repository is needed: {scheme.example}")
-    if authority not in _KINDS:
+    if authority == _BUCKETS and any("@" in name for name in names[:2]):
+        _refuse(text, f"a bucket has no revisions: {scheme.example}")
+    if authority not in (*_KINDS, _BUCKETS):
         authority, names = "models", (authority, *names)
     if len(names) < 2 or not (_OWNER.fullmatch(names[0]) and _REPOSITORY.fullmatch(names[1])):
         _refuse(text, f"an owner and a repository, without '/' in its revision: {scheme.example}")

@@ -166,6 +166,11 @@ class _Handler(BaseHTTPRequestHandler):
     def log_message(self, *args: Any) -> None:
         pass
 
+    def handle_expect_100(self) -> bool:
+        going_on = super().handle_expect_100()
+        self.wfile.flush()  # else the client waits for it
+        return going_on
+
     def _handle(self) -> None:
         fault = self.server.fault_of(self.command, self.path)
         size_bytes = int(self.headers.get("Content-Length") or 0)

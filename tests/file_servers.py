@@ -1,4 +1,4 @@
-"""Real servers of files for tests: OpenSSH's SFTP, Apache's WebDAV, WsgiDAV, Samba."""
+"""Real servers of files for tests: OpenSSH's SFTP, Apache's WebDAV, WsgiDAV, Samba, FTP."""
 
 from __future__ import annotations
 
@@ -165,6 +165,46 @@ def wsgidav(folder: Path) -> Iterator[FileServer]:
     (folder / "serve.py").write_text(_WSGIDAV)
     data = str(folder / "data")
     command = [sys.executable, str(folder / "serve.py"), data, str(port), USER, PASSWORD]
+    with running(command, folder / "log", port):
+        yield FileServer(port, folder / "data")
+
+
+_FTP = """
+import os, sys
+from pyftpdlib.authorizers import DummyAuthorizer
+from pyftpdlib.handlers import FTPHandler
+from pyftpdlib.servers import FTPServer
+folder, port, user, password = sys.argv[1:]
+FTPHandler.authorizer = DummyAuthorizer()
+FTPHandler.authorizer.add_user(user, password, folder, perm="elradfmwMT")
+FTPHandler.auth_failed_timeout = 0
+class Busy(FTPHandler):
+    def ftp_MLSD(self, path):
+        busy = os.path.join(os.path.dirname(folder), "busy")
+        if not os.path.exists(busy):
+            return super().ftp_MLSD(path)
+        with open(busy) as file:
+            left = int(file.read()) - 1
+        if left:
+            with open(busy, "w") as file:
+                file.write(str(left))
+        else:
+            os.unlink(busy)
+        self.respond("425 Can't open data connection.")
+FTPServer(("127.0.0.1", int(port)), Busy).serve_forever()
+"""
+
+
+@contextlib.contextmanager
+def ftp(folder: Path) -> Iterator[FileServer]:
+    """A pyftpdlib for `USER` of `tests.databases` with his password.
+
+    It answers so often that it cannot list now as a file ``busy`` beside its folder says.
+    """
+    (folder / "data").mkdir()
+    port = free_port()
+    data = str(folder / "data")
+    command = [sys.executable, "-c", _FTP, data, str(port), USER, PASSWORD]
     with running(command, folder / "log", port):
         yield FileServer(port, folder / "data")
 

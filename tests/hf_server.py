@@ -61,7 +61,7 @@ class HfServer(CloudServer):
         return next(reversed(self.commits.values()))
 
     def failure(self, status: int) -> Answer:
-        return _error(status, "", "told to fail")
+        return error(status, "", "told to fail")
 
     def answer(self, request: Request) -> Answer:
         names = request.names
@@ -69,13 +69,13 @@ class HfServer(CloudServer):
             assert "Authorization" not in request.headers
             return self._stored(request, names)
         if request.headers.get("Authorization") != f"Bearer {TOKEN}":
-            return _error(401, "", "Invalid credentials in Authorization header")
+            return error(401, "", "Invalid credentials in Authorization header")
         if names[0] == "api":
             return self._api(request, names[2:])
         names = names[1:] if names[0] in ("datasets", "spaces") else names
         repository = "/".join(names[:2]).removesuffix(".git")
         if repository != REPOSITORY:
-            return _error(404, "RepoNotFound", "Repository not found")
+            return error(404, "RepoNotFound", "Repository not found")
         if names[2:4] == ["info", "lfs"]:
             return self._batch(json.loads(request.body))
         assert names[2] == "resolve"
@@ -83,20 +83,21 @@ class HfServer(CloudServer):
 
     def _api(self, request: Request, names: list[str]) -> Answer:
         if "/".join(names[:2]) != REPOSITORY:
-            return _error(404, "RepoNotFound", "Repository not found")
+            return error(404, "RepoNotFound", "Repository not found")
         what, revision, path = names[2], names[3], "/".join(names[4:])
         tree = self.tree if revision == "main" else self.commits.get(revision)
         if tree is None:
-            return _error(404, "RevisionNotFound", f"Invalid rev id: {revision}")
+            return error(404, "RevisionNotFound", f"Invalid rev id: {revision}")
         if what == "tree":
             return self._list(request, tree, path)
         if what == "paths-info":
-            return _json(_infos(tree, parse_qs(request.body.decode())["paths"]))
+            return in_json(_infos(tree, parse_qs(request.body.decode())["paths"]))
         if what == "preupload":
             asked = json.loads(request.body)
-            return _json({"files": [self._mode(f, asked.get("gitIgnore")) for f in asked["files"]]})
+            ignored = asked.get("gitIgnore")
+            return in_json({"files": [self._mode(file, ignored) for file in asked["files"]]})
         if what == "revision":
-            return _json({"id": REPOSITORY, "sha": next(reversed(self.commits))})
+            return in_json({"id": REPOSITORY, "sha": next(reversed(self.commits))})
         assert what == "commit"
         with self.lock:
             return self._commit([json.loads(line) for line in request.body.splitlines()])
@@ -116,7 +117,7 @@ class HfServer(CloudServer):
     def _list(self, request: Request, tree: _Tree, folder: str) -> Answer:
         prefix = f"{folder}/" if folder else ""
         if folder and not any(path.startswith(prefix) for path in tree):
-            return _error(404, "EntryNotFound", f'The path "{folder}" does not exist')
+            return error(404, "EntryNotFound", f'The path "{folder}" does not exist')
         found: dict[str, dict[str, Any]] = {}
         for path in sorted(tree):
             if not path.startswith(prefix):
@@ -128,7 +129,7 @@ class HfServer(CloudServer):
             if not slash or request.query.get("recursive") == "true":
                 found[path] = tree[path].told(path)
         paths = sorted(path for path in found if path > request.query.get("cursor", ""))
-        told = _json([found[path] for path in paths[:_PAGE]])
+        told = in_json([found[path] for path in paths[:_PAGE]])
         if len(paths) > _PAGE:
             cursor = quote(paths[_PAGE - 1], safe="")
             query = f"recursive={request.query['recursive']}&cursor={cursor}"
@@ -144,18 +145,19 @@ class HfServer(CloudServer):
                 tree[path] = _regular(base64.b64decode(value["content"]))
             elif kind == "lfsFile":
                 if value["oid"] not in self.lfs:
-                    return _error(400, "", f"LFS pointer pointed to a missing file: {path}")
+                    return error(400, "", f"LFS pointer pointed to a missing file: {path}")
                 oid = hashlib.sha1(value["oid"].encode()).hexdigest()
                 tree[path] = _Kept(self.lfs[value["oid"]], oid, value["oid"])
             else:
                 assert kind == "deletedFile"
                 if tree.pop(path, None) is None:
-                    return _error(404, "EntryNotFound", "A file with this name doesn't exist")
+                    return error(404, "EntryNotFound", "A file with this name doesn't exist")
         commit = uuid.uuid4().hex + "0" * 8
         self.commits[commit] = tree
         while len(self.commits) > 50:
             del self.commits[next(iter(self.commits))]
-        return _json({"commitUrl": f"{self.url}/{REPOSITORY}/commit/{commit}", "commitOid": commit})
+        url = f"{self.url}/{REPOSITORY}/commit/{commit}"
+        return in_json({"commitUrl": url, "commitOid": commit})
 
     # -- large files ----------------------------------------------------------------------------
 
@@ -175,19 +177,19 @@ class HfServer(CloudServer):
                 header["chunk_size"] = str(_PART_BYTES)
                 upload = {"href": f"{href}?complete", "header": header}
             told.append({**found, "actions": {"upload": upload}})
-        return _json({"transfer": "basic", "objects": told})
+        return in_json({"transfer": "basic", "objects": told})
 
     def _stored(self, request: Request, names: list[str]) -> Answer:
         oid = names[1]
         if request.method == "GET":
-            return _ranged(request, self.lfs[oid])
+            return ranged(request, self.lfs[oid])
         if "number" in request.query:
             self._parts.setdefault(oid, {})[int(request.query["number"])] = request.body
             return Answer(headers={"ETag": hashlib.md5(request.body).hexdigest()})
         parts = self._parts.pop(oid) if "complete" in request.query else {1: request.body}
         content = Content(tuple(parts[number] for number in sorted(parts)))
         if content.hash("sha256").hexdigest() != oid:
-            return _error(400, "", "The content is not that of the SHA-256")
+            return error(400, "", "The content is not that of the SHA-256")
         self.lfs[oid] = content
         return Answer()
 
@@ -195,14 +197,15 @@ class HfServer(CloudServer):
         tree = self.tree if revision == "main" else self.commits.get(revision, {})
         kept = tree.get(path)
         if kept is None:
-            return _error(404, "EntryNotFound", "Entry not found")
+            return error(404, "EntryNotFound", "Entry not found")
         if kept.sha256:
             url = f"{self.other_host_url}/cdn/{kept.sha256}?signature=x"
             return Answer(302, headers={"Location": url})
-        return _ranged(request, kept.content)
+        return ranged(request, kept.content)
 
 
-def _ranged(request: Request, content: Content) -> Answer:
+def ranged(request: Request, content: Content) -> Answer:
+    """Return what is asked for of a content."""
     asked = request.byte_range(content.size_bytes)
     if asked is None:
         return Answer(200, content.range(0, content.size_bytes))
@@ -225,12 +228,14 @@ def _infos(tree: _Tree, paths: list[str]) -> list[dict[str, Any]]:
     ]
 
 
-def _json(told: Any) -> Answer:
+def in_json(told: Any) -> Answer:
+    """Return an answer that goes well."""
     return Answer(200, json.dumps(told).encode(), {"Content-Type": "application/json"})
 
 
-def _error(status: int, code: str, message: str) -> Answer:
-    told = _json({"error": message})
+def error(status: int, code: str, message: str) -> Answer:
+    """Return what the Hub answers to what it refuses."""
+    told = in_json({"error": message})
     told.status = status
     told.headers |= {"X-Error-Message": message, "X-Request-Id": "Root=1-5C3D"}
     if code:

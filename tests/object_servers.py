@@ -1,4 +1,4 @@
-"""Servers of objects for tests: gofakes3 for S3, Azurite for Azure's blobs.
+"""Servers of objects for tests: gofakes3 (S3), fake-gcs-server (Google), Azurite (Azure's blobs).
 
 Each is built or installed once per version, in the cache of the tests.
 """
@@ -13,12 +13,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import requests
+
 from tests.clusters.cache import build_once, cache_folder
 from tests.clusters.pytest_kubernetes import unavailable
 from tests.databases import running
 from tests.servers import free_port
 
 GOFAKES3 = "github.com/johannesboyne/gofakes3/cmd/gofakes3@v1.2.0"
+FAKE_GCS = "github.com/fsouza/fake-gcs-server@v1.56.1"
 AZURITE = "azurite@3.37.0"
 BUCKET = "artifacts"
 # https://learn.microsoft.com/azure/storage/common/storage-use-azurite, known to everybody.
@@ -55,18 +58,39 @@ class ObjectServer:
 @contextlib.contextmanager
 def gofakes3(folder: Path) -> Iterator[ObjectServer]:
     """An S3 in memory; any credential is right."""
+    built = _built_by_go(GOFAKES3)
+    port = free_port()
+    serve = [str(built), "-backend", "memory", "-initialbucket", BUCKET, "-quiet"]
+    with running([*serve, "-host", f"127.0.0.1:{port}"], folder / "log", port):
+        yield ObjectServer(port)
+
+
+@contextlib.contextmanager
+def fake_gcs(folder: Path) -> Iterator[ObjectServer]:
+    """Google's buckets in memory; nobody is asked who he is."""
+    built = _built_by_go(FAKE_GCS)
+    port = free_port()
+    command = [
+        str(built), "-backend", "memory", "-scheme", "http", "-host", "127.0.0.1", "-port",
+        str(port), "-log-level", "error",
+    ]  # fmt: skip
+    with running(command, folder / "log", port):
+        server = ObjectServer(port)
+        requests.post(f"{server.url}/storage/v1/b", json={"name": BUCKET}).raise_for_status()
+        yield server
+
+
+def _built_by_go(package: str) -> Path:
+    """Return the program of a package of Go's."""
+    name, version = package.rpartition("/")[2].split("@")
     if shutil.which("go") is None:
-        unavailable("gofakes3 is built by Go: https://go.dev/doc/install")
+        unavailable(f"{name} is built by Go: https://go.dev/doc/install")
 
     def build(part: Path) -> None:
         environment = {**os.environ, "GOBIN": str(part)}
-        subprocess.run(["go", "install", GOFAKES3], env=environment, check=True)
+        subprocess.run(["go", "install", package], env=environment, check=True)
 
-    built = build_once(cache_folder() / GOFAKES3.rpartition("/")[2], build)
-    port = free_port()
-    serve = [str(built / "gofakes3"), "-backend", "memory", "-initialbucket", BUCKET, "-quiet"]
-    with running([*serve, "-host", f"127.0.0.1:{port}"], folder / "log", port):
-        yield ObjectServer(port)
+    return build_once(cache_folder() / f"{name}@{version}", build) / name
 
 
 @contextlib.contextmanager

@@ -10,6 +10,7 @@ import hmac
 import uuid
 from base64 import b64decode, b64encode
 from dataclasses import dataclass
+from datetime import datetime, timezone
 from urllib.parse import parse_qsl, quote
 from xml.etree import ElementTree
 from xml.sax.saxutils import escape
@@ -22,6 +23,8 @@ BUCKET = "artifacts"
 KEY_ID, KEY_SECRET, TOKEN = "LTAI-of-the-test", "a-secret-key", "a-session-token"
 REGION = "cn-hangzhou"
 _LARGEST_PAGE = 1000
+_LONGEST_S = 7 * 24 * 3600
+_SKEW_S = 15 * 60
 
 
 @dataclass(frozen=True)
@@ -43,6 +46,7 @@ class OssServer(CloudServer):
         super().__init__()
         self.objects: dict[str, _Kept] = {}
         self.uploads: dict[str, dict[int, _Kept]] = {}
+        self._keys: dict[str, str] = {}
 
     def failure(self, status: int) -> Answer:
         codes = {503: "ServiceUnavailable", 429: "DownloadTrafficRateLimitExceeded"}
@@ -104,9 +108,9 @@ class OssServer(CloudServer):
     def _put_object(self, request: Request, key: str) -> Answer:
         kept = _kept(request)
         if "uploadId" in request.query:
-            parts = self.uploads.get(request.query["uploadId"])
+            parts = self._parts(request, key)
             if parts is None:
-                return _error(404, "NoSuchUpload", "The specified upload does not exist.")
+                return _NO_UPLOAD
             parts[int(request.query["partNumber"])] = kept
         else:
             self.objects[key] = kept
@@ -115,9 +119,11 @@ class OssServer(CloudServer):
     def _post_object(self, request: Request, key: str) -> Answer:
         if "uploads" in request.query:
             upload = uuid.uuid4().hex
-            self.uploads[upload] = {}
+            self.uploads[upload], self._keys[upload] = {}, key
             return _xml("InitiateMultipartUploadResult", f"<UploadId>{upload}</UploadId>")
-        parts = self.uploads.pop(request.query["uploadId"])
+        parts = self._parts(request, key)
+        if parts is None:
+            return _NO_UPLOAD
         crc64 = 0
         contents: list[bytes] = []
         for part in ElementTree.fromstring(request.body).iter("Part"):
@@ -126,13 +132,23 @@ class OssServer(CloudServer):
                 return _error(400, "InvalidPart", "One or more parts could not be found.")
             crc64 = Crc64.combine(crc64, kept.crc64, kept.content.size_bytes)
             contents += kept.content.parts
+        if not contents:
+            return _error(400, "MalformedXML", "The XML you provided was not well-formed.")
+        del self.uploads[request.query["uploadId"]]
         etag = f'"{uuid.uuid4().hex.upper()}-{len(parts)}"'
         self.objects[key] = _Kept(Content(tuple(contents)), etag, crc64)
         return _xml("CompleteMultipartUploadResult", f"<ETag>{escape(etag)}</ETag>")
 
+    def _parts(self, request: Request, key: str) -> dict[int, _Kept] | None:
+        """Return what has come of an upload; None if there is none of that name to that key."""
+        upload = request.query["uploadId"]
+        return self.uploads.get(upload) if self._keys.get(upload) == key else None
+
     def _delete_object(self, request: Request, key: str) -> Answer:
         if "uploadId" in request.query:
-            self.uploads.pop(request.query["uploadId"], None)
+            if self._parts(request, key) is None:
+                return _NO_UPLOAD
+            del self.uploads[request.query["uploadId"]]
         else:
             self.objects.pop(key, None)
         return Answer(204)
@@ -188,17 +204,66 @@ def _error(status: int, code: str, message: str, *, in_header: bool = False) -> 
     return told
 
 
+_NO_UPLOAD = _error(404, "NoSuchUpload", "The specified upload does not exist.")
+
+
+@dataclass(frozen=True)
+class _Signed:
+    """What says who has signed a request, and when.
+
+    Attributes:
+        life_s: Of a URL; None where it is in headers.
+    """
+
+    scheme: str
+    credential: str
+    date: str
+    token: str
+    signature: str
+    life_s: int | None = None
+
+
+def _signed(request: Request) -> _Signed:
+    headers, query = request.headers, request.query
+    if "x-oss-signature" in query:
+        return _Signed(
+            query.get("x-oss-signature-version", ""), query.get("x-oss-credential", ""),
+            query.get("x-oss-date", ""), query.get("x-oss-security-token", ""),
+            query["x-oss-signature"], int(query.get("x-oss-expires", 0)),
+        )  # fmt: skip
+    scheme, _, rest = headers.get("Authorization", "").partition(" ")
+    fields = dict(parse_qsl(rest.replace(",", "&").replace("+", "%2B")))
+    return _Signed(
+        scheme, fields.get("Credential", ""), headers.get("x-oss-date", ""),
+        headers.get("x-oss-security-token", ""), fields.get("Signature", ""),
+    )  # fmt: skip
+
+
+def _is_over(signed: _Signed) -> bool:
+    """Whether a URL is not good now, or says that it is for more than a week."""
+    if signed.life_s is None:
+        return False
+    begin = datetime.strptime(signed.date, "%Y%m%dT%H%M%S%z")
+    age_s = (datetime.now(timezone.utc) - begin).total_seconds()
+    return not 0 < signed.life_s <= _LONGEST_S or not -_SKEW_S < age_s < signed.life_s
+
+
 def _unsigned(request: Request) -> Answer | None:
     """Return the refusal of what is not signed by the key pair, as its "V4" has it."""
-    if request.headers.get("x-oss-security-token") != TOKEN:
+    by = _signed(request)
+    if by.token != TOKEN:
         return _error(403, "SecurityTokenExpired", "The security token you provided has expired.")
-    scheme, _, rest = request.headers.get("Authorization", "").partition(" ")
-    fields = dict(parse_qsl(rest.replace(",", "&").replace("+", "%2B")))
-    key_id, _, scope = fields.get("Credential", "").partition("/")
-    if scheme != "OSS4-HMAC-SHA256" or key_id != KEY_ID:
+    key_id, _, scope = by.credential.partition("/")
+    if by.scheme != "OSS4-HMAC-SHA256" or key_id != KEY_ID:
         return _error(403, "InvalidAccessKeyId", "The OSS Access Key Id does not exist.")
+    if _is_over(by):
+        return _error(403, "AccessDenied", "Request has expired.")
     day, region, product, kind = scope.split("/")
-    query = sorted((quote(k, safe=""), quote(v, safe="")) for k, v in request.query.items())
+    query = sorted(
+        (quote(k, safe=""), quote(v, safe=""))
+        for k, v in request.query.items()
+        if k != "x-oss-signature"
+    )
     signed = sorted(
         f"{name.lower()}:{value.strip()}\n"
         for name, value in request.headers.items()
@@ -210,12 +275,12 @@ def _unsigned(request: Request) -> Answer | None:
         "UNSIGNED-PAYLOAD",
     ])  # fmt: skip
     to_sign = "\n".join([
-        scheme, request.headers["x-oss-date"], scope,
+        by.scheme, by.date, scope,
         hashlib.sha256(canonical.encode()).hexdigest(),
     ])  # fmt: skip
     key = f"aliyun_v4{KEY_SECRET}".encode()
     for step in (day, region, product, kind, to_sign):
         key = hmac.digest(key, step.encode(), "sha256")
-    if region != REGION or key.hex() != fields.get("Signature"):
+    if region != REGION or key.hex() != by.signature:
         return _error(403, "SignatureDoesNotMatch", "The request signature does not match.")
     return None

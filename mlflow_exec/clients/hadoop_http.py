@@ -14,6 +14,7 @@ from typing import Any
 from urllib.parse import urljoin, urlsplit
 
 import requests
+from requests.adapters import HTTPAdapter
 
 from mlflow_exec.clients.hadoop_errors import (
     STANDBY,
@@ -38,6 +39,7 @@ __all__ = ["CONNECT_TIMEOUT_S", "READ_TIMEOUT_S", "HadoopHttp", "Json", "Login",
 Json = dict[str, Any]
 CONNECT_TIMEOUT_S = 10.0
 READ_TIMEOUT_S = 30.0
+_CONNECTIONS = 64  # so many threads may keep one to each daemon
 _MOST_REDIRECTS = 5
 _REDIRECTS = (301, 302, 303, 307, 308)
 
@@ -65,6 +67,8 @@ class HadoopHttp:
         self._active = 0
         self._session = requests.Session()
         self._session.trust_env = False
+        for prefix in ("http://", "https://"):
+            self._session.mount(prefix, HTTPAdapter(pool_maxsize=_CONNECTIONS))
         self._session.headers["User-Agent"] = "mlflow-exec"
         self._session.headers["Accept"] = "application/json, */*;q=0.5"
 

@@ -15,6 +15,7 @@ from typing import Any, BinaryIO
 from urllib.parse import quote, urlsplit
 
 import requests
+from requests.utils import super_len
 
 from mlflow_exec.clients.hadoop_config import HadoopConfig
 from mlflow_exec.clients.hadoop_errors import unanswered
@@ -179,7 +180,7 @@ class WebHdfs:
                 return self._http.send(
                     "PUT",
                     target,
-                    data=body,
+                    data=body if isinstance(body, bytes) else _Pieces(body),
                     headers={"Content-Type": "application/octet-stream"},
                     timeout_s=_TRANSFER_TIMEOUT_S,
                 )
@@ -325,6 +326,22 @@ def _bodies(
         return nullcontext(content)
 
     return open_
+
+
+class _Pieces:
+    """A file as it is sent: by itself, requests would make it small pieces of 16 KiB.
+
+    Attributes:
+        len: What requests asks for; 0 where the length is not known.
+    """
+
+    def __init__(self, content: BinaryIO) -> None:
+        self.len: int = super_len(content)  # type: ignore[no-untyped-call]
+        self._content = content
+
+    def __iter__(self) -> Iterator[bytes]:
+        while piece := self._content.read(_PIECE_BYTES):
+            yield piece
 
 
 def _pieces(where: str, answer: requests.Response, length_bytes: int) -> Iterator[bytes]:

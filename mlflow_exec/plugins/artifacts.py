@@ -35,6 +35,7 @@ from mlflow_exec.errors import (
     MlflowExecError,
     UnreachableError,
 )
+from mlflow_exec.plugins.pace import Pace
 
 # MLflow 3.5 has none: its server goes by a file then.
 _Streams: type = getattr(artifact_repo, "StreamUploadMixin", object)
@@ -194,11 +195,16 @@ class _Sending:
 
     def __init__(self, keep: Callable[[str, str | None], None]) -> None:
         self._keep = keep
+        self._pace = Pace(_FILES_AT_ONCE)
         self._sent_s = time.monotonic()
         self._is_away = False
 
     def send(self, local: str, into: str | None) -> bool:
         """Send a file; False where that is not tried any more."""
+        with self._pace.turn():
+            return self._send(local, into)
+
+    def _send(self, local: str, into: str | None) -> bool:
         if self._is_away:
             return False
         began_s = time.monotonic()

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from mlflow_exec.storage.signed_urls import SignedUrls
 
 _LIFE_S = 3600
+_LONGEST_S = 7 * 24 * 3600
 _MOST_PARTS = 10_000
 # MLflow 3.5 has none of these.
 _Downloads: type = getattr(artifact_repo, "MultipartDownloadMixin", type("_NoDownloads", (), {}))
@@ -51,15 +52,17 @@ class ExecBucketRepository(
                     f"were asked for; MLFLOW_MULTIPART_UPLOAD_CHUNK_SIZE makes each larger"
                 )
             upload = self.urls.begin_parts(key)
-            urls = [
+            signed = [
                 self.urls.part_url(key, upload, number, _LIFE_S)
                 for number in range(1, num_parts + 1)
             ]
         return CreateMultipartUploadResponse(
             upload_id=upload,
             credentials=[
-                MultipartUploadCredential(url=url, part_number=number, headers={})
-                for number, url in enumerate(urls, 1)
+                MultipartUploadCredential(
+                    url=part.url, part_number=number, headers=dict(part.headers)
+                )
+                for number, part in enumerate(signed, 1)
             ],
         )
 
@@ -71,9 +74,15 @@ class ExecBucketRepository(
         artifact_path: str | None = None,
     ) -> None:
         """Make the file of its parts."""
-        etags = {int(part.part_number): str(part.etag) for part in parts}
+        named = [(int(part.part_number), str(part.etag)) for part in parts]
+        key = self._key(local_file, artifact_path)
         with as_mlflow():
-            self.urls.finish_parts(self._key(local_file, artifact_path), upload_id, etags)
+            if not named or sorted(number for number, _ in named) != [*range(1, len(named) + 1)]:
+                raise ConfigError(
+                    f"{self.artifact_uri}: {local_file!r}: the parts of an upload are numbered 1, "
+                    f"2 and so on; {len(named)} with other numbers were named; upload it again"
+                )
+            self.urls.finish_parts(key, upload_id, dict(named))
 
     def abort_multipart_upload(
         self, local_file: str, upload_id: str, artifact_path: str | None = None
@@ -87,17 +96,23 @@ class ExecBucketRepository(
         from mlflow.entities.presigned_download import PresignedDownloadUrlResponse
 
         with as_mlflow():
+            self._check_life(expiration)
             size_bytes = self.bucket.size_bytes(artifact_path)
-            url = self.urls.get_url(self.bucket.file_key(artifact_path), expiration)
-        return PresignedDownloadUrlResponse(url=url, headers={}, file_size=size_bytes)
+            signed = self.urls.get_url(self.bucket.file_key(artifact_path), expiration)
+        return PresignedDownloadUrlResponse(
+            url=signed.url, headers=dict(signed.headers), file_size=size_bytes
+        )
 
     def create_presigned_upload_url(self, artifact_path: str, expiration: int = 900) -> Any:
         """Sign a URL by which a file can be put."""
         from mlflow.entities.presigned_upload import CreatePresignedUploadResponse
 
         with as_mlflow():
-            url = self.urls.put_url(self.bucket.file_key(artifact_path), expiration)
-        return CreatePresignedUploadResponse(presigned_url=url, headers={})
+            self._check_life(expiration)
+            signed = self.urls.put_url(self.bucket.file_key(artifact_path), expiration)
+        return CreatePresignedUploadResponse(
+            presigned_url=signed.url, headers=dict(signed.headers)
+        )
 
     @property
     def bucket(self) -> ObjectStore:
@@ -108,9 +123,31 @@ class ExecBucketRepository(
     def urls(self) -> SignedUrls:
         """What signs."""
         urls = self.bucket.urls
-        assert urls is not None, "registered for buckets that sign"
+        assert urls is not None, "made for buckets that sign"
         return urls
+
+    def _check_life(self, life_s: int) -> None:
+        """Refuse what some systems would sign for years, and others not at all."""
+        if not 0 < life_s <= _LONGEST_S:
+            raise ConfigError(
+                f"{self.artifact_uri}: a URL lives for 1 to {_LONGEST_S} seconds; {life_s} were "
+                f"asked for"
+            )
 
     def _key(self, local_file: str, artifact_path: str | None) -> str:
         with as_mlflow():
             return self.bucket.file_key(joined(artifact_path, os.path.basename(local_file)))
+
+
+def bucket_repository(
+    artifact_uri: str, tracking_uri: str | None = None, registry_uri: str | None = None
+) -> ExecArtifactRepository:
+    """Return what keeps files in a bucket that signs with some credentials, and not with others.
+
+    MLflow's server tells its clients by the class whether they may ask for URLs; those that were
+    told so fail where they get none.
+    """
+    found = ExecBucketRepository(artifact_uri, tracking_uri, registry_uri)
+    if found.bucket.urls is not None:
+        return found
+    return ExecArtifactRepository(artifact_uri, tracking_uri, registry_uri)

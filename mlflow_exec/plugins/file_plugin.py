@@ -8,6 +8,7 @@ MLflow itself uses where nothing is set; so all of it works that works there.
 from __future__ import annotations
 
 import os
+from functools import wraps
 from typing import Any
 
 DATABASE = "mlflow.db"
@@ -33,10 +34,45 @@ def tracking_store(store_uri: str | None = None, artifact_uri: str | None = None
 
 
 def registry_store(store_uri: str | None = None) -> Any:
-    """Return MLflow's store of registered models in a folder; see `tracking_store`."""
+    """Return MLflow's store of registered models in a folder; see `tracking_store`.
+
+    In a server it takes no version of a model from a place of ours that the server does not open:
+    MLflow has such a rule for the schemes of its own, and asks nobody about others.
+    """
     from mlflow.tracking._model_registry.utils import _get_sqlalchemy_store
 
-    return _get_sqlalchemy_store(f"sqlite:///{_folder(store_uri)}/{DATABASE}")
+    store = _get_sqlalchemy_store(f"sqlite:///{_folder(store_uri)}/{DATABASE}")
+    create = store.create_model_version
+
+    @wraps(create)
+    def checked(name: str, source: str, *arguments: Any, **named: Any) -> Any:
+        _check_source(source)
+        return create(name, source, *arguments, **named)
+
+    store.create_model_version = checked
+    return store
+
+
+def _check_source(source: str) -> None:
+    from mlflow.exceptions import MlflowException
+    from mlflow.utils.uri import get_uri_scheme
+
+    from mlflow_exec.errors import LocationError
+    from mlflow_exec.schemes import BY_NAME
+    from mlflow_exec.server_policy import check_in_server, is_server
+    from mlflow_exec.uris import Location
+
+    # As MLflow finds who opens it: mssql+pyodbc, and all else with mssql, is for 'mssql'.
+    ours = {"xet", *(get_uri_scheme(f"{name}://a") for name in BY_NAME)}
+    scheme = get_uri_scheme(source).lower().replace("fsspec-", "fsspec+")
+    if not is_server() or scheme not in ours:
+        return
+    try:
+        check_in_server(Location.parse(source))
+    except LocationError as error:
+        raise MlflowException.invalid_parameter_value(
+            f"the source of a model version: {error}"
+        ) from error
 
 
 def _folder(uri: str | None) -> str:

@@ -19,7 +19,7 @@ from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError, SQLAlch
 from mlflow_exec.clients.pauses import PATIENCE_S, Pauses
 from mlflow_exec.credential_sources import Credential
 from mlflow_exec.credentials import hide
-from mlflow_exec.errors import ArtifactError, UnreachableError
+from mlflow_exec.errors import ArtifactError, MissingExtraError, UnreachableError
 from mlflow_exec.registry import missing_extra
 from mlflow_exec.schemes import Authority
 from mlflow_exec.storage.database_tables import TABLES
@@ -28,6 +28,8 @@ from mlflow_exec.uris import CRED, Location
 T = TypeVar("T")
 # Where a URI names no driver.
 _DRIVERS = {"mysql": "mysql+pymysql", "postgresql": "postgresql+psycopg"}
+# Of ODBC, which is below pyodbc; Microsoft's newest.
+_ODBC_DRIVER = "ODBC Driver 18 for SQL Server"
 _LOG = logging.getLogger(__name__)
 _LOCK_WAIT_S = 60
 _CONNECTIONS = 10
@@ -144,14 +146,26 @@ def _explained(location: Location, *, connecting: bool = False) -> Iterator[None
         text = f"{location}: {hide(said)[:500]}"
         if isinstance(error, IntegrityError):
             raise TakenError(text) from None
-        if isinstance(error, DBAPIError) and (
-            error.connection_invalidated
-            or (isinstance(error, OperationalError) and (connecting or _WAITED.search(said)))
-        ):
+        if isinstance(error, DBAPIError) and _passes(error, said, connecting=connecting):
             raise _LostError(text) from UnreachableError(text)  # for who stops at that
         raise ArtifactError(text) from None
     except ModuleNotFoundError as error:  # the driver
         raise missing_extra(location.scheme.extra, error) from error
+    except ImportError as error:
+        raise MissingExtraError(
+            f"{location}: its Python package is installed, and lacks a library of the system: "
+            f"{error}; see docs/artifacts.md"
+        ) from error
+
+
+def _passes(error: DBAPIError, said: str, *, connecting: bool) -> bool:
+    """Whether what failed can be well a moment later."""
+    if error.connection_invalidated:
+        return True
+    if isinstance(error, OperationalError):
+        return connecting or _WAITED.search(said) is not None
+    # pyodbc has no class for SQL Server's deadlocks: they are of the one above all others.
+    return type(error) is DBAPIError and _WAITED.search(said) is not None
 
 
 def make_engine(location: Location, credential: Callable[[], Credential]) -> sa.Engine:
@@ -161,37 +175,54 @@ def make_engine(location: Location, credential: Callable[[], Credential]) -> sa.
         location: In the database.
         credential: Returns what to sign in with; called for each connection.
     """
-    names = location.split()[0]
     if location.scheme.authority is Authority.FILE:
-        url = sa.URL.create("sqlite", database="/" + "/".join(names))
+        url = sa.URL.create("sqlite", database="/" + "/".join(location.split()[0]))
         waits = {"timeout": _LOCK_WAIT_S}
         engine = sa.create_engine(url, hide_parameters=True, connect_args=waits)
         sa.event.listen(engine, "connect", _leave_transactions_to_us)
         sa.event.listen(engine, "begin", _begin)
         return engine
-    options = {key: value for key, value in location.options if key != CRED}
-    drivername = _DRIVERS.get(location.scheme.name, location.scheme.name)
-    url = sa.URL.create(
-        drivername,
-        host=location.host.strip("[]"),
-        port=location.port,
-        database="/".join(names),
-        query=options,
-    )
+    url = _url(location)
     engine = sa.create_engine(
         url, hide_parameters=True, pool_size=_CONNECTIONS, max_overflow=_CONNECTIONS,
         pool_recycle=_RECYCLE_S, isolation_level="READ COMMITTED",
-        connect_args=_TIMEOUTS[drivername],
+        connect_args=_TIMEOUTS[url.drivername],
     )  # fmt: skip
 
-    def sign_in(_: Any, __: Any, ___: Any, parameters: dict[str, Any]) -> None:
-        now = credential()
-        user, password = location.user or now.get("user"), now.get("password")
-        parameters.update({"user": user} if user else {})
-        parameters.update({"password": password} if password else {})
+    def sign_in(dialect: Any, _: Any, words: list[Any], parameters: dict[str, Any]) -> None:
+        words[:], named = arguments(dialect, location, credential())
+        parameters.update(named)
 
     sa.event.listen(engine, "do_connect", sign_in)
     return engine
+
+
+def arguments(
+    dialect: sa.Dialect, location: Location, credential: Credential
+) -> tuple[list[Any], dict[str, Any]]:
+    """Return what the driver's ``connect`` is called with: the password is among it.
+
+    All of it is made anew for each connection: ODBC has one text, and where no user is named in
+    that, it says that the account of this machine signs in, whatever else is given.
+    """
+    user = location.user or credential.get("user")
+    signed = _url(location).set(username=user, password=credential.get("password"))
+    words, named = dialect.create_connect_args(signed)
+    return list(words), dict(named)
+
+
+def _url(location: Location) -> sa.URL:
+    """Return a location's database as SQLAlchemy names it, without who signs in."""
+    options = {key: value for key, value in location.options if key != CRED}
+    if "driver" in location.scheme.options:
+        options["driver"] = options.get("driver", _ODBC_DRIVER).strip("{}")
+    return sa.URL.create(
+        _DRIVERS.get(location.scheme.name, location.scheme.name),
+        host=location.host.strip("[]"),
+        port=location.port,
+        database="/".join(location.split()[0]),
+        query=options,
+    )
 
 
 def _leave_transactions_to_us(connection: Any, _: Any) -> None:

@@ -25,6 +25,7 @@ from mlflow_exec.errors import (
     ArtifactError,
     ArtifactNotFoundError,
     ClusterError,
+    ConflictError,
     LocationError,
     NotFoundError,
     RejectedError,
@@ -59,6 +60,17 @@ class Status:
     size_bytes: int = 0
     modified_s: float = 0.0
     version: str = ""
+
+
+def is_folder(status: Status | None, where: str) -> bool:
+    """Whether a folder stands there; else nothing does.
+
+    Raises:
+        ConflictError: It is a file.
+    """
+    if status is not None and not status.is_folder:
+        raise ConflictError(f"{where}: there is a file of that name")
+    return status is not None
 
 
 class Folders(ABC):

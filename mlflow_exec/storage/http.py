@@ -28,7 +28,7 @@ TIMEOUT_S = (15.0, 120.0)
 _CONNECTIONS = 64
 _LONGEST = 300
 _BY_SCHEME = "the scheme of the URI says whether it speaks TLS"
-_REQUEST_IDS = ("X-Request-Id", "X-Correlation-Id", "X-Trace-Id")
+_REQUEST_IDS = ("X-Request-Id", "X-Correlation-Id", "X-Trace-Id", "X-GUploader-UploadID")
 _KINDS: dict[int, type[ClusterError]] = {
     401: AccessDeniedError, 403: AccessDeniedError, 404: NotFoundError, 410: NotFoundError,
     405: ConflictError, 409: ConflictError, 412: ConflictError,
@@ -167,6 +167,8 @@ def _said(answer: requests.Response) -> str:
             if isinstance(found, dict):
                 errors = found.get("errors") or [found]
                 found = errors[0].get("message") or errors[0].get("error") or found
+                if isinstance(found, dict):  # Google's
+                    found = found.get("message") or found
             text = found if isinstance(found, str) else json_.dumps(found)
         except (ValueError, AttributeError, LookupError, requests.RequestException):
             return ""

@@ -13,17 +13,15 @@ import logging
 import tempfile
 import threading
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from functools import partial
-from typing import Any, BinaryIO, cast
+from typing import Any, BinaryIO
 
 import huggingface_hub as hub
-from huggingface_hub import constants, errors
+from huggingface_hub import constants
 from huggingface_hub.hf_api import RepoFile
-from huggingface_hub.utils import _http, build_hf_headers, get_session, hf_raise_for_status
 
 from mlflow_exec.clients.pauses import repeated
-from mlflow_exec.clients.tls import tls_refusal
 from mlflow_exec.credential_sources import Credential
 from mlflow_exec.errors import (
     ClusterError,
@@ -32,14 +30,13 @@ from mlflow_exec.errors import (
     UnreachableError,
 )
 from mlflow_exec.storage.base import READ_BACK, Store, explained, is_on
+from mlflow_exec.storage.huggingface_http import HubObjects
 from mlflow_exec.storage.kept import Hasher, Object
-from mlflow_exec.storage.objects import Objects, ObjectStore
+from mlflow_exec.storage.objects import ObjectStore
 from mlflow_exec.storage.parts import Upload, again
-from mlflow_exec.storage.refusals import refusal, told_by
 from mlflow_exec.storage.shared import Connections
 from mlflow_exec.uris import Location
 
-_TIMEOUT_S = 120.0
 _TRIES = 5
 _PATHS_AT_ONCE = 500
 _HELD_FILES = 1000
@@ -50,7 +47,7 @@ _OF_THE_HUB = ".gitattributes"
 _NOTHING_IGNORED = "# nothing\n"
 
 
-class HfObjects(Objects):
+class HfObjects(HubObjects):
     """One repository at one revision."""
 
     def __init__(self, location: Location, credential: Credential) -> None:
@@ -59,11 +56,7 @@ class HfObjects(Objects):
         name, _, revision = name.partition("@")
         self._revision = revision or constants.DEFAULT_REVISION
         self._repository = {"repo_id": f"{owner}/{name}", "repo_type": location.host[:-1]}
-        self._where = f"{location.host}/{owner}/{name} at {self._revision}"
-        self._credential = credential
-        self._endpoint = (credential.get("endpoint") or constants.ENDPOINT).rstrip("/")
-        self._token = credential.get("token")  # else its client looks where it has put one
-        self._api = hub.HfApi(endpoint=self._endpoint, token=self._token)
+        super().__init__(credential, f"{location.host}/{owner}/{name} at {self._revision}")
         self._turn = threading.Lock()
 
     def put(self, key: str, content: bytes) -> None:
@@ -114,32 +107,19 @@ class HfObjects(Objects):
 
     def read(self, key: str, start: int, end: int) -> tuple[bytes, Object]:
         """See `Objects`."""
+        url = hub.hf_hub_url(
+            filename=key, revision=self._revision, endpoint=self._endpoint, **self._repository
+        )
         for _ in range(_TRIES):
             found = self.find(key)
             if found is None:
                 raise NotFoundError(f"{self._where}: {key}: there is no such file")
             last = min(end, found.size_bytes)
-            content = self._range(key, start, last) if start < last else b""
+            content, _ = self._range(key, url, start, last) if start < last else (b"", {})
             is_whole = len(content) == found.size_bytes
             if len(content) == last - start and (not is_whole or found.is_content(content)):
                 return content, found
         raise UnreachableError(f"{self._where}: {key}: it is replaced, or changed, again and again")
-
-    def _range(self, key: str, start: int, end: int) -> bytes:
-        url = hub.hf_hub_url(
-            filename=key, revision=self._revision, endpoint=self._endpoint, **self._repository
-        )
-        headers = {
-            **build_hf_headers(token=self._token),
-            "Range": f"bytes={start}-{end - 1}", "Accept-Encoding": "identity",
-        }  # fmt: skip
-        # Its client shows the token to no other host that it is sent on to.
-        asked = get_session().stream("GET", url, headers=headers, follow_redirects=True)
-        with self._asked(key), asked as told:
-            hf_raise_for_status(told)
-            if told.status_code != 206:
-                return bytes(told.read()[start:end])
-            return _all_of(told.iter_raw(), end - start)
 
     def find(self, key: str) -> Object | None:
         """See `Objects`."""
@@ -169,9 +149,6 @@ class HfObjects(Objects):
         there = {found.path for found in self._infos(asked) if isinstance(found, RepoFile)}
         if there:
             self.commit([hub.CommitOperationDelete(key, is_folder=False) for key in sorted(there)])
-
-    def close(self) -> None:
-        """See `Objects`; other stores have the connections, too."""
 
     # -- parts --------------------------------------------------------------------------------
 
@@ -206,33 +183,6 @@ class HfObjects(Objects):
             if is_file == (found.path in above):
                 what = "a file" if is_file else "a folder"
                 raise RejectedError(f"{self._where}: {found.path} is {what} there")
-
-    def _asked(self, what: str) -> AbstractContextManager[None]:
-        """Turn what the client says into errors of ours."""
-        return told_by(self._told, what)
-
-    def _told(self, what: str, error: BaseException) -> ClusterError:
-        where = f"{self._where}: {what}" if what else self._where
-        while isinstance(error, RuntimeError) and error.__cause__ is not None:
-            error = error.__cause__  # of which file it is, it says
-        if isinstance(error, errors.HfHubHTTPError):
-            status, headers = error.response.status_code, error.response.headers
-            said = error.server_message or str(error).partition("\n")[0]
-            text = f"{where}: {status}: {' '.join(said.split())} (request {error.request_id})"
-            reason = headers.get("X-Error-Code", "")
-            if status in (409, 412):  # somebody else has committed meanwhile
-                return UnreachableError(text, status=status, reason=reason)
-            return refusal(text, status, self._credential, reason=reason)
-        said = " ".join(str(error).split()) or type(error).__name__
-        if isinstance(error, (errors.HTTPError, OSError)):
-            refused = tls_refusal(
-                where, cast(Exception, error),
-                way_to_trust="set SSL_CERT_FILE to a file with its authority",
-                way_to_plain="HF_ENDPOINT says whether it speaks TLS: http:// or https://",
-            )  # fmt: skip
-            return refused or UnreachableError(f"{where}: no answer: {said}")
-        return RejectedError(f"{where}: {said}")
-
 
 class _HfUpload(Upload):
     """Its hash has to be known before anything is sent, so it waits in a file of this machine."""
@@ -291,33 +241,14 @@ def _is_same(addition: Any, found: Any) -> bool:
     return bool(hasher.hexdigest() == found.blob_id)
 
 
-def _all_of(pieces: Iterable[bytes], size_bytes: int) -> bytes:
-    """Return them as one, of at most that size; many small ones at a time would fill the memory."""
-    found, count = bytearray(size_bytes), 0
-    for piece in pieces:
-        found[count : count + len(piece)] = piece
-        count += len(piece)
-    del found[count:]
-    return cast(bytes, found)  # which reads as they do; a copy would be another part in memory
-
-
 def _git_blob(size_bytes: int) -> Hasher:
     return hashlib.sha1(b"blob %d\0" % size_bytes, usedforsecurity=False)
-
-
-def _client() -> Any:
-    made = _http.default_client_factory()
-    made.timeout = _TIMEOUT_S
-    return made
 
 
 def _without_xet(record: logging.LogRecord) -> bool:
     return "not supported by Xet Storage" not in record.getMessage()
 
 
-# Its own waits for ever for a server that has gone; one that somebody has set stays.
-if _http._GLOBAL_CLIENT_FACTORY is _http.default_client_factory:
-    hub.set_client_factory(_client)
 # That LFS is what it falls back to is meant.
 logging.getLogger("huggingface_hub._commit_api").addFilter(_without_xet)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext, suppress
 from typing import Any, BinaryIO
 
@@ -40,6 +41,7 @@ from mlflow_exec.storage.signed_urls import SignedUrls
 from mlflow_exec.uris import Location, artifact_names
 
 _CHANGED = "what came is not what is kept"
+_REMOVED_AT_ONCE = 16
 
 
 class Objects(ABC):
@@ -84,10 +86,27 @@ class Objects(ABC):
 
     @abstractmethod
     def remove(self, keys: Iterable[str]) -> None:
-        """Remove objects; those that are not there are fine."""
+        """Remove objects; those that are not there are fine. See `remove_each`."""
+
+    @property
+    def urls(self) -> SignedUrls | None:
+        """What signs URLs of what is in it; None where nothing can."""
+        return self if isinstance(self, SignedUrls) else None
 
     def close(self) -> None:  # noqa: B027 - most have nothing to close
         """Give back connections."""
+
+
+def remove_each(remove: Callable[[str], None], keys: Iterable[str]) -> None:
+    """Remove objects of a system that takes one at a time.
+
+    Args:
+        remove: Removes one; an object that is not there is fine.
+        keys: All of them.
+    """
+    with ThreadPoolExecutor(_REMOVED_AT_ONCE, "mlflow-exec-remove") as pool:
+        for removed in [pool.submit(remove, key) for key in keys]:
+            removed.result()
 
 
 class ObjectStore(Store):
@@ -122,9 +141,8 @@ class ObjectStore(Store):
 
     @property
     def urls(self) -> SignedUrls | None:
-        """What signs URLs of the same bucket; None where it cannot."""
-        objects = self._objects
-        return objects if isinstance(objects, SignedUrls) else None
+        """What signs URLs of the same bucket; None where nothing can."""
+        return self._objects.urls
 
     def put(self, path: str, content: BinaryIO) -> None:
         """See `Store`."""

@@ -6,6 +6,8 @@ the version that its own fork of botocore is made of.
 
 from __future__ import annotations
 
+import hashlib
+import re
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -25,8 +27,6 @@ from urllib3.exceptions import HTTPError
 from mlflow_exec.credential_sources import Credential
 from mlflow_exec.errors import (
     AccessDeniedError,
-    ClusterError,
-    ConflictError,
     NotFoundError,
     RejectedError,
     UnreachableError,
@@ -34,18 +34,15 @@ from mlflow_exec.errors import (
 from mlflow_exec.storage.kept import Object
 from mlflow_exec.storage.objects import Objects, ObjectStore
 from mlflow_exec.storage.parts import PartsUpload, Upload
+from mlflow_exec.storage.refusals import kind_of
 from mlflow_exec.storage.shared import Connections
-from mlflow_exec.storage.signed_urls import SignedUrls
+from mlflow_exec.storage.signed_urls import SignedUrl, SignedUrls
 from mlflow_exec.uris import Location
 
 _CONNECTIONS = 64
 _REMOVED_AT_ONCE = 1000
-_NO_RANGE = 416
+_NOT_FOUND, _NO_RANGE = 404, 416
 _NOT_OF_KEYS = ("NoSuchBucket", "NoSuchUpload")  # and yet 404
-_KINDS: dict[int, type[ClusterError]] = {
-    401: AccessDeniedError, 403: AccessDeniedError, 404: NotFoundError, 409: ConflictError,
-    412: ConflictError, 408: UnreachableError, 425: UnreachableError, 429: UnreachableError,
-}  # fmt: skip
 
 
 class S3Objects(Objects, SignedUrls):
@@ -121,11 +118,11 @@ class S3Objects(Objects, SignedUrls):
 
     # -- signed URLs ------------------------------------------------------------------------
 
-    def get_url(self, key: str, life_s: int) -> str:
+    def get_url(self, key: str, life_s: int) -> SignedUrl:
         """See `SignedUrls`."""
         return self._url("get_object", life_s, Key=key)
 
-    def put_url(self, key: str, life_s: int) -> str:
+    def put_url(self, key: str, life_s: int) -> SignedUrl:
         """See `SignedUrls`."""
         return self._url("put_object", life_s, Key=key)
 
@@ -134,7 +131,7 @@ class S3Objects(Objects, SignedUrls):
         told = self.call("create_multipart_upload", key, Key=key)
         return str(self._told(told, "UploadId", key))
 
-    def part_url(self, key: str, upload: str, number: int, life_s: int) -> str:
+    def part_url(self, key: str, upload: str, number: int, life_s: int) -> SignedUrl:
         """See `SignedUrls`."""
         return self._url("upload_part", life_s, Key=key, UploadId=upload, PartNumber=number)
 
@@ -150,13 +147,12 @@ class S3Objects(Objects, SignedUrls):
         """See `SignedUrls`."""
         self.call("abort_multipart_upload", key, Key=key, UploadId=upload)
 
-    def _url(self, method: str, life_s: int, **arguments: Any) -> str:
+    def _url(self, method: str, life_s: int, **arguments: Any) -> SignedUrl:
         with self._asked(str(arguments["Key"])):
-            return str(
-                self._client().generate_presigned_url(
-                    method, Params={"Bucket": self._bucket, **arguments}, ExpiresIn=life_s
-                )
+            url = self._client().generate_presigned_url(
+                method, Params={"Bucket": self._bucket, **arguments}, ExpiresIn=life_s
             )
+        return SignedUrl(str(url))
 
     # -- the client -------------------------------------------------------------------------
 
@@ -226,7 +222,7 @@ class S3Objects(Objects, SignedUrls):
             status = int(metadata.get("HTTPStatusCode") or 0)
             text = f"{where}: {' '.join(str(error).split())} (HTTP {status}"
             text += f", request {id_})" if (id_ := metadata.get("RequestId")) else ")"
-            kind = _KINDS.get(status, UnreachableError if status >= 500 else RejectedError)
+            kind = kind_of(status)
             if error.response.get("Error", {}).get("Code") in _NOT_OF_KEYS:
                 kind = RejectedError
             if kind is AccessDeniedError:
@@ -261,7 +257,14 @@ class _S3Upload(PartsUpload):
         return {"PartNumber": number, "ETag": etag, **sums}
 
     def finish(self, sent: Sequence[Any]) -> str:
-        told = self._call("complete_multipart_upload", MultipartUpload={"Parts": list(sent)})
+        try:
+            told = self._call("complete_multipart_upload", MultipartUpload={"Parts": list(sent)})
+        except RejectedError as error:
+            # Some know no more of an upload that a request has ended whose answer was lost.
+            found = self._objects.find(self._key) if error.status == _NOT_FOUND else None
+            if found is None or found.version != _etag_of(sent):
+                raise
+            return found.version
         return str(told.get("ETag", ""))
 
     def remove(self) -> None:
@@ -271,6 +274,15 @@ class _S3Upload(PartsUpload):
         return self._objects.call(
             method, self._key, Key=self._key, UploadId=self._id, **arguments
         )
+
+
+def _etag_of(sent: Sequence[Any]) -> str:
+    """Return that of an object of parts, where those of the parts are their MD5s."""
+    etags = "".join(part["ETag"].strip('"') for part in sent)
+    if not re.fullmatch("([0-9a-f]{32})+", etags):
+        return ""
+    joined = hashlib.md5(bytes.fromhex(etags), usedforsecurity=False).hexdigest()
+    return f'"{joined}-{len(sent)}"'
 
 
 class S3Store(ObjectStore):

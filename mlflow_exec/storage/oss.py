@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import re
 from base64 import b64encode
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
+from datetime import timedelta
 from functools import cached_property
 from itertools import islice
 from typing import Any
@@ -33,17 +34,19 @@ from mlflow_exec.storage.objects import Objects, ObjectStore
 from mlflow_exec.storage.parts import PartsUpload, Upload
 from mlflow_exec.storage.refusals import nothing_of, refusal, told_by, whole_bytes
 from mlflow_exec.storage.shared import Connections
+from mlflow_exec.storage.signed_urls import SignedUrl, SignedUrls
 from mlflow_exec.uris import Location
 
 _CONNECTIONS = 64
 _TIMEOUT_S = (15.0, 120.0)
 _PAGE = 1000
+_CONTENT_TYPE = "application/octet-stream"
 _OF_REGION = re.compile(r"oss-(?!accelerate)([a-z0-9-]+?)(-internal)?\.aliyuncs\.com")
 # It did not come as it was sent.
 _DAMAGED = ("InvalidDigest", "BadDigest", "RequestTimeout")
 
 
-class OssObjects(Objects):
+class OssObjects(Objects, SignedUrls):
     """One bucket."""
 
     def __init__(self, location: Location, credential: Credential) -> None:
@@ -129,6 +132,50 @@ class OssObjects(Objects):
                     )
                 )
 
+    # -- signed URLs ------------------------------------------------------------------------
+
+    def get_url(self, key: str, life_s: int) -> SignedUrl:
+        """See `SignedUrls`."""
+        return self._url(oss.GetObjectRequest, key, life_s)
+
+    def put_url(self, key: str, life_s: int) -> SignedUrl:
+        """See `SignedUrls`."""
+        # A type that the client adds of itself would not be signed, and be refused.
+        return self._url(oss.PutObjectRequest, key, life_s, content_type=_CONTENT_TYPE)
+
+    def begin_parts(self, key: str) -> str:
+        """See `SignedUrls`."""
+        told = self.ask("initiate_multipart_upload", oss.InitiateMultipartUploadRequest, key)
+        return str(told.upload_id)
+
+    def part_url(self, key: str, upload: str, number: int, life_s: int) -> SignedUrl:
+        """See `SignedUrls`."""
+        return self._url(
+            oss.UploadPartRequest, key, life_s, upload_id=upload, part_number=number
+        )
+
+    def finish_parts(self, key: str, upload: str, etags: Mapping[int, str]) -> None:
+        """See `SignedUrls`."""
+        parts = [oss.UploadPart(part_number=n, etag=etags[n]) for n in sorted(etags)]
+        self.ask(
+            "complete_multipart_upload", oss.CompleteMultipartUploadRequest, key,
+            upload_id=upload, complete_multipart_upload=oss.CompleteMultipartUpload(parts=parts),
+        )  # fmt: skip
+
+    def abort_parts(self, key: str, upload: str) -> None:
+        """See `SignedUrls`."""
+        self.ask(
+            "abort_multipart_upload", oss.AbortMultipartUploadRequest, key, upload_id=upload
+        )
+
+    def _url(self, request: Any, key: str, life_s: int, **arguments: Any) -> SignedUrl:
+        with self._asked(key):
+            asked = request(bucket=self._bucket, key=key, **arguments)
+            told = self._client.presign(asked, expires=timedelta(seconds=life_s))
+        return SignedUrl(str(told.url), dict(told.signed_headers))
+
+    # -- the client -------------------------------------------------------------------------
+
     def close(self) -> None:
         """See `Objects`; other stores have the connections, too."""
 
@@ -205,28 +252,22 @@ class _OssUpload(PartsUpload):
     def __init__(self, objects: OssObjects, key: str) -> None:
         super().__init__()
         self._objects, self._key = objects, key
-        told = objects.ask("initiate_multipart_upload", oss.InitiateMultipartUploadRequest, key)
-        self._id = {"upload_id": told.upload_id}
+        self._id = objects.begin_parts(key)
 
     def send(self, number: int, part: bytes) -> Any:
         part = bytes(part)  # which the SDK takes no other for
         told = self._objects.ask(
             "upload_part", oss.UploadPartRequest, self._key,
-            part_number=number, body=part, content_md5=_md5(part), **self._id,
+            part_number=number, body=part, content_md5=_md5(part), upload_id=self._id,
         )  # fmt: skip
-        return oss.UploadPart(part_number=number, etag=told.etag)
+        return number, told.etag
 
     def finish(self, sent: Sequence[Any]) -> None:
-        parts = oss.CompleteMultipartUpload(parts=list(sent))
-        self._objects.ask(
-            "complete_multipart_upload", oss.CompleteMultipartUploadRequest, self._key,
-            complete_multipart_upload=parts, **self._id,
-        )  # fmt: skip
+        etags = {number: str(etag) for number, etag in sent}
+        self._objects.finish_parts(self._key, self._id, etags)
 
     def remove(self) -> None:
-        self._objects.ask(
-            "abort_multipart_upload", oss.AbortMultipartUploadRequest, self._key, **self._id
-        )
+        self._objects.abort_parts(self._key, self._id)
 
 
 def _session() -> requests.Session:

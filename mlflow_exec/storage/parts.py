@@ -136,7 +136,8 @@ class PartsUpload(Upload):
         for sent in self._pending:
             sent.result()
         self._pool.shutdown()
-        return self.finish([self._sent[number] for number in sorted(self._sent)])
+        parts = [self._sent[number] for number in sorted(self._sent)]
+        return again(lambda: self.finish(parts))
 
     def abort(self) -> None:
         """See `Upload`."""

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from mlflow_exec.credential_sources import Credential
+from mlflow_exec.credentials import hide
 from mlflow_exec.errors import (
     AccessDeniedError,
     ClusterError,
@@ -22,13 +23,13 @@ _NO_RANGE = 416
 _KINDS: dict[int, type[ClusterError]] = {
     401: AccessDeniedError, 403: AccessDeniedError, 404: NotFoundError, 410: NotFoundError,
     408: UnreachableError, 409: ConflictError, 412: ConflictError, 425: UnreachableError,
-    429: UnreachableError,
+    429: UnreachableError, 501: RejectedError, 507: RejectedError,
 }  # fmt: skip
 
 
 @contextmanager
 def told_by(tell: Callable[[str, Exception], ClusterError], what: str) -> Iterator[None]:
-    """Turn whatever an SDK raises into an error of ours; those of ours pass.
+    """Turn whatever an SDK raises into an error of ours, without secrets; those of ours pass.
 
     Args:
         tell: Returns the error for an exception of that SDK.
@@ -39,7 +40,18 @@ def told_by(tell: Callable[[str, Exception], ClusterError], what: str) -> Iterat
     except MlflowExecError:
         raise
     except Exception as error:
-        raise tell(what, error) from error
+        told = tell(what, error)
+        told.args = (hide(str(told)),)
+        if hide(str(error)) != str(error):  # a traceback would show it, such as in a signed URL
+            raise told from None
+        raise told from error
+
+
+def kind_of(status: int | None) -> type[ClusterError]:
+    """Return the kind of error for the code of an answer; None where no answer came."""
+    if status is None:
+        return UnreachableError
+    return _KINDS.get(status, UnreachableError if status >= 500 else RejectedError)
 
 
 def refusal(
@@ -53,9 +65,7 @@ def refusal(
         credential: What was asked with.
         reason: The machine-readable one.
     """
-    if status is None or status >= 500:
-        return UnreachableError(text, status=status, reason=reason)
-    kind = _KINDS.get(status, RejectedError)
+    kind = kind_of(status)
     if kind is AccessDeniedError:
         text += f"; asked with the credential from {credential.source}"
     return kind(text, status=status, reason=reason)

@@ -8,17 +8,16 @@ from __future__ import annotations
 import asyncio
 import getpass
 import itertools
-import logging
 import os
 import posixpath
 import stat
 import threading
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterable, Iterator
+from collections.abc import Coroutine, Iterable, Iterator
 from concurrent import futures
 from concurrent.futures import Future
 from contextlib import contextmanager, suppress
-from typing import Any, TypeVar
+from typing import Any
 
 import asyncssh
 from asyncssh import sftp as codes
@@ -32,20 +31,18 @@ from mlflow_exec.errors import (
     RejectedError,
     UnreachableError,
 )
+from mlflow_exec.storage.base import PIECE_BYTES
+from mlflow_exec.storage.event_loop import ANSWER_S, EventLoop
 from mlflow_exec.storage.folders import Folders, FolderStore, Status
 from mlflow_exec.storage.sent import Sent
 from mlflow_exec.storage.shared import Connections, FailedBefore
 from mlflow_exec.uris import Location
 
-T = TypeVar("T")
-_LOG = logging.getLogger(__name__)
 _CONNECT_S = 15
-_ANSWER_S = 120.0
 # Pieces of a file that are on their way at the same time.
 _IN_FLIGHT = 4
 # First those that processors compute by themselves.
 _CIPHERS = "^aes128-gcm@openssh.com,aes256-gcm@openssh.com"
-_READ_BYTES = 1024 * 1024
 _REMOVED_AT_ONCE = 64
 _KEPT = "surrogateescape"  # names that are not UTF-8 are seen by who lists them, and refused there
 _BROKEN = (codes.SFTPConnectionLost, codes.SFTPNoConnection)
@@ -53,6 +50,7 @@ _KNOWN = (
     asyncssh.Error, asyncssh.KeyImportError, EOFError, OSError, TimeoutError, ValueError,
     futures.TimeoutError, futures.CancelledError,
 )  # fmt: skip
+_LOOP = EventLoop("mlflow-exec-sftp")
 _Session = tuple[asyncssh.SSHClientConnection, asyncssh.SFTPClient]
 
 
@@ -69,18 +67,35 @@ class Sftp(Folders):
 
     def write(self, path: str, content: Sent) -> int:
         """See `Folders`."""
-        with self._client(path) as client:
-            file = _LOOP.wait(client.open(path, "wb"))
-            pieces = content.pieces()
-            first, second = next(pieces, b""), next(pieces, None)
-            if second is None:
-                return _LOOP.wait(_write_small(file, first))
-            try:
-                _write(file, itertools.chain((first, second), pieces))
-            except BaseException:
-                _close(file)
-                raise
-            return _LOOP.wait(_finish(file))
+        try:
+            with self._client(path) as client:
+                # Without asyncssh's division of what is written: see `_writes`.
+                file = _LOOP.wait(client.open(path, "wb", block_size=0))
+                most_bytes, pieces = client.limits.max_write_len, content.pieces()
+                first, second = next(pieces, b""), next(pieces, None)
+                if second is None:
+                    size_bytes = _LOOP.wait(_write_small(file, first, most_bytes))
+                    if size_bytes == len(first):
+                        return size_bytes
+                    # Some servers write with many threads, and all has arrived once it is closed.
+                    return _LOOP.wait(client.stat(path)).size or 0
+                try:
+                    _write(file, itertools.chain((first, second), pieces), most_bytes)
+                except BaseException:
+                    _close(file)
+                    raise
+                return _LOOP.wait(_finish(file))
+        except ConflictError as error:
+            if self._is_full(path):
+                raise RejectedError(f"{self._where}: {path}: no space left on its disk") from error
+            raise
+
+    def _is_full(self, path: str) -> bool:
+        """Whether the server tells of its disk that there is no room for a piece."""
+        with suppress(ClusterError), self._client(path) as client:
+            disk = _LOOP.wait(client.statvfs(path))
+            return bool(disk.bavail * disk.frsize < PIECE_BYTES)
+        return False
 
     def read(self, path: str, start: int) -> tuple[Status, Iterator[bytes]]:
         """See `Folders`."""
@@ -285,15 +300,34 @@ def _name_this_user(user: str) -> None:
         os.environ["LOGNAME"] = user
 
 
-async def _write_small(file: asyncssh.SFTPClientFile, content: bytes) -> int:
-    """Write a file that is one piece, in one go, and return its size."""
-    try:
-        if content:
-            await file.write(content)
-    except BaseException:
-        await file.close()
-        raise
-    return await _finish(file)
+async def _write_small(
+    file: asyncssh.SFTPClientFile, content: bytes, most_bytes: int
+) -> int:
+    """Write a file that is one piece, and return its size, without waiting between the requests.
+
+    They are sent in this order, and a server takes in order what it is asked about one file.
+    """
+    told: list[Any] = await asyncio.gather(
+        *_writes(file, content, 0, most_bytes), file.stat(), file.close(), return_exceptions=True
+    )
+    for answer in told:
+        if isinstance(answer, BaseException):
+            raise answer
+    return int(told[-2].size or 0)
+
+
+async def _write_piece(
+    file: asyncssh.SFTPClientFile, piece: bytes, at: int, most_bytes: int
+) -> None:
+    await asyncio.gather(*_writes(file, piece, at, most_bytes))
+
+
+def _writes(
+    file: asyncssh.SFTPClientFile, piece: bytes, at: int, most_bytes: int
+) -> list[Coroutine[Any, Any, int]]:
+    """Return what writes a piece at its place, in requests that are not too large."""
+    starts = range(0, len(piece), most_bytes)
+    return [file.write(piece[start : start + most_bytes], at + start) for start in starts]
 
 
 async def _finish(file: asyncssh.SFTPClientFile) -> int:
@@ -304,17 +338,19 @@ async def _finish(file: asyncssh.SFTPClientFile) -> int:
         await file.close()
 
 
-def _write(file: asyncssh.SFTPClientFile, pieces: Iterable[bytes]) -> None:
+def _write(
+    file: asyncssh.SFTPClientFile, pieces: Iterable[bytes], most_bytes: int
+) -> None:
     """Write all pieces, some at a time."""
     at, pending = 0, deque[Future[Any]]()
     try:
         for piece in pieces:
             if len(pending) == _IN_FLIGHT:
-                pending.popleft().result(_ANSWER_S)
-            pending.append(_LOOP.start(file.write(piece, at)))
+                pending.popleft().result(ANSWER_S)
+            pending.append(_LOOP.start(_write_piece(file, piece, at, most_bytes)))
             at += len(piece)
     finally:
-        futures.wait(pending, _ANSWER_S)  # they use the file, which is closed next
+        futures.wait(pending, ANSWER_S)  # they use the file, which is closed next
     for written in pending:
         written.result()
 
@@ -329,14 +365,14 @@ def _read(file: asyncssh.SFTPClientFile, start: int, end: int) -> Iterator[bytes
     try:
         while at < end or pending:
             while at < end and len(pending) < _IN_FLIGHT:
-                pending.append(_LOOP.start(file.read(min(_READ_BYTES, end - at), at)))
-                at += _READ_BYTES
-            piece = bytes(pending.popleft().result(_ANSWER_S))
+                pending.append(_LOOP.start(file.read(min(PIECE_BYTES, end - at), at)))
+                at += PIECE_BYTES
+            piece = bytes(pending.popleft().result(ANSWER_S))
             if not piece:
                 return
             yield piece
     finally:
-        futures.wait(pending, _ANSWER_S)  # they use the file, which is closed next
+        futures.wait(pending, ANSWER_S)  # they use the file, which is closed next
 
 
 async def _remove(client: asyncssh.SFTPClient, folder: str, turn: asyncio.Semaphore) -> None:
@@ -357,38 +393,3 @@ async def _remove(client: asyncssh.SFTPClient, folder: str, turn: asyncio.Semaph
             files.append(remove(path))
     await asyncio.gather(*files)
     await client.rmdir(folder)
-
-
-class _Loop:
-    """An event loop in a thread of its own; a forked process has another one."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._made: tuple[int, asyncio.AbstractEventLoop] | None = None
-
-    def start(self, awaited: Awaitable[T]) -> Future[T]:
-        async def run() -> T:
-            return await awaited
-
-        return asyncio.run_coroutine_threadsafe(run(), self._running())
-
-    def wait(self, awaited: Awaitable[T]) -> T:
-        return self.start(awaited).result(_ANSWER_S)
-
-    def call(self, action: Callable[[], object]) -> None:
-        self._running().call_soon_threadsafe(action)
-
-    def _running(self) -> asyncio.AbstractEventLoop:
-        with self._lock:
-            if self._made is None or self._made[0] != os.getpid():
-                loop = asyncio.new_event_loop()
-                # Reads ahead of a connection that broke, which nobody waits for any more.
-                loop.set_exception_handler(lambda _, told: _LOG.debug("%s", told.get("message")))
-                threading.Thread(
-                    target=loop.run_forever, name="mlflow-exec-sftp", daemon=True
-                ).start()
-                self._made = os.getpid(), loop
-            return self._made[1]
-
-
-_LOOP = _Loop()

@@ -4,6 +4,20 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class SignedUrl:
+    """Where something can be read or put, by whoever has it; so its `repr` does not show it.
+
+    Attributes:
+        url: With the signature.
+        headers: Those that have to go with the request.
+    """
+
+    url: str = field(repr=False)
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
 
 
 class SignedUrls(ABC):
@@ -14,11 +28,11 @@ class SignedUrls(ABC):
     """
 
     @abstractmethod
-    def get_url(self, key: str, life_s: int) -> str:
+    def get_url(self, key: str, life_s: int) -> SignedUrl:
         """Return where an object can be read for so long."""
 
     @abstractmethod
-    def put_url(self, key: str, life_s: int) -> str:
+    def put_url(self, key: str, life_s: int) -> SignedUrl:
         """Return where an object can be put for so long."""
 
     @abstractmethod
@@ -26,7 +40,7 @@ class SignedUrls(ABC):
         """Begin an upload in parts, and return its name."""
 
     @abstractmethod
-    def part_url(self, key: str, upload: str, number: int, life_s: int) -> str:
+    def part_url(self, key: str, upload: str, number: int, life_s: int) -> SignedUrl:
         """Return where a part, counted from 1, can be put for so long."""
 
     @abstractmethod

@@ -18,7 +18,7 @@ from mlflow_exec.errors import (
     RejectedError,
     UnreachableError,
 )
-from mlflow_exec.storage.folders import Folders, FolderStore, Status
+from mlflow_exec.storage.folders import Folders, FolderStore, Status, is_folder
 from mlflow_exec.storage.http import Http
 from mlflow_exec.storage.sent import Sent
 from mlflow_exec.storage.shared import Connections
@@ -110,10 +110,7 @@ class Webdav(Folders):
                 raise
 
     def _is_folder(self, path: str) -> bool:
-        status = self.status(path)
-        if status is not None and not status.is_folder:
-            raise ConflictError(f"WebDAV {path}: there is a file of that name")
-        return status is not None
+        return is_folder(self.status(path), f"WebDAV {path}")
 
     def replace(self, old: str, new: str) -> None:
         """See `Folders`."""

@@ -17,6 +17,7 @@ import pytest
 
 from mlflow_exec.errors import ArtifactError, ArtifactNotFoundError, LocationError
 from mlflow_exec.storage.base import Entry, Store
+from mlflow_exec.testing import killed_uploads
 
 ODD_NAMES = [
     "with blanks", "100%", "a%2fb", "a#b", "a?b=c&d", "ümlaut", "日本語", "a;b", "..a", "a'b",
@@ -32,11 +33,13 @@ class Stored:
         store: Returns a store of its own at an empty place, the same one for the same name.
         replaces_at_once: Whether a file that is replaced is there all the time.
         has_folders: Whether a file and a folder of one name exclude each other.
+        by_sockets: Whether contents pass sockets of Python's, where a test can count them.
     """
 
     store: Callable[[str], Store]
     replaces_at_once: bool = True
     has_folders: bool = True
+    by_sockets: bool = True
 
 
 class Random(io.RawIOBase):
@@ -192,6 +195,15 @@ class StoreConformance:
                 store.put(path, broken)
         assert [entry.path for entry in store.entries("d")] == ["d/kept"]
         assert content(store, "d/kept") == b"before"
+
+    def test_an_upload_whose_process_is_killed_leaves_what_was_kept_before(
+        self, store: Store, stored: Stored
+    ) -> None:
+        killed_uploads.upload_and_be_killed(store, by_sockets=stored.by_sockets)
+        assert tree(store) == ["d/", killed_uploads.PATH]
+        assert content(store, killed_uploads.PATH) == killed_uploads.BEFORE
+        put(store, killed_uploads.PATH, b"by another one")
+        assert content(store, killed_uploads.PATH) == b"by another one"
 
     def test_a_file_that_is_not_there(self, store: Store) -> None:
         put(store, "d/a", b"1")

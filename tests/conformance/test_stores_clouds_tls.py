@@ -13,11 +13,13 @@ from mlflow_exec.credential_sources import Credential
 from mlflow_exec.credentials import Secret
 from mlflow_exec.errors import ArtifactError
 from mlflow_exec.storage.base import Store
+from mlflow_exec.storage.gcs import GcsStore
 from mlflow_exec.storage.huggingface import HfStore
+from mlflow_exec.storage.huggingface_buckets import HfBucketStore
 from mlflow_exec.storage.oci import OciStore
 from mlflow_exec.storage.oss import OssStore
 from mlflow_exec.uris import Location
-from tests import hf_server, oci_server, oss_server
+from tests import gcs_server, hf_bucket_server, hf_server, oci_server, oss_server
 from tests.cloud_server import CloudServer, serving
 from tests.unit.tls_relay import Authority, TlsRelay
 
@@ -34,6 +36,11 @@ def oss(url: str, _: CloudServer) -> Store:
     return OssStore(Location.parse("oss://artifacts/x"), given)
 
 
+def gcs(url: str, _: CloudServer) -> Store:
+    given = credential(endpoint=url, token=gcs_server.TOKEN)
+    return GcsStore(Location.parse("fsspec+gs://artifacts/x"), given)
+
+
 def oci(url: str, server: CloudServer) -> Store:
     assert isinstance(server, oci_server.OciServer)
     given = credential(
@@ -48,6 +55,11 @@ def hf(url: str, _: CloudServer) -> Store:
     return HfStore(Location.parse("hf://datasets/team/artifacts/x"), given)
 
 
+def hf_buckets(url: str, _: CloudServer) -> Store:
+    given = credential(endpoint=url, token=hf_server.TOKEN)
+    return HfBucketStore(Location.parse("hf://buckets/team/bucket/x"), given)
+
+
 @pytest.fixture(scope="module")
 def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
     return Authority.make(tmp_path_factory.mktemp("tls") / "ca", "127.0.0.1")
@@ -55,11 +67,13 @@ def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
 
 @pytest.fixture(
     params=[
+        (gcs, gcs_server.GcsServer, "REQUESTS_CA_BUNDLE"),
         (oss, oss_server.OssServer, "REQUESTS_CA_BUNDLE"),
         (oci, oci_server.OciServer, "REQUESTS_CA_BUNDLE"),
         (hf, hf_server.HfServer, "SSL_CERT_FILE"),
+        (hf_buckets, hf_bucket_server.HfBucketServer, "SSL_CERT_FILE"),
     ],
-    ids=["oss", "oci", "hf"],
+    ids=["gcs", "oss", "oci", "hf", "hf buckets"],
 )
 def opened(
     request: pytest.FixtureRequest, authority: Authority

@@ -53,7 +53,7 @@ def at(uri: str) -> Callable[[str], DatabaseStore]:
 class TestPostgresql(StoreConformance):
     @pytest.fixture
     def stored(self, postgresql_uri: str) -> Stored:
-        return Stored(at(postgresql_uri))
+        return Stored(at(postgresql_uri), by_sockets=False)  # those are of libpq
 
 
 class TestMariadb(StoreConformance):

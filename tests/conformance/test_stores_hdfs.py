@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -12,11 +13,15 @@ from mlflow_exec.errors import ArtifactError
 from mlflow_exec.storage.webhdfs import HdfsStore
 from mlflow_exec.testing.stores import StoreConformance, Stored
 from mlflow_exec.uris import Location
+from tests.cloud_server import serving
 from tests.clusters.yarn.cluster import YarnCluster
+from tests.conformance.cutting import assert_survives_cuts
+from tests.forwarding_server import ForwardingServer
+from tests.unit.tcp_link import TcpLink
 
 
-def store_at(cluster: YarnCluster, name: str, user: str = "") -> HdfsStore:
-    host = cluster.webhdfs_url.split("/")[2]
+def store_at(cluster: YarnCluster, name: str, user: str = "", url: str = "") -> HdfsStore:
+    host = urlsplit(url or cluster.webhdfs_url).netloc
     return HdfsStore(
         Location.parse(f"webhdfs://{user or cluster.superuser}@{host}/artifacts/{name}"), NOTHING
     )
@@ -26,6 +31,19 @@ class TestHdfs(StoreConformance):
     @pytest.fixture
     def stored(self, yarn_cluster: YarnCluster) -> Stored:
         return Stored(lambda name: store_at(yarn_cluster, name))
+
+
+def test_a_connection_that_breaks_in_the_middle_loses_nothing(yarn_cluster: YarnCluster) -> None:
+    node = urlsplit(yarn_cluster.data_node_url)
+    link = TcpLink(str(node.hostname), int(node.port or 0))
+    before = ForwardingServer(yarn_cluster.webhdfs_url, (node.netloc, f"127.0.0.1:{link.port}"))
+    with serving(before):
+        store = store_at(yarn_cluster, "cut", url=before.url)
+        assert_survives_cuts(store, link)
+        assert link.connections > 2
+        store.delete("")
+        store.close()
+    link.close()
 
 
 def test_who_may_not_write_is_told_so(yarn_cluster: YarnCluster) -> None:

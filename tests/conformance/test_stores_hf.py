@@ -19,6 +19,11 @@ from mlflow_exec.storage.huggingface import HfStore
 from mlflow_exec.testing.stores import StoreConformance, Stored, content, put
 from mlflow_exec.uris import Location
 from tests.cloud_server import CHANGED, CUT, Fault, serving
+from tests.conformance.bucket_faults import (
+    assert_a_folder_is_one_request,
+    assert_is_done_again,
+    assert_pages_are_listed_and_deleted,
+)
 from tests.hf_server import REPOSITORY, TOKEN, HfServer
 
 LARGE = random.randbytes(20_000_000)
@@ -67,18 +72,9 @@ class TestHf(StoreConformance):
 def test_what_fails_once_is_done_again(
     server: HfServer, method: str, target: str, kind: int
 ) -> None:
-    store = store_at(server, "faults")
     large = random.randbytes(20_000_000)  # of a hash that is not there yet
     fault = Fault(method, target, kind)
-    server.faults = [fault]
-    put(store, "large", large)
-    put(store, "small", b"some content")
-    assert content(store, "large") == large
-    assert content(store, "small") == b"some content"
-    assert len(store.entries("")) == 2
-    store.delete("")
-    assert store.entries("") == []
-    assert fault.times == 0
+    assert_is_done_again(server, store_at(server, "faults"), fault, large)
 
 
 def test_what_comes_changed_is_noticed(server: HfServer) -> None:
@@ -115,25 +111,9 @@ def test_a_folder_of_files_is_one_commit(
 ) -> None:
     monkeypatch.setenv("HF_ENDPOINT", server.url)
     monkeypatch.setenv("HF_TOKEN", TOKEN)
-    folder = tmp_path / "given"
-    (folder / "d").mkdir(parents=True)
-    for i in range(30):
-        (folder / f"d/{i}").write_text(str(i))
-    (folder / "large").write_bytes(LARGE)
-    (folder / "README.md").write_text("# A model")
-    repository = get_artifact_repository(f"hf://datasets/{REPOSITORY}/folder")
-    before = len(server.asked)
-    repository.log_artifacts(str(folder), "model")
-    asked = server.asked[before:]
-    assert sum("/commit/" in target for target in asked) == 1
-    assert len(repository.list_artifacts("model/d")) == 30
-    got = Path(repository.download_artifacts("model", str(tmp_path)))
-    assert (got / "large").read_bytes() == LARGE
-    assert [(got / f"d/{i}").read_text() for i in range(30)] == [str(i) for i in range(30)]
-    before = len(server.asked)
-    repository.delete_artifacts()
-    assert sum("/commit/" in target for target in server.asked[before:]) == 1
-    assert repository.list_artifacts() == []
+    place = f"hf://datasets/{REPOSITORY}/folder"
+    given = {"large": LARGE, "README.md": b"# A model"}
+    assert_a_folder_is_one_request(server, place, "/commit/", given, tmp_path)
 
 
 def test_a_folder_whose_commit_fails_is_not_kept_and_says_so(
@@ -150,14 +130,7 @@ def test_a_folder_whose_commit_fails_is_not_kept_and_says_so(
 
 
 def test_more_than_fit_on_a_page_are_listed_and_deleted(server: HfServer) -> None:
-    store = store_at(server, "pages")
-    put(store, "a", b"1")
-    kept = server.tree["pages/a"]
-    server.tree.update({f"pages/many/{i:05}/x": kept for i in range(2500)})
-    assert len(store.entries("many")) == 2500
-    store.delete("many")
-    assert [e.path for e in store.entries("")] == ["a"]
-    store.delete("")
+    assert_pages_are_listed_and_deleted(store_at(server, "pages"), lambda: server.tree)
 
 
 def test_what_the_hub_itself_needs_is_left_in_a_repository(server: HfServer) -> None:

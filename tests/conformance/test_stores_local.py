@@ -24,7 +24,7 @@ def store_at(folder: Path) -> LocalStore:
 class TestLocal(StoreConformance):
     @pytest.fixture
     def stored(self, tmp_path: Path) -> Stored:
-        return Stored(lambda name: store_at(tmp_path / name))
+        return Stored(lambda name: store_at(tmp_path / name), by_sockets=False)
 
 
 def test_nothing_is_made_before_something_is_kept(tmp_path: Path) -> None:

@@ -10,8 +10,10 @@ import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from typing import Any
 
 import pytest
+from azure.core.pipeline.transport import RequestsTransport
 
 from mlflow_exec.clients import pauses
 from mlflow_exec.credential_sources import Credential
@@ -19,20 +21,24 @@ from mlflow_exec.credentials import Secret
 from mlflow_exec.errors import (
     ArtifactError,
     ArtifactNotFoundError,
+    ClusterError,
     ConflictError,
     LocationError,
     RejectedError,
 )
-from mlflow_exec.storage.base import Entry
 from mlflow_exec.storage.kept import Object
 from mlflow_exec.storage.objects import ObjectStore
-from mlflow_exec.storage.objects_fsspec import AzureStore
+from mlflow_exec.storage.objects_azure import AzureObjects, AzureStore
 from mlflow_exec.storage.objects_s3 import S3Objects, S3Store
 from mlflow_exec.storage.parts import READING, SENDING
-from mlflow_exec.testing.stores import Random, StoreConformance, Stored
+from mlflow_exec.testing.stores import Random, StoreConformance, Stored, content, put
 from mlflow_exec.uris import Location
 from tests.answering_server import Answer, answering
+from tests.cloud_server import Answer as ForwardedAnswer
+from tests.cloud_server import Request, serving
+from tests.conformance.bucket_faults import ASKED_OF_S3, Bucket, BucketFaults
 from tests.conformance.cutting import assert_survives_cuts
+from tests.forwarding_server import ForwardingServer
 from tests.object_servers import BUCKET, ObjectServer, azurite, gofakes3
 from tests.unit.tcp_link import TcpLink
 
@@ -56,6 +62,18 @@ def azure(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ObjectServer]:
         yield server
 
 
+@pytest.fixture(scope="module")
+def before_s3(s3: ObjectServer) -> Iterator[ForwardingServer]:
+    with serving(server := ForwardingServer(s3.url)):
+        yield server
+
+
+@pytest.fixture(scope="module")
+def before_azure(azure: ObjectServer) -> Iterator[ForwardingServer]:
+    with serving(server := ForwardingServer(azure.url)):
+        yield server
+
+
 def in_s3(server: ObjectServer, name: str, bucket: str = BUCKET) -> S3Store:
     given = credential(
         endpoint=server.url, region="us-east-1", key_id="someone", key_secret="a-secret-key"
@@ -66,6 +84,15 @@ def in_s3(server: ObjectServer, name: str, bucket: str = BUCKET) -> S3Store:
 def in_azure(server: ObjectServer, name: str, bucket: str = BUCKET) -> AzureStore:
     given = credential(connection_string=server.connection_string)
     return AzureStore(Location.parse(f"fsspec+abfs://{bucket}/{name}"), given)
+
+
+def begun_in(store: S3Store) -> list[Any]:
+    """Return the uploads in parts that are neither ended nor removed."""
+    objects = store._objects
+    assert isinstance(objects, S3Objects)
+    with suppress(ClusterError):  # gofakes3 knows of none before the first one
+        return list(objects.call("list_multipart_uploads", "").get("Uploads", []))
+    return []
 
 
 class TestS3(StoreConformance):
@@ -80,9 +107,35 @@ class TestAzure(StoreConformance):
         return Stored(lambda name: in_azure(azure, name), has_folders=False)
 
 
-def test_a_connection_that_breaks_in_the_middle_loses_nothing(s3: ObjectServer) -> None:
-    link = TcpLink("127.0.0.1", s3.port)
-    store = in_s3(ObjectServer(link.port), "cut")
+class TestFaultsOfS3(BucketFaults):
+    @pytest.fixture
+    def bucket(self, before_s3: ForwardingServer) -> Bucket:
+        def store(name: str) -> S3Store:
+            return in_s3(ObjectServer(before_s3.server_port), name)
+
+        return Bucket(before_s3, store, ASKED_OF_S3, lambda: begun_in(store("")))
+
+
+class TestFaultsOfAzure(BucketFaults):
+    @pytest.fixture
+    def bucket(self, before_azure: ForwardingServer) -> Bucket:
+        asked = {
+            "part": ("PUT", "comp=block&"), "end": ("PUT", "comp=blocklist"),
+            "put": ("PUT", "faults/small"),
+            "get large": ("GET", "faults/large"), "get small": ("GET", "faults/small"),
+            "list": ("GET", "comp=list"), "delete": ("DELETE", "faults/"),
+        }  # fmt: skip
+        place = ObjectServer(before_azure.server_port)
+        return Bucket(before_azure, lambda name: in_azure(place, name), asked, lambda: [])
+
+
+@pytest.mark.parametrize(("server", "store_in"), [("s3", in_s3), ("azure", in_azure)])
+def test_a_connection_that_breaks_in_the_middle_loses_nothing(
+    server: str, store_in: Callable[[ObjectServer, str], ObjectStore],
+    request: pytest.FixtureRequest,
+) -> None:  # fmt: skip
+    link = TcpLink("127.0.0.1", request.getfixturevalue(server).port)
+    store = store_in(ObjectServer(link.port), "cut")
     assert_survives_cuts(store, link)
     store.delete("")
     store.close()
@@ -148,6 +201,36 @@ def test_a_store_is_used_in_a_forked_process(s3: ObjectServer) -> None:
     store.delete("")
 
 
+@pytest.mark.parametrize(
+    ("server", "store_in", "end"),
+    [("s3", in_s3, "uploadId="), ("azure", in_azure, "comp=blocklist")],
+)
+def test_an_upload_whose_last_answer_is_lost_is_done(
+    server: str,
+    store_in: Callable[[ObjectServer, str], ObjectStore],
+    end: str,
+    request: pytest.FixtureRequest,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(pauses, "_FIRST_S", 0.01)
+    before: ForwardingServer = request.getfixturevalue(f"before_{server}")
+    store, answer = store_in(ObjectServer(before.server_port), "lost"), before.answer
+    lost: list[ForwardedAnswer] = []
+
+    def losing(asked: Request) -> ForwardedAnswer:
+        told = answer(asked)
+        if not lost and asked.method in ("POST", "PUT") and end in asked.target:
+            lost.append(told)
+            raise ConnectionError("it is lost")
+        return told
+
+    monkeypatch.setattr(before, "answer", losing)
+    put(store, "a", bytes(9_000_000))
+    assert len(lost) == 1
+    assert content(store, "a") == bytes(9_000_000)
+    store.delete("")
+
+
 def test_an_upload_that_another_one_replaced_at_once_was_right(s3: ObjectServer) -> None:
     class Replaced(S3Objects):
         def find(self, key: str) -> Object | None:
@@ -181,25 +264,48 @@ def test_the_later_one_of_two_large_uploads_to_a_name_in_azure_is_told_so(
     store.delete("")
 
 
+def test_a_file_in_azure_that_is_replaced_between_its_ranges_is_read_again(
+    azure: ObjectServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = in_azure(azure, "between")
+    put(store, "a", bytes(6_000_000))
+    send, replaced = RequestsTransport.send, False
+
+    def replacing(self: Any, request: Any, **options: Any) -> Any:
+        nonlocal replaced
+        if not replaced and request.headers.get("x-ms-range", "").startswith("bytes=4194304-"):
+            replaced = True
+            put(in_azure(azure, "between"), "a", bytes([1]) * 6_000_000)
+        return send(self, request, **options)
+
+    monkeypatch.setattr(RequestsTransport, "send", replacing)
+    assert content(store, "a") == bytes([1]) * 6_000_000
+    assert replaced
+    store.delete("")
+
+
+def test_a_store_in_azure_that_is_closed_leaves_the_others_their_connections(
+    azure: ObjectServer,
+) -> None:
+    store = in_azure(azure, "closed")
+    put(store, "a", b"1")
+
+    def size_bytes(client: Any) -> int:
+        in_azure(azure, "closed").close()
+        return int(client.get_blob_client("closed/a").get_blob_properties().size)
+
+    objects = store._objects
+    assert isinstance(objects, AzureObjects)
+    assert objects.ask("a", size_bytes) == 1
+    store.delete("")
+
+
 def test_an_upload_that_breaks_off_leaves_no_parts_in_s3(s3: ObjectServer) -> None:
     store = in_s3(s3, "broken")
-    objects = store._objects
-    assert isinstance(objects, S3Objects)
+    before = begun_in(store)
     with pytest.raises(OSError, match="the disk is gone"):
         store.put("a", io.BufferedReader(Random(20_000_000, breaks=True)))
-    assert objects.call("list_multipart_uploads", "").get("Uploads", []) == []
-
-
-def test_a_marker_of_a_folder_is_no_file(s3: ObjectServer) -> None:
-    store = in_s3(s3, "marked")
-    store.put("d/a", io.BytesIO(b"1"))
-    for key in ("marked/d/", "marked/empty/"):
-        store._objects.put(key, b"")
-    assert store.entries("") == [Entry("d", True), Entry("empty", True)]
-    assert store.entries("d") == [Entry("d/a", False, 1)]
-    assert store.entries("empty") == []
-    store.delete("")
-    assert store.entries("") == []
+    assert begun_in(store) == before
 
 
 def test_a_bucket_that_is_not_there_is_no_missing_file(
@@ -245,6 +351,16 @@ def test_a_connection_string_of_azure_that_is_none_is_refused_at_once() -> None:
     with pytest.raises(ArtifactError, match="Connection string is either blank or") as told:
         store.entries("")
     assert isinstance(told.value.__cause__, RejectedError)
+
+
+def test_a_credential_of_azure_takes_nothing_from_the_environment(
+    azure: ObjectServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pauses, "PATIENCE_S", 0.5)
+    monkeypatch.setenv("AZURE_STORAGE_CONNECTION_STRING", azure.connection_string)
+    given = credential(account="account-of-team-a.invalid", key_secret="c29tZSBrZXk=")
+    with pytest.raises(ArtifactError, match="account-of-team-a"):
+        AzureStore(Location.parse(f"fsspec+abfs://{BUCKET}/x"), given).entries("")
 
 
 def test_a_server_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:

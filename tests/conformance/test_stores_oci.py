@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import json
-import random
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,13 +15,16 @@ from mlflow_exec.credential_sources import Credential, find_credential
 from mlflow_exec.credentials import Secret
 from mlflow_exec.errors import ArtifactError, ArtifactNotFoundError, CredentialError
 from mlflow_exec.storage.oci import OciStore
-from mlflow_exec.storage.parts import PART_BYTES
 from mlflow_exec.testing.stores import StoreConformance, Stored, content, put
 from mlflow_exec.uris import Location
-from tests.cloud_server import CHANGED, CUT, Fault, serving
+from tests.cloud_server import serving
+from tests.conformance.bucket_faults import (
+    Bucket,
+    ComparingFaults,
+    assert_pages_are_listed_and_deleted,
+)
 from tests.oci_server import BUCKET, FINGERPRINT, NAMESPACE, TENANCY, USER, OciServer
 
-LARGE = random.randbytes(2 * PART_BYTES + 1)
 REGION = "eu-frankfurt-1"
 
 
@@ -60,51 +62,19 @@ class TestOci(StoreConformance):
         return Stored(lambda name: store_at(server, name), has_folders=False)
 
 
-@pytest.mark.parametrize(
-    ("method", "target", "kind"),
-    [("PUT", "uploadPartNum=2", CUT), ("PUT", "uploadPartNum=2", CHANGED),
-     ("PUT", "/o/faults.+small", 503), ("PUT", "/o/faults.+small", CHANGED),
-     ("GET", "/o/faults.+large", CUT), ("GET", "/o/faults.+large", 429),
-     ("GET", "/o/faults.+small", CHANGED), ("GET", r"o\?prefix", CUT),
-     ("POST", "batchDelete", 503)],
-)  # fmt: skip
-def test_what_fails_once_is_done_again(
-    server: OciServer, method: str, target: str, kind: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(pauses, "_FIRST_S", 0.01)
-    store = store_at(server, "faults")
-    fault = Fault(method, target, kind)
-    server.faults = [fault]
-    put(store, "large", LARGE)
-    put(store, "small", b"some content")
-    assert content(store, "large") == LARGE
-    assert content(store, "small") == b"some content"
-    assert len(store.entries("")) == 2
-    store.delete("")
-    assert store.entries("") == []
-    assert fault.times == 0
-    assert server.uploads == {}
-
-
-def test_what_comes_changed_is_noticed(server: OciServer) -> None:
-    store = store_at(server, "changed")
-    put(store, "large", LARGE)
-    server.faults = [Fault("GET", "changed.+large", CHANGED)]
-    with pytest.raises(ArtifactError, match="what came is not what is kept"):
-        content(store, "large")
-    store.delete("")
-
-
-def test_what_always_arrives_changed_is_not_kept(
-    server: OciServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(pauses, "PATIENCE_S", 0.1)
-    store = store_at(server, "x")
-    server.faults = [Fault("PUT", "/o/x.+a", CHANGED, times=100)]
-    with pytest.raises(ArtifactError, match=r"400 UnmatchedContentCRC32C.*request fra-1:5C3D"):
-        put(store, "a", b"some content")
-    server.faults = []
-    assert store.entries("") == []
+class TestFaults(ComparingFaults):
+    @pytest.fixture
+    def bucket(self, server: OciServer) -> Bucket:
+        asked = {
+            "part": ("PUT", "uploadPartNum=2"), "end": ("POST", "uploadId="),
+            "put": ("PUT", "/o/faults.+small"),
+            "get large": ("GET", "/o/faults.+large"), "get small": ("GET", "/o/faults.+small"),
+            "list": ("GET", r"o\?prefix"), "delete": ("POST", "batchDelete"),
+        }  # fmt: skip
+        return Bucket(
+            server, lambda name: store_at(server, name), asked,
+            lambda: server.uploads, r"400 UnmatchedContentCRC32C.*request fra-1:5C3D",
+        )  # fmt: skip
 
 
 def test_what_others_have_put_is_compared_by_its_md5(server: OciServer) -> None:
@@ -119,27 +89,8 @@ def test_what_others_have_put_is_compared_by_its_md5(server: OciServer) -> None:
     store.delete("")
 
 
-def test_a_marker_of_a_folder_is_no_file(server: OciServer) -> None:
-    store = store_at(server, "marked")
-    put(store, "d/a", b"1")
-    store._objects.put("marked/d/", b"")
-    store._objects.put("marked/empty/", b"")
-    assert [(e.path, e.is_folder) for e in store.entries("")] == [("d", True), ("empty", True)]
-    assert [e.path for e in store.entries("d")] == ["d/a"]
-    store.delete("")
-    assert store.entries("") == []
-
-
 def test_more_than_fit_on_a_page_are_listed_and_deleted(server: OciServer) -> None:
-    store = store_at(server, "pages")
-    put(store, "a", b"1")
-    kept = server.objects["pages/a"]
-    server.objects.update({f"pages/many/{i:05}/x": kept for i in range(2500)})
-    server.objects.update({f"pages/many/{i:05}/y": kept for i in range(2500)})
-    assert len(store.entries("many")) == 2500
-    store.delete("many")
-    assert [e.path for e in store.entries("")] == ["a"]
-    store.delete("")
+    assert_pages_are_listed_and_deleted(store_at(server, "pages"), lambda: server.objects)
 
 
 def test_a_wrong_key_is_one_sentence_without_it(server: OciServer) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import random
 from collections.abc import Iterator
 
 import pytest
@@ -14,13 +13,16 @@ from mlflow_exec.credential_sources import NOTHING, Credential
 from mlflow_exec.credentials import Secret
 from mlflow_exec.errors import ArtifactError, ArtifactNotFoundError, CredentialError
 from mlflow_exec.storage.oss import OssStore
-from mlflow_exec.storage.parts import PART_BYTES
 from mlflow_exec.testing.stores import StoreConformance, Stored, content, put
 from mlflow_exec.uris import Location
-from tests.cloud_server import CHANGED, CUT, Answer, CloudServer, Fault, Request, serving
+from tests.cloud_server import Answer, CloudServer, Request, serving
+from tests.conformance.bucket_faults import (
+    ASKED_OF_S3,
+    Bucket,
+    ComparingFaults,
+    assert_pages_are_listed_and_deleted,
+)
 from tests.oss_server import BUCKET, KEY_ID, KEY_SECRET, REGION, TOKEN, OssServer
-
-LARGE = random.randbytes(2 * PART_BYTES + 1)
 
 
 @pytest.fixture(scope="module")
@@ -45,70 +47,17 @@ class TestOss(StoreConformance):
         return Stored(lambda name: store_at(server, name), has_folders=False)
 
 
-@pytest.mark.parametrize(
-    ("method", "target", "kind"),
-    [("PUT", "partNumber=2", CUT), ("PUT", "partNumber=2", CHANGED), ("PUT", "faults/small", 503),
-     ("PUT", "faults/small", CHANGED), ("GET", "faults/large", CUT), ("GET", "faults/large", 429),
-     ("GET", "faults/small", CHANGED), ("GET", "list-type", CUT), ("POST", "delete", 503)],
-)  # fmt: skip
-def test_what_fails_once_is_done_again(
-    server: OssServer, method: str, target: str, kind: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(pauses, "_FIRST_S", 0.01)
-    store = store_at(server, "faults")
-    fault = Fault(method, target, kind)
-    server.faults = [fault]
-    put(store, "large", LARGE)
-    put(store, "small", b"some content")
-    assert content(store, "large") == LARGE
-    assert content(store, "small") == b"some content"
-    assert len(store.entries("")) == 2
-    store.delete("")
-    assert store.entries("") == []
-    assert fault.times == 0
-    assert server.uploads == {}
-
-
-def test_what_comes_changed_is_noticed(server: OssServer) -> None:
-    store = store_at(server, "changed")
-    put(store, "large", LARGE)
-    server.faults = [Fault("GET", "changed/large", CHANGED)]
-    with pytest.raises(ArtifactError, match="what came is not what is kept"):
-        content(store, "large")
-    store.delete("")
-
-
-def test_what_always_arrives_changed_is_not_kept(
-    server: OssServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(pauses, "PATIENCE_S", 0.1)
-    store = store_at(server, "x")
-    server.faults = [Fault("PUT", "x/a", CHANGED, times=100)]
-    with pytest.raises(ArtifactError, match=r"400 InvalidDigest.*request 5C3D"):
-        put(store, "a", b"some content")
-    assert store.entries("") == []
-
-
-def test_a_marker_of_a_folder_is_no_file(server: OssServer) -> None:
-    store = store_at(server, "marked")
-    put(store, "d/a", b"1")
-    store._objects.put("marked/d/", b"")
-    store._objects.put("marked/empty/", b"")
-    assert [(e.path, e.is_folder) for e in store.entries("")] == [("d", True), ("empty", True)]
-    assert [e.path for e in store.entries("d")] == ["d/a"]
-    store.delete("")
-    assert store.entries("") == []
+class TestFaults(ComparingFaults):
+    @pytest.fixture
+    def bucket(self, server: OssServer) -> Bucket:
+        return Bucket(
+            server, lambda name: store_at(server, name), ASKED_OF_S3,
+            lambda: server.uploads, r"400 InvalidDigest.*request 5C3D",
+        )  # fmt: skip
 
 
 def test_more_than_fit_on_a_page_are_listed_and_deleted(server: OssServer) -> None:
-    store = store_at(server, "pages")
-    put(store, "a", b"1")
-    kept = server.objects["pages/a"]
-    server.objects.update({f"pages/many/{i:05}/x": kept for i in range(2500)})
-    assert len(store.entries("many")) == 2500
-    store.delete("many")
-    assert [e.path for e in store.entries("")] == ["a"]
-    store.delete("")
+    assert_pages_are_listed_and_deleted(store_at(server, "pages"), lambda: server.objects)
 
 
 @pytest.mark.parametrize(

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import getpass
 import io
 import os
 import random
+import signal
 import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import BinaryIO, cast
 
+import asyncssh
 import pytest
 
 from mlflow_exec.clients import pauses
@@ -19,12 +23,14 @@ from mlflow_exec.credential_sources import Credential
 from mlflow_exec.credentials import Secret
 from mlflow_exec.errors import ArtifactError
 from mlflow_exec.storage.base import Entry
+from mlflow_exec.storage.event_loop import EventLoop
 from mlflow_exec.storage.folders import PART
 from mlflow_exec.storage.sent import Sent
 from mlflow_exec.storage.sftp import SftpStore
 from mlflow_exec.testing.stores import StoreConformance, Stored
 from mlflow_exec.uris import Location
 from tests.conformance.cutting import assert_survives_cuts
+from tests.conformance.small_disks import assert_says_that_it_is_full, small_disk
 from tests.file_servers import SshServer, ssh_server
 from tests.unit.tcp_link import TcpLink
 
@@ -76,6 +82,12 @@ def test_a_connection_that_breaks_in_the_middle_loses_nothing(server: SshServer)
     link.close()
 
 
+def test_a_disk_that_is_full_is_told_of_and_nothing_is_lost(server: SshServer) -> None:
+    with small_disk(server.folder / "full"):
+        store = SftpStore(at(server, "full/x"), signed_in(server))
+        assert_says_that_it_is_full(store, "no space left")
+
+
 @pytest.mark.parametrize("size_bytes", [0, 20, 5_000_000])
 def test_an_upload_into_a_place_that_others_have_removed_is_whole(
     server: SshServer, size_bytes: int
@@ -121,6 +133,40 @@ def test_a_store_of_before_a_fork_works_in_the_child(server: SshServer) -> None:
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
     assert b"".join(store.read("child")) == b"child"
     store.delete("")
+
+
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+def test_a_fork_while_another_thread_begins_something_does_not_hang_the_child() -> None:
+    loop = EventLoop("forked")
+    with loop._lock:
+        child = os.fork()
+        if not child:
+            signal.alarm(10)
+            os._exit(loop.wait(asyncio.sleep(0, 3)))
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 3
+
+
+def test_a_size_that_is_told_before_all_is_written_is_asked_for_again(tmp_path: Path) -> None:
+    class Early(asyncssh.SFTPServer):
+        def fstat(self, file_obj: object) -> asyncssh.SFTPAttrs:
+            return asyncssh.SFTPAttrs(size=0)
+
+    loop, key = EventLoop("early"), asyncssh.generate_private_key("ssh-ed25519")
+    (tmp_path / "keys").write_bytes(key.export_public_key())
+    listener = loop.wait(
+        asyncssh.listen(
+            "127.0.0.1", 0, server_host_keys=[key], authorized_client_keys=str(tmp_path / "keys"),
+            sftp_factory=Early,
+        )
+    )  # fmt: skip
+    private, public = key.export_private_key().decode(), key.export_public_key().decode()
+    early = SshServer(
+        listener.get_port(), getpass.getuser(), private, "", public, "", folder=tmp_path
+    )
+    store = SftpStore(at(early, "d"), signed_in(early))
+    store.put("a", io.BytesIO(b"all of it"))
+    assert (tmp_path / "d" / "a").read_bytes() == b"all of it"
+    loop.call(listener.close)
 
 
 def test_closing_one_store_leaves_the_others_their_connection(server: SshServer) -> None:

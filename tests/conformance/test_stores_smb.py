@@ -15,6 +15,7 @@ from mlflow_exec.storage.smb import SmbStore
 from mlflow_exec.testing.stores import StoreConformance, Stored
 from mlflow_exec.uris import Location
 from tests.conformance.cutting import assert_survives_cuts
+from tests.conformance.small_disks import assert_says_that_it_is_full, small_disk
 from tests.databases import PASSWORD
 from tests.file_servers import SAMBA_USER, FileServer, samba
 from tests.unit.tcp_link import TcpLink
@@ -47,6 +48,11 @@ def test_a_connection_that_breaks_in_the_middle_loses_nothing(server: FileServer
     store.delete("")
     store.close()
     link.close()
+
+
+def test_a_disk_that_is_full_is_told_of_and_nothing_is_lost(server: FileServer) -> None:
+    with small_disk(server.folder / "full"):
+        assert_says_that_it_is_full(store_at(server.port, "full/x"), "(?i)disk.*full")
 
 
 def test_names_that_windows_does_not_allow_are_kept_as_macos_and_linux_do(

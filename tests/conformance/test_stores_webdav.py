@@ -16,6 +16,7 @@ from mlflow_exec.storage.webdav import WebdavStore
 from mlflow_exec.testing.stores import StoreConformance, Stored
 from mlflow_exec.uris import Location
 from tests.conformance.cutting import assert_survives_cuts
+from tests.conformance.small_disks import assert_says_that_it_is_full, small_disk
 from tests.databases import PASSWORD, USER
 from tests.file_servers import FileServer, apache, wsgidav
 from tests.unit.tcp_link import TcpLink
@@ -46,6 +47,11 @@ def test_a_connection_that_breaks_in_the_middle_loses_nothing(server: FileServer
     store.delete("")
     store.close()
     link.close()
+
+
+def test_a_disk_that_is_full_is_told_of_and_nothing_is_lost(server: FileServer) -> None:
+    with small_disk(server.folder / "artifacts/full"):
+        assert_says_that_it_is_full(store_at(server.port, "full/x"), "Insufficient Storage")
 
 
 def test_texts_that_the_server_would_compress_come_as_they_are(server: FileServer) -> None:

@@ -8,11 +8,13 @@ from __future__ import annotations
 import json
 import os
 import random
+import socket
 import subprocess
 import sys
 import urllib.error
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import mlflow
 import pandas as pd
@@ -23,12 +25,13 @@ from mlflow.store.artifact.artifact_repository_registry import get_artifact_repo
 
 from mlflow_exec.testing.served_models import save_model
 from mlflow_exec.testing.stores import ODD_NAMES
-from tests.artifactory_server import TOKEN, ArtifactoryServer, artifactory
+from tests.artifactory_server import ArtifactoryServer, artifactory
 from tests.clusters.pytest_kubernetes import unavailable
 from tests.databases import PASSWORD, USER, DatabaseServer, postgresql
-from tests.file_servers import SshServer, ssh_server
-from tests.object_servers import BUCKET, ObjectServer, gofakes3
-from tests.servers import MlflowServer, mlflow_server
+from tests.file_servers import FileServer, SshServer, apache, ssh_server
+from tests.mlflow.artifact_places import KINDS, Place
+from tests.object_servers import ObjectServer, azurite, gofakes3
+from tests.servers import MlflowServer, mlflow_server, until
 
 # MLflow's own store of runs, which is in the process of the tests here.
 pytestmark = pytest.mark.filterwarnings("ignore::sqlalchemy.exc.SADeprecationWarning")
@@ -37,16 +40,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::sqlalchemy.exc.SADeprecationWar
 # repository refuses.
 IS_OLD = mlflow.__version__.startswith("3.5.")
 
-VARIABLES = {
-    "MLFLOW_EXEC_SQL_HOST": "127.0.0.1",
-    "MLFLOW_EXEC_SQL_USER": USER,
-    "MLFLOW_EXEC_SQL_PASSWORD": PASSWORD,
-}
-JFROG = {
-    "MLFLOW_EXEC_ARTIFACTORY_HOST": "127.0.0.1",
-    "ARTIFACTORY_AUTH_TOKEN": TOKEN,
-    "ARTIFACTORY_NO_SSL": "true",
-}
+ARTIFACTS_API = "/api/2.0/mlflow-artifacts/artifacts"
 
 
 @pytest.fixture(scope="module")
@@ -73,35 +67,32 @@ def jfrog(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ArtifactoryServe
         yield server
 
 
+@pytest.fixture(scope="module")
+def dav() -> Iterator[FileServer]:
+    with apache() as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def blobs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ObjectServer]:
+    with azurite(tmp_path_factory.mktemp("azure")) as server:
+        yield server
+
+
+def place_of(request: pytest.FixtureRequest, name: str) -> Place:
+    """Return a place of the kind that a fixture has as its parameter."""
+    server, place = KINDS[request.param]
+    return place(request.getfixturevalue(server), name)
+
+
 @pytest.fixture(params=["sqlite", "postgresql", "sftp", "s3", "artifactory"])
 def root(
     request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> str:
-    """An artifact location as somebody would give it."""
-    uri, variables = f"sqlite:///{tmp_path}/artifacts.db", VARIABLES
-    if request.param == "postgresql":
-        database: DatabaseServer = request.getfixturevalue("database")
-        uri = f"postgresql://127.0.0.1:{database.port}/postgres/{tmp_path.name}"
-    elif request.param == "sftp":
-        files: SshServer = request.getfixturevalue("files")
-        uri = f"fsspec+sftp://{files.user}@127.0.0.1:{files.port}{files.folder}/{tmp_path.name}"
-        variables = {
-            "MLFLOW_EXEC_SSH_HOST": "127.0.0.1",
-            "MLFLOW_EXEC_SSH_PRIVATE_KEY": files.private_key,
-            "MLFLOW_EXEC_SSH_HOST_KEY": files.host_key,
-        }
-    elif request.param == "s3":
-        bucket: ObjectServer = request.getfixturevalue("bucket")
-        uri = f"fsspec+s3://{BUCKET}/{tmp_path.name}"
-        variables = {
-            "MLFLOW_S3_ENDPOINT_URL": bucket.url,
-            "AWS_ACCESS_KEY_ID": "someone",
-            "AWS_SECRET_ACCESS_KEY": "a-secret-key",
-            "AWS_DEFAULT_REGION": "us-east-1",
-        }
-    elif request.param == "artifactory":
-        jfrog: ArtifactoryServer = request.getfixturevalue("jfrog")
-        uri, variables = jfrog.uri(tmp_path.name), JFROG
+    """An artifact location, which this process may use."""
+    uri, variables = f"sqlite:///{tmp_path}/artifacts.db", dict[str, str]()
+    if request.param != "sqlite":
+        uri, variables = place_of(request, tmp_path.name)
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     return uri
@@ -182,14 +173,18 @@ def test_gc_removes_the_artifacts_of_deleted_runs_and_no_others(
     assert get_artifact_repository(runs[1].artifact_uri).list_artifacts() == []
 
 
-@pytest.fixture(scope="module")
+# Each starts a server of MLflow's, which takes as long as all tests of one.
+IN_LARGE = [pytest.param(kind, marks=pytest.mark.large) for kind in ("sftp", "webdav", "azure")]
+
+
+@pytest.fixture(scope="module", params=["postgresql", *IN_LARGE])
 def server(
-    database: DatabaseServer, tmp_path_factory: pytest.TempPathFactory
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[MlflowServer]:
-    """A server that keeps its clients' artifacts in PostgreSQL."""
-    destination = f"postgresql://127.0.0.1:{database.port}/postgres/of-the-server"
+    """A server that keeps its clients' artifacts in one of ours."""
+    destination, variables = place_of(request, "of-the-server")
     folder = tmp_path_factory.mktemp("server")
-    with mlflow_server(folder, environment=VARIABLES, destination=destination) as server:
+    with mlflow_server(folder, environment=variables, destination=destination) as server:
         yield server
 
 
@@ -213,13 +208,32 @@ def test_the_server_keeps_what_its_clients_send_without_credentials_of_theirs(
     assert contents(Path(found)) == contents(given)
 
 
+def test_what_a_client_breaks_off_is_not_kept_by_the_server(proxying: MlflowServer) -> None:
+    with mlflow.start_run() as run:
+        mlflow.log_text("before", "d/kept")
+    folder = run.info.artifact_uri.replace("mlflow-artifacts:", ARTIFACTS_API, 1)
+    address = urlsplit(proxying.url)
+    for name in ("kept", "new"):
+        with socket.create_connection((str(address.hostname), int(address.port or 0))) as client:
+            client.sendall(
+                f"PUT {folder}/d/{name} HTTP/1.1\r\nHost: {address.netloc}\r\n"
+                f"Content-Length: 12000000\r\n\r\n".encode() + bytes(6_000_000)
+            )
+    log = proxying.dir / "server.log"
+    told = "\nstarlette.requests.ClientDisconnect\n"
+    until(lambda: log.read_text().count(told) == 2, "it has given up both")
+    listed = MlflowClient().list_artifacts(run.info.run_id, "d")
+    assert [found.path for found in listed] == ["d/kept"]
+    assert mlflow.artifacts.load_text(f"{run.info.artifact_uri}/d/kept") == "before"
+
+
 def test_a_large_file_streams_through_the_server_into_artifactory(
     jfrog: ArtifactoryServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "large").write_bytes(random.randbytes(12_000_000))
     (tmp_path / "server").mkdir()
-    place = jfrog.uri("of-the-server")
-    with mlflow_server(tmp_path / "server", environment=JFROG, destination=place) as server:
+    place, variables = KINDS["artifactory"][1](jfrog, "of-the-server")
+    with mlflow_server(tmp_path / "server", environment=variables, destination=place) as server:
         mlflow.set_tracking_uri(None)
         monkeypatch.setenv("MLFLOW_TRACKING_URI", server.url)
         with mlflow.start_run() as run:
@@ -232,6 +246,7 @@ def test_a_large_file_streams_through_the_server_into_artifactory(
     assert IS_OLD or "chunked" in [headers.get("Transfer-Encoding") for headers in puts]
 
 
+@pytest.mark.parametrize("server", ["postgresql"], indirect=True)
 @pytest.mark.parametrize(
     "place", ["sqlite:///{folder}/other.db", "postgresql://127.0.0.1:{port}/postgres/elsewhere"]
 )
@@ -287,30 +302,6 @@ def test_a_disk_that_is_full_leaves_no_half_of_a_download(
         subprocess.run(["umount", str(into)], check=True)
 
 
-KILLED = """
-import io, os, sys
-from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
-class Dies(io.RawIOBase):
-    left = 6
-    def readable(self): return True
-    def readinto(self, buffer):
-        self.left -= 1
-        if self.left == 0:
-            os.kill(os.getpid(), 9)
-        buffer[:] = b"x" * len(buffer)
-        return len(buffer)
-get_artifact_repository(sys.argv[1]).store.put("d/new", io.BufferedReader(Dies(), 1024 * 1024))
-"""
-
-
-def test_an_upload_whose_process_is_killed_is_not_there(root: str, tracked: MlflowClient) -> None:
-    repository = get_artifact_repository(root)
-    done = subprocess.run([sys.executable, "-c", KILLED, root], check=False, timeout=120)
-    assert done.returncode == -9
-    assert [f.path for f in repository.list_artifacts()] in ([], ["d"])
-    assert repository.list_artifacts("d") == []
-
-
 MEASURED = """
 import resource, sys
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
@@ -345,7 +336,7 @@ def test_installing_it_costs_no_import_of_a_client() -> None:
     program = (
         "import json, sys; import mlflow.store.artifact.artifact_repository_registry; "
         "print(json.dumps([m for m in sys.modules if m.startswith('mlflow_exec.storage') "
-        "or m.split('.')[0] in ('psycopg', 'pymysql', 'asyncssh', 'smbclient', 'boto3', 'adlfs')]))"
+        "or m.split('.')[0] in ('psycopg', 'pymysql', 'asyncssh', 'smbclient', 'boto3', 'azure')]))"
     )
     done = subprocess.run(
         [sys.executable, "-c", program], check=True, capture_output=True, text=True,

@@ -11,14 +11,22 @@ from kubernetes import client
 from mlflow.exceptions import ExecutionException
 
 from mlflow_exec.runtime.end import TAG_LOG_COMPLETE, TAG_STATE_BY
+from mlflow_exec.testing.collecting import until
 from tests.clusters.pytest_kubernetes import KubernetesCluster
-from tests.guarded_server import Guard, guarded
+from tests.guarded_server import Guard, guarded, takes
 from tests.mlflow.conftest import submissions
 from tests.mlflow.k8s_runs import K8sRuns
-from tests.mlflow.renewed_tokens import TOKEN, outlives_its_token, sign_in_by_file
+from tests.mlflow.renewed_tokens import (
+    FIRST,
+    SECOND,
+    TOKEN,
+    outlives_its_token,
+    sign_in_by_file,
+)
 from tests.servers import MlflowServer
 
 AUDIENCE = "mlflow-of-the-test"
+PLACE = "mlflow-exec-test-place"
 LOGS = """
 import mlflow, os
 with mlflow.start_run():
@@ -95,6 +103,49 @@ def test_a_job_signs_in_by_a_token_of_its_service_account(
         "IMAGE": kubernetes_cluster.image_mlflow,
         "JOB": f"mlflow-{submitted.run_id}-1",
     }
+
+
+def test_a_job_that_is_queued_for_longer_than_its_token_lives_writes_its_end(
+    kubernetes_cluster: KubernetesCluster, k8s_namespace: str, guard: Guard, tmp_path: Path
+) -> None:
+    kubernetes_cluster.processes()  # on a user's own nodes there is no folder of this machine
+    tokens = tmp_path / "tokens"
+    tokens.mkdir(mode=0o755)
+    token = tokens / "token"
+    token.write_text(FIRST)
+    guard.accepts = takes(FIRST)
+    with signed_in(kubernetes_cluster, k8s_namespace, guard, tmp_path, token) as k8s:
+        submitted = k8s.run(
+            k8s.project(LOGS), image=kubernetes_cluster.image_mlflow,
+            node_selector={PLACE: "there"}, secrets={TOKEN: {"file": "/tokens/token"}},
+            volumes=[{"name": "tokens", "hostPath": {"path": str(tokens)}}],
+            volume_mounts=[{"name": "tokens", "mountPath": "/tokens", "readOnly": True}],
+        )  # fmt: skip
+        until(lambda: submitted.status().state.value == "QUEUED", "it waits for a place")
+        guard.accepts = takes(SECOND)
+        token.write_text(SECOND)
+        with labelled(kubernetes_cluster, PLACE, "there"):
+            run = k8s.ends(submitted, "SUCCEEDED")
+    assert run.data.metrics == {"m": 1}
+    assert run.data.tags[TAG_STATE_BY] == "entry"
+    assert run.data.tags[TAG_LOG_COMPLETE] == "true"
+
+
+@contextmanager
+def labelled(cluster: KubernetesCluster, name: str, value: str) -> Iterator[None]:
+    """Have a label on all nodes."""
+    with cluster.api_client() as api:
+        core = client.CoreV1Api(api)
+
+        def label(value: str | None) -> None:
+            for node in core.list_node().items:
+                core.patch_node(node.metadata.name, {"metadata": {"labels": {name: value}}})
+
+        label(value)
+        try:
+            yield
+        finally:
+            label(None)
 
 
 def test_a_job_outlives_its_token_which_is_renewed_in_its_file(

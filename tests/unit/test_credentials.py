@@ -32,6 +32,17 @@ def test_a_text_is_told_without_what_is_known_to_be_secret(secret: str) -> None:
     assert told == "***, Bearer ***, http://host/x"
 
 
+def test_a_url_is_told_without_what_signs_it() -> None:
+    told = hide(
+        "no answer from https://a/b?X-Amz-Date=1&X-Amz-Signature=0f&x-oss-security-token=t%2B, "
+        "https://c/d?se=2026&sig=a%3D&comp=block, design=1"
+    )
+    assert told == (
+        "no answer from https://a/b?X-Amz-Date=1&X-Amz-Signature=***&x-oss-security-token=***, "
+        "https://c/d?se=2026&sig=***&comp=block, design=1"
+    )
+
+
 def test_short_values_and_the_users_name_stay(monkeypatch: pytest.MonkeyPatch) -> None:
     Secret.of("a", "a test").reveal()
     monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", "somebody")

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from mlflow_exec.runs.submitted import ExecSubmittedRun
+from mlflow_exec.schemes import BY_NAME, CAPABILITIES, SCHEMES, Authority, Scheme
 
 # MLflow's own store of runs, which is in the process of the tests here.
 pytestmark = pytest.mark.filterwarnings("ignore::sqlalchemy.exc.SADeprecationWarning")
@@ -48,6 +49,11 @@ def base_of(group: str) -> type:
     return found
 
 
+def scheme_of(point: EntryPoint) -> Scheme:
+    """Return the scheme, also of the spelling without '+'."""
+    return BY_NAME[point.name.replace("fsspec-", "fsspec+")]
+
+
 def class_of(point: EntryPoint, folder: Path) -> type:
     """Return the class that MLflow gets: the entry point, in that module, or what that makes."""
     found = point.load()
@@ -55,7 +61,9 @@ def class_of(point: EntryPoint, folder: Path) -> type:
         of_clients = inspect.getmembers(found, inspect.isclass)
         (found,) = [c for _, c in of_clients if issubclass(c, base_of(point.group))]
     elif inspect.isfunction(found):
-        found = type(found(store_uri=f"{point.name}:{folder}"))
+        scheme = scheme_of(point)
+        is_folder = scheme.authority is Authority.FOLDER
+        found = type(found(f"{point.name}:{folder}" if is_folder else scheme.example))
     assert inspect.isclass(found)
     return found
 
@@ -115,6 +123,12 @@ def test_a_plugin_has_all_that_its_base_class_wants(point: EntryPoint, tmp_path:
     assert issubclass(cls, base_of(point.group))
     assert missing(cls, *ALSO_WANTED.get(point.group, [])) == []
     assert list(unlike(cls)) == []
+
+
+def test_what_signs_urls_is_what_tells_clients_so() -> None:
+    """By their class; the page of schemes says it of the same ones."""
+    telling = {scheme_of(p).name for p in PLUGINS if ".bucket_artifacts:" in p.value}
+    assert telling == {s.name for s in SCHEMES if CAPABILITIES[s.store].signed_urls}
 
 
 def test_so_has_what_a_backend_returns() -> None:

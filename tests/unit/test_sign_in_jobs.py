@@ -90,6 +90,9 @@ def test_a_job_that_is_told_where_its_token_is_gets_nothing_else(
         ("exec", {"command": "get-token"}),
         ("kerberos", {}),
         ("oidc", {"issuer": "https://i", "client_id": "c", "grant": "device_code"}),
+        ("azure", {"scope": "api://mlflow/.default"}),
+        ("google-iap", {"audience": "https://mlflow"}),
+        ("oci", {}),
         ("token-file", {"token_file": "/home/me/token"}),
     ],
 )

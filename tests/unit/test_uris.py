@@ -57,6 +57,17 @@ ATTACKS = {
 }
 
 
+@pytest.mark.parametrize(
+    "uri",
+    ["fsspec+file:///etc", "fsspec+local:///etc", "fsspec+memory://a/b", "fsspec+http://h/a",
+     "fsspec+https://h/a", "fsspec+zip://a::file:///b.zip", "fsspec+simplecache::ftp://h/a",
+     "simplecache::fsspec+ftp://h/a", "fsspec+ftp::file:///etc", "fsspec+://h/a"],
+)  # fmt: skip
+def test_other_file_systems_of_fsspec_are_not_reached(uri: str) -> None:
+    with pytest.raises(LocationError, match=r"the scheme is none of|a host is needed"):
+        Location.parse(uri)
+
+
 @each_scheme
 @pytest.mark.parametrize("attack", ATTACKS.values(), ids=ATTACKS.keys())
 def test_attacks_by_the_path_are_refused(scheme: Scheme, attack: str) -> None:
@@ -149,7 +160,8 @@ def test_a_repository_is_one_however_it_is_written() -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["hf://", "hf://datasets", "hf://datasets/team", "hf://model", "hf://buckets/team/bucket",
+    ["hf://", "hf://datasets", "hf://datasets/team", "hf://model", "hf://buckets/team",
+     "hf://buckets", "hf://buckets/team/bucket@main", "hf://buckets/team@x/bucket",
      "hf://datasets/team/data@refs/pr/1", "hf://datasets/team/data@", "hf://datasets/team/a@b@c",
      "hf://team@x/model", "hf://datasets:1/team/data", "hf://datasets/-team/data",
      "xet://user", "xet://user/repository@x/main"],
@@ -157,6 +169,31 @@ def test_a_repository_is_one_however_it_is_written() -> None:
 def test_what_is_no_repository_is_refused(text: str) -> None:
     with pytest.raises(LocationError):
         Location.parse(text)
+
+
+def test_a_bucket_of_hugging_face_is_no_repository() -> None:
+    found = Location.parse("hf://buckets/team/data/a%20b?cred=team-a")
+    assert found.split() == (("team", "data"), ("a b",))
+    assert str(found) == "hf://buckets/team/data/a%20b?cred=team-a"
+    assert found.scheme.store.endswith("HfBucketStore")
+    for other in ("hf://datasets/team/data/a b", "hf://buckets/team/data", "hf://team/data/a b"):
+        assert not found.contains(Location.parse(other))
+    with pytest.raises(LocationError, match=r"no revisions: hf://buckets/team/artifacts"):
+        Location.parse("hf://buckets/team/data@main")
+
+
+@pytest.mark.parametrize(
+    ("spelled", "usual"),
+    [
+        ("fsspec-s3://bucket/a", "fsspec+s3://bucket/a"),
+        ("fsspec-sftp://me@h:2222/a", "fsspec+sftp://me@h:2222/a"),
+        ("FSSPEC-abfs://container/a", "fsspec+abfs://container/a"),
+        ("mssql://h/a?Encrypt=yes", "mssql+pyodbc://h/a?Encrypt=yes"),
+    ],
+)
+def test_a_scheme_with_a_plus_has_a_spelling_without(spelled: str, usual: str) -> None:
+    assert Location.parse(spelled) == Location.parse(usual)
+    assert str(Location.parse(spelled)) == usual
 
 
 def test_xethubs_uris_are_those_of_hugging_face() -> None:

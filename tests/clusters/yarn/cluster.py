@@ -44,6 +44,7 @@ class YarnCluster:
     """
 
     _host = "127.0.0.1"
+    _first_nodes: tuple[str, ...] = (NODE,)
 
     def __init__(self, *, properties: configuration.Files | None = None) -> None:
         self._properties = properties or {}
@@ -101,6 +102,11 @@ class YarnCluster:
     def webhdfs_url(self) -> str:
         """Where the NameNode's REST is: `<this>/webhdfs/v1/<path>`."""
         return self._layout.url("namenode-web")
+
+    @property
+    def data_node_url(self) -> str:
+        """Where contents come and go: the NameNode's REST sends its clients there."""
+        return self._layout.url("datanode-web")
 
     @property
     def memory_limit_bytes(self) -> int | None:
@@ -244,7 +250,8 @@ class YarnCluster:
         self._write_files()
         for daemon in (*self._hdfs(), *self._yarn()):
             self._daemons[daemon.name] = daemon
-        self._add_node(NODE, {})
+        for node in self._first_nodes:
+            self._add_node(node, {})
         hdfs = ("namenode", "datanode")
         for name, daemon in self._daemons.items():
             if name not in hdfs and daemon.process() is None:  # a Kerberos runs already

@@ -144,6 +144,11 @@ def _hdfs(layout: Layout) -> dict[str, str]:
         "dfs.namenode.safemode.extension": "0",
         "dfs.namenode.datanode.registration.ip-hostname-check": "false",
         "dfs.namenode.fs-limits.min-block-size": "0",
+        # A writer may ask to close a file before the DataNode's report of the block was heard. By
+        # default it then waits for 400 ms, which is most of what a small file takes; here it asks
+        # again soon, and for as long.
+        "dfs.client.block.write.locateFollowingBlock.initial.delay.ms": "10",
+        "dfs.client.block.write.locateFollowingBlock.retries": "10",
     }
 
 

@@ -1,17 +1,25 @@
-"""A container of Azure's blobs, by the client of adlfs, fsspec's file system for them.
+"""A container of Azure's blobs, by Azure's own client.
 
-adlfs finds the credential and runs the client; the requests are made here, as its files hold more
-in memory, and ask more often.
+Not by adlfs, fsspec's file system for them: it takes what a credential lacks from the environment,
+so that a named one could be mixed with another; its files hold more in memory, and ask more often.
 """
 
 from __future__ import annotations
 
 import threading
 import uuid
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from base64 import b64encode
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, suppress
+from hashlib import md5
 from typing import Any, TypeVar
+
+import requests
+from azure.core.credentials import AzureSasCredential
+from azure.core.exceptions import ClientAuthenticationError
+from azure.core.pipeline.transport import RequestsTransport
+from azure.storage.blob import BlobBlock, ContainerClient
+from requests.adapters import HTTPAdapter
 
 from mlflow_exec.credential_sources import Credential
 from mlflow_exec.errors import (
@@ -23,20 +31,21 @@ from mlflow_exec.errors import (
     UnreachableError,
 )
 from mlflow_exec.registry import load
+from mlflow_exec.storage.azure_urls import AzureUrls
 from mlflow_exec.storage.kept import Object
-from mlflow_exec.storage.objects import Objects, ObjectStore
+from mlflow_exec.storage.objects import Objects, ObjectStore, remove_each
 from mlflow_exec.storage.parts import PartsUpload, Upload
-from mlflow_exec.storage.refusals import told_by
+from mlflow_exec.storage.refusals import kind_of, told_by
 from mlflow_exec.storage.shared import Connections
 from mlflow_exec.uris import Location
 
 T = TypeVar("T")
-_REMOVED_AT_ONCE = 16
+_CONNECTIONS = 64
 _NO_RANGE = 416
-_ABSENT = (404, 410)
 _DENIED = (401, 403)
-_LATER = (408, 425, 429)
-# What adlfs itself writes, so that it takes a blob for a file without asking more.
+# It was changed on the way; it was replaced between two ranges, of which its client compares that.
+_ONCE_MORE = ("Md5Mismatch", "ConditionNotMet")
+# What adlfs writes, so that it takes a blob for a file without asking more.
 _FILE = {"is_directory": "false"}
 
 
@@ -46,8 +55,6 @@ class AzureObjects(Objects):
     def __init__(self, location: Location, credential: Credential) -> None:
         self._credential = credential
         self._bucket = location.host
-        self._make = load("adlfs:AzureBlobFileSystem", "azure")
-        self._sync = load("fsspec.asyn:sync", "azure")
         self._lock = threading.Lock()
         self._made: Any = None
 
@@ -55,7 +62,9 @@ class AzureObjects(Objects):
         """See `Objects`."""
         self.ask(
             key,
-            lambda client: client.upload_blob(key, content, overwrite=True, metadata=_FILE),
+            lambda client: client.upload_blob(
+                key, content, overwrite=True, metadata=_FILE, validate_content=True
+            ),
         )
 
     def upload(self, key: str) -> Upload:
@@ -65,9 +74,11 @@ class AzureObjects(Objects):
     def read(self, key: str, start: int, end: int) -> tuple[bytes, Object]:
         """See `Objects`."""
 
-        async def content(client: Any) -> tuple[bytes, Any]:
-            stream = await client.download_blob(key, offset=start, length=end - start)
-            return bytes(await stream.readall()), stream.properties
+        def content(client: ContainerClient) -> tuple[bytes, Any]:
+            stream = client.download_blob(
+                key, offset=start, length=end - start, validate_content=True
+            )
+            return bytes(stream.readall()), stream.properties
 
         try:
             read, properties = self.ask(key, content)
@@ -94,13 +105,13 @@ class AzureObjects(Objects):
     def list(self, prefix: str) -> Iterator[tuple[str, int | None]]:
         """See `Objects`."""
 
-        async def found(client: Any) -> list[tuple[str, int | None]]:
+        def found(client: ContainerClient) -> list[tuple[str, int | None]]:
             walked = client.walk_blobs(
                 name_starts_with=prefix or None, include=["metadata"], delimiter="/"
             )
             return [
                 (blob.name[len(prefix) :].rstrip("/"), getattr(blob, "size", None))
-                async for blob in walked
+                for blob in walked
                 if not _is_folder(blob)
             ]
 
@@ -109,25 +120,31 @@ class AzureObjects(Objects):
     def keys(self, prefix: str) -> Iterator[str]:
         """See `Objects`."""
 
-        async def found(client: Any) -> list[str]:
+        def found(client: ContainerClient) -> list[str]:
             listed = client.list_blobs(name_starts_with=prefix or None, include=["metadata"])
-            return [blob.name async for blob in listed if not _is_folder(blob)]
+            return [blob.name for blob in listed if not _is_folder(blob)]
 
         return iter(self.ask(prefix, found))
 
     def remove(self, keys: Iterable[str]) -> None:
         """See `Objects`."""
-        with ThreadPoolExecutor(_REMOVED_AT_ONCE, "mlflow-exec-remove") as pool:
-            for removed in [pool.submit(self._remove, key) for key in keys]:
-                removed.result()
+        remove_each(self._remove, keys)
 
     def _remove(self, key: str) -> None:
         with suppress(NotFoundError):
             self.ask(key, lambda client: client.delete_blob(key))
 
+    @property
+    def urls(self) -> AzureUrls | None:
+        """See `Objects`; nothing but the account's key signs."""
+        get = self._credential.get
+        string = get("connection_string")
+        signs = "accountkey=" in string.lower() if string else get("key_secret")
+        return AzureUrls(self, _FILE) if signs else None
+
     # -- the client -------------------------------------------------------------------------
 
-    def ask(self, what: str, action: Callable[[Any], Awaitable[T]]) -> T:
+    def ask(self, what: str, action: Callable[[ContainerClient], T]) -> T:
         """Do something with the client of the container, and return what is told.
 
         Args:
@@ -135,24 +152,46 @@ class AzureObjects(Objects):
             action: Is given the client.
         """
         with self._asked(what):
-            files = self._files()
-            client = files.service_client.get_container_client(self._bucket)
-            told: T = self._sync(files.loop, action, client)
-            return told
+            return action(self._client())
 
-    def _files(self) -> Any:
+    def close(self) -> None:
+        """See `Objects`; other stores have the connections, too."""
+
+    def _client(self) -> ContainerClient:
         with self._lock:
             if self._made is None:
-                get = self._credential.get
-                given = {
-                    "connection_string": get("connection_string"), "account_name": get("account"),
-                    "account_key": get("key_secret"), "sas_token": get("token"),
-                }  # fmt: skip
-                self._made = self._make(
-                    **{name: value for name, value in given.items() if value},
-                    anon=False, assume_container_exists=True, skip_instance_cache=True,
-                )  # fmt: skip
+                self._made = self._connected()
             return self._made
+
+    def _connected(self) -> ContainerClient:
+        """Make a client by what the credential says, and by nothing else where it says a secret."""
+        get, session = self._credential.get, requests.Session()
+        session.auth = lambda request: request  # else ~/.netrc would be in the signature's place
+        session.mount("https://", HTTPAdapter(pool_maxsize=_CONNECTIONS))
+        session.mount("http://", HTTPAdapter(pool_maxsize=_CONNECTIONS))
+        options = {
+            "transport": RequestsTransport(session=session, session_owner=True),
+            "connection_timeout": 15, "read_timeout": 60, "user_agent": "mlflow-exec",
+            "retry_total": 0,  # it waits for 15 s at first; who asks here tries again himself
+            "permit_redirects": False,  # a credential is for the host that it is given for
+        }  # fmt: skip
+        if string := get("connection_string"):
+            return ContainerClient.from_connection_string(string, self._bucket, **options)
+        account = get("account")
+        if not account:
+            raise AccessDeniedError(
+                f"{self._bucket}: whose container it is has to be said: set "
+                f"AZURE_STORAGE_ACCOUNT_NAME, or 'account' in the credential "
+                f"(asked with that from {self._credential.source})"
+            )
+        secret: Any = get("key_secret")
+        if secret is None and (token := get("token")):
+            secret = AzureSasCredential(token)
+        if secret is None:
+            secret = load("azure.identity:DefaultAzureCredential", "azure")()
+        return ContainerClient(
+            f"https://{account}.blob.core.windows.net", self._bucket, secret, **options
+        )
 
     def _asked(self, what: str) -> AbstractContextManager[None]:
         """Turn what the SDK says into errors of ours."""
@@ -161,10 +200,12 @@ class AzureObjects(Objects):
     def _told(self, what: str, error: Exception) -> ClusterError:
         status, id_, code = _http(error)
         # What follows is the answer's XML, which says all of it once more.
-        said = " ".join(str(error).split()).partition(" Content:")[0] or type(error).__name__
+        said = " ".join(str(error).split()).partition(" Content:")[0]
+        said = said.removesuffix(" ErrorCode:None") or type(error).__name__
         text = f"{self._bucket}: {what}: {said}" if what else f"{self._bucket}: {said}"
-        if id_ and id_ not in text:
-            text += f" (request {id_})"
+        further = [f"HTTP {status}"] if status else []
+        further += [f"request {id_}"] if id_ and id_ not in text else []
+        text += f" ({', '.join(further)})" if further else ""
         signed = f"asked with the credential from {self._credential.source}"
         if code == "InvalidBlockList":  # the parts of all go once one of them is whole
             return ConflictError(
@@ -173,17 +214,15 @@ class AzureObjects(Objects):
                 status=status,
                 reason=code,
             )
+        if code in _ONCE_MORE:
+            return UnreachableError(text, status=status, reason=code)
         if code == "ContainerNotFound":
             return RejectedError(text, status=status, reason=code)
-        if status in _ABSENT:
-            return NotFoundError(text, status=status)
-        if status in _DENIED or "redential" in said:
+        if status in _DENIED or isinstance(error, ClientAuthenticationError):
             return AccessDeniedError(f"{text}; {signed}", status=status)
         if isinstance(error, ValueError) or isinstance(error.__cause__, ValueError):
             return RejectedError(f"{text}; {signed}")  # such as a key that is none
-        if status is None or status in _LATER or status >= 500:
-            return UnreachableError(text, status=status)
-        return RejectedError(text, status=status)
+        return kind_of(status)(text, status=status)
 
 
 def _http(error: BaseException | None) -> tuple[int | None, str, str]:
@@ -218,19 +257,20 @@ class _AzureUpload(PartsUpload):
 
     def send(self, number: int, part: bytes) -> str:
         id_ = uuid.uuid4().hex
-        self._ask(lambda blob: blob.stage_block(id_, part, length=len(part)))
+        # Azure compares it. The client itself would make it of bytes only, and this may be others.
+        headers = {"Content-MD5": b64encode(md5(part, usedforsecurity=False).digest()).decode()}
+        self._ask(lambda blob: blob.stage_block(id_, part, length=len(part), headers=headers))
         return id_
 
     def finish(self, sent: Sequence[Any]) -> str:
-        block = load("azure.storage.blob:BlobBlock", "azure")
-        blocks = [block(id_) for id_ in sent]
+        blocks = [BlobBlock(id_) for id_ in sent]
         told = self._ask(lambda blob: blob.commit_block_list(blocks, metadata=_FILE))
         return str(told.get("etag") or "")
 
     def remove(self) -> None:
         pass
 
-    def _ask(self, action: Callable[[Any], Awaitable[T]]) -> T:
+    def _ask(self, action: Callable[[Any], T]) -> T:
         return self._objects.ask(
             self._key, lambda client: action(client.get_blob_client(self._key))
         )
