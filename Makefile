@@ -40,6 +40,7 @@ SIGN_IN_TESTS := $(wildcard tests/mlflow/test_sign_in*.py)
 RAY_TESTS := $(wildcard $(addsuffix /test_ray*.py,tests/conformance tests/mlflow))
 STORE_TESTS := $(wildcard tests/conformance/test_stores*.py tests/mlflow/test_artifacts*.py) \
     tests/mlflow/test_file_plugin.py
+SCAN_TESTS := $(wildcard tests/mlflow/test_scan*.py)
 YARN_TESTS := $(wildcard $(addsuffix /test_yarn*.py,tests/clusters tests/conformance tests/mlflow tests/unit))
 
 test: test-first-half test-second-half test-elsewhere test-yarn ## Run the tests; with -j4 in a third of the time.
@@ -56,7 +57,7 @@ test-second-half: setup
 
 test-elsewhere: setup
 	$(PYTEST) --ignore tests/unit/scoring --ignore tests/unit/runtime \
-	    --ignore-glob 'tests/unit/test_yarn*' tests/unit $(RAY_TESTS) $(SIGN_IN_TESTS)
+	    --ignore-glob 'tests/unit/test_yarn*' tests/unit $(RAY_TESTS) $(SIGN_IN_TESTS) $(SCAN_TESTS)
 
 test-yarn: setup
 	$(PYTEST) $(YARN_TESTS) $(STORE_TESTS) tests/unit/runtime tests/docs
@@ -73,7 +74,8 @@ $(OLDEST)/.for-tests: pyproject.toml constraints-oldest.txt scripts/install.sh
 test-oldest: $(OLDEST)/.for-tests ## Run the tests of the plugins with the oldest MLflow.
 	$(OLDEST)/bin/python -m pytest -m "not large" $(PYTEST_ARGS) \
 	    tests/unit/test_mlflow_bases.py tests/mlflow/test_artifacts.py tests/mlflow/test_file_plugin.py \
-	    -k "not sftp and not s3"
+	    tests/mlflow/test_scan.py tests/mlflow/test_scan_gate.py tests/mlflow/test_scan_suite.py \
+	    -k "not sftp and not s3 and not postgresql and not artifactory and not breaks_off"
 
 FUZZ_S ?= 300
 FUZZED ?= .fuzz

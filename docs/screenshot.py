@@ -1,7 +1,10 @@
-"""Take a picture for the documentation: a run in MLflow's UI, the applications of a Ray Serve.
+r"""Take a picture for the documentation: of a run in MLflow or an artifact of it, of Ray Serve.
 
     python docs/screenshot.py --output run.png run --tracking-uri http://localhost:5000 --run-id 1f…
+    python docs/screenshot.py --output a.png artifact --tracking-uri http://localhost:5000 \
+        --run-id 1f… --path scan/report.html
     python docs/screenshot.py --output s.png serve --dashboard http://localhost:8265 --shows wine
+    python docs/screenshot.py --output p.png --scheme dark page report.html
 
 Needs ``pip install selenium``, Chromium and its driver (Debian: ``chromium chromium-driver``), and
 a tracking server that asks for no sign-in. MLflow's page is its own with two changes: tags are
@@ -55,11 +58,21 @@ def main() -> int:
     parser.add_argument("--width", type=int, default=1400, help="of the page, in CSS pixels")
     parser.add_argument("--height", type=int, default=1000, help="of the page, in CSS pixels")
     parser.add_argument("--scale", type=float, default=2, help="pixels of the PNG per CSS pixel")
+    parser.add_argument("--scheme", choices=["light", "dark"], default="light")
     pages = parser.add_subparsers(required=True)
     run = pages.add_parser("run", help="a run in MLflow's UI")
     run.add_argument("--tracking-uri", required=True, help="where the tracking server answers")
     run.add_argument("--run-id", required=True)
     run.set_defaults(open=open_run)
+    artifact = pages.add_parser("artifact", help="an HTML artifact of a run in MLflow's UI")
+    artifact.add_argument("--tracking-uri", required=True, help="where the tracking server answers")
+    artifact.add_argument("--run-id", required=True)
+    artifact.add_argument("--path", required=True, help="of the artifact in the run")
+    artifact.set_defaults(open=open_artifact)
+    page = pages.add_parser("page", help="an HTML file")
+    page.add_argument("file", type=Path)
+    page.add_argument("--at", default="", metavar="ID", help="scroll to the element of that id")
+    page.set_defaults(open=open_page)
     serve = pages.add_parser("serve", help="the applications in the dashboard of a Ray")
     serve.add_argument("--dashboard", required=True, help="where it answers")
     serve.add_argument("--token-file", type=Path, help="with the token that it asks for")
@@ -69,6 +82,7 @@ def main() -> int:
     options.output.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as profile:
         browser = start_browser(Path(profile), options.width, options.height, options.scale)
+        set_scheme(browser, options.scheme)
         try:
             options.open(browser, options)
             options.output.write_bytes(browser.get_screenshot_as_png())
@@ -110,14 +124,25 @@ def start_browser(profile: Path, width: int, height: int, scale: float) -> webdr
     return browser
 
 
-def open_run(browser: webdriver.Chrome, options: argparse.Namespace) -> None:
-    """Open the page of a run and return when it shows all that there is to show."""
-    server = options.tracking_uri.rstrip("/")
-    run = fetch_run(server, options.run_id)
+def set_scheme(browser: webdriver.Chrome, scheme: str) -> None:
+    """Have pages think that the visitor likes light or dark ones."""
+    features = [{"name": "prefers-color-scheme", "value": scheme}]
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
+
+
+def set_choices(browser: webdriver.Chrome) -> None:
+    """Have MLflow's pages think that the visitor was there before."""
     choose = (
         f"for (const [k, v] of Object.entries({json.dumps(CHOICES)})) localStorage.setItem(k, v)"
     )
     browser.execute_cdp_cmd("Page.addScriptToEvaluateOnNewDocument", {"source": choose})
+
+
+def open_run(browser: webdriver.Chrome, options: argparse.Namespace) -> None:
+    """Open the page of a run and return when it shows all that there is to show."""
+    server = options.tracking_uri.rstrip("/")
+    run = fetch_run(server, options.run_id)
+    set_choices(browser)
     info, tags = run["info"], run["data"].get("tags", [])
     browser.get(f"{server}/#/experiments/{info['experiment_id']}/runs/{info['run_id']}")
     # MLflow shows no tag of its own among the tags.
@@ -127,12 +152,42 @@ def open_run(browser: webdriver.Chrome, options: argparse.Namespace) -> None:
         return info["run_id"] in text and expected <= set(browser.execute_script(SHOWN))
 
     wait_for(browser, shows_all, f"the page of run {info['run_id']} with its tags")
+    set_style(browser)
+
+
+def set_style(browser: webdriver.Chrome) -> None:
+    """Make the changes to MLflow's page, and wait until they are drawn."""
     style = f"document.head.appendChild(document.createElement('style')).textContent = {STYLE!r}"
     browser.execute_script(style)
     # Two frames later the browser has drawn what the style has changed.
     browser.execute_async_script(
         "const done = arguments[0]; requestAnimationFrame(() => requestAnimationFrame(done))"
     )
+
+
+def open_page(browser: webdriver.Chrome, options: argparse.Namespace) -> None:
+    """Open a file where the picture has to begin, without a journey there."""
+    browser.get(options.file.absolute().as_uri())
+    browser.execute_script("document.documentElement.style.scrollBehavior = 'auto'")
+    if options.at:
+        browser.execute_script(f"document.getElementById({options.at!r}).scrollIntoView()")
+
+
+def open_artifact(browser: webdriver.Chrome, options: argparse.Namespace) -> None:
+    """Open a run's HTML artifact and return when MLflow's frame shows it."""
+    server = options.tracking_uri.rstrip("/")
+    info = fetch_run(server, options.run_id)["info"]
+    set_choices(browser)
+    place = f"experiments/{info['experiment_id']}/runs/{info['run_id']}/artifacts/{options.path}"
+    browser.get(f"{server}/#/{place}")
+    frame = WebDriverWait(browser, LOAD_TIMEOUT_S).until(
+        lambda b: b.find_element("css selector", "iframe.mlflow-html-iframe"),
+        f"no sign of {options.path} in the artifacts",
+    )
+    set_style(browser)
+    browser.switch_to.frame(frame)
+    wait_for(browser, bool, f"the content of {options.path}")
+    browser.switch_to.default_content()
 
 
 def open_serve(browser: webdriver.Chrome, options: argparse.Namespace) -> None:

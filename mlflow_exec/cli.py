@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import Any, TypeVar
 
@@ -15,10 +14,10 @@ import click
 from mlflow_exec import __version__, registry
 from mlflow_exec.cli_deployments import deployments
 from mlflow_exec.cli_endpoints import endpoints
-from mlflow_exec.cli_output import emit, output_option
+from mlflow_exec.cli_output import emit, errors, output_option
+from mlflow_exec.cli_scan import scan
 from mlflow_exec.cli_serve import serve
-from mlflow_exec.credentials import hide
-from mlflow_exec.errors import ConfigError, MlflowExecError
+from mlflow_exec.errors import ConfigError
 from mlflow_exec.settings import json_schema, load_config
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -43,6 +42,7 @@ def cli() -> None:
 
 cli.add_command(deployments)
 cli.add_command(endpoints)
+cli.add_command(scan)
 cli.add_command(serve)
 
 
@@ -54,24 +54,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """
     # MLflow prints links to stdout when it ends a run; stdout is for the result.
     os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
-    with _errors():
+    with errors():
         cli(arguments)
-
-
-@contextmanager
-def _errors() -> Iterator[None]:
-    try:
-        yield
-    except MlflowExecError as error:
-        click.echo(f"mlflow-exec: {hide(str(error))}", err=True)
-    except Exception as error:
-        # MLflow's own errors are sentences too; importing MLflow for their class costs seconds.
-        if not type(error).__module__.startswith("mlflow."):
-            raise
-        click.echo(f"mlflow-exec: {hide(str(error))}", err=True)
-    else:
-        return
-    sys.exit(1)
 
 
 def parse_config(text: str | None) -> dict[str, Any]:

@@ -58,15 +58,17 @@ def create(
     output: str,
 ) -> None:
     """Serve a model under a new name, and return when it answers."""
+    from mlflow_exec.plugins.gate import Gate
     from mlflow_exec.runs import deploy, endpoints
     from mlflow_exec.runs.progress import Progress
 
-    place = deploy.place(target, parsed(options))
+    place, progress, gate = deploy.place(target, parsed(options)), Progress(), Gate()
     if endpoint:
-        progress = Progress()
-        rollout = endpoints.create_variant(target, place, endpoint, name, model_uri, progress)
+        rollout = endpoints.create_variant(
+            target, place, endpoint, name, model_uri, progress, gate
+        )
     else:
-        rollout = deploy.create(place, name, model_uri, Progress())
+        rollout = deploy.create(place, name, model_uri, progress, gate)
     _shown(rollout, output)
 
 
@@ -80,11 +82,12 @@ def update(
     target: str, name: str, model_uri: str | None, options: tuple[str, ...], output: str
 ) -> None:
     """Serve another model or by other settings; what is not given stays."""
+    from mlflow_exec.plugins.gate import Gate
     from mlflow_exec.runs import deploy
     from mlflow_exec.runs.progress import Progress
 
     place = deploy.place(target, parsed(options))
-    _shown(deploy.update(target, place, name, model_uri, Progress()), output)
+    _shown(deploy.update(target, place, name, model_uri, Progress(), Gate()), output)
 
 
 @deployments.command("rollback")
@@ -222,18 +225,20 @@ def follow(
     """Apply a deployment's model anew whenever its alias moves.
 
     A version that did not become ready is not tried again until the alias moves on, or the settings
-    change. What cannot be asked now is asked again.
+    change; nor is one that fails the suite of `-C gate=FILE`. What cannot be asked now is asked
+    again.
     """
     from mlflow.exceptions import MlflowException
 
+    from mlflow_exec.plugins.gate import Gate
     from mlflow_exec.runs import deployed
     from mlflow_exec.runs.progress import Progress
 
-    progress = Progress()
+    progress, gate = Progress(), Gate()
     given = parsed(options)
     while True:
         try:
-            moved = deployed.follow(target, name, given, progress)
+            moved = deployed.follow(target, name, given, progress, gate)
             data: Mapping[str, Any] = {"name": name, "pinned_uri": moved}
             if moved or output == "json":
                 emit(data, output, f"{name}: {moved}")

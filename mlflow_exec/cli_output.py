@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import click
 
-from mlflow_exec.errors import ConfigError
+from mlflow_exec.credentials import hide
+from mlflow_exec.errors import ConfigError, MlflowExecError
 
 output_option = click.option(
     "--output", "-o", type=click.Choice(["text", "json"]), default="text", show_default=True,
@@ -27,6 +31,23 @@ def emit(data: Any, output: str, text: str) -> None:
     if output == "json":
         text = json.dumps(data, indent=2, default=str, ensure_ascii=False)
     click.echo(text)
+
+
+@contextmanager
+def errors(exit_code: int = 1) -> Iterator[None]:
+    """Print an error as one sentence on stderr, and exit."""
+    try:
+        yield
+    except MlflowExecError as error:
+        click.echo(f"mlflow-exec: {hide(str(error))}", err=True)
+    except Exception as error:
+        # MLflow's own errors are sentences too; importing MLflow for their class costs seconds.
+        if not type(error).__module__.startswith("mlflow."):
+            raise
+        click.echo(f"mlflow-exec: {hide(str(error))}", err=True)
+    else:
+        return
+    sys.exit(exit_code)
 
 
 def parsed(options: tuple[str, ...]) -> dict[str, str]:

@@ -21,6 +21,7 @@ from mlflow.utils.proto_json_utils import NumpyEncoder
 from mlflow_exec import registry
 from mlflow_exec.credentials import hide
 from mlflow_exec.errors import ConfigError, DeploymentNotFoundError, MlflowExecError
+from mlflow_exec.plugins.gate import Gate
 from mlflow_exec.releases import Rollout
 from mlflow_exec.runs import deploy, deployed, endpoints
 from mlflow_exec.runs.progress import Progress
@@ -83,9 +84,9 @@ class Deployments:
                 _print_plan(self._uri, name, model_uri, config)
             if endpoint:
                 return shown(endpoints.create_variant(
-                    self._uri, place, endpoint, name, model_uri, Progress()
+                    self._uri, place, endpoint, name, model_uri, Progress(), Gate()
                 ))  # fmt: skip
-            return shown(deploy.create(place, name, model_uri, Progress()))
+            return shown(deploy.create(place, name, model_uri, Progress(), Gate()))
 
     def update_deployment(
         self,
@@ -107,7 +108,9 @@ class Deployments:
             self._check_variant(place, endpoint, name)
             if place.settings.render == "only":
                 _print_plan(self._uri, name, model_uri, config)
-            return shown(deploy.update(self._uri, place, name, model_uri, Progress()))
+            return shown(
+                deploy.update(self._uri, place, name, model_uri, Progress(), Gate())
+            )
 
     def delete_deployment(
         self,

@@ -26,6 +26,7 @@ from mlflow_exec.errors import (
 )
 from mlflow_exec.releases import Release, Revision, Rollout, RolloutState, check_name
 from mlflow_exec.runs import models
+from mlflow_exec.runs.gating import Gate, judged
 from mlflow_exec.runs.job_sign_in import sign_in_of_deployment
 from mlflow_exec.runs.progress import Progress
 from mlflow_exec.runs.tracking import plain_environment, target_tracking_uri
@@ -38,7 +39,7 @@ WHERE = "-C"
 CONNECTION = ("ca_cert", "kubeconfig", "token_file", "verify_tls")
 """The settings that say how this machine reaches a target; no revision keeps them."""
 
-_OF_A_CALL = ("render", "wait")
+_OF_A_CALL = ("gate", "gate_data", "render", "wait")
 # Of these an update changes what it names.
 _KEPT_INSIDE = ("batch", "env", "gateway", "resources", "secrets")
 
@@ -137,24 +138,28 @@ def find(target: Target, name: str) -> Rollout | None:
         return None
 
 
-def create(place: Place, name: str, model_uri: str, progress: Progress) -> Rollout:
+def create(
+    place: Place, name: str, model_uri: str, progress: Progress, gate: Gate
+) -> Rollout:
     """Deploy a model under a name that has no deployment.
 
     Raises:
         ConfigError: There is one already, or a setting cannot be honoured.
+        GateError: The model fails the suite of the setting `gate`; the target was not asked.
         RolloutError: It did not become ready.
     """
     check_name(name)
+    model = judged(place.settings, model_uri, gate, progress)
     if find(place.target, name) is not None:
         raise ConfigError(
             f"name: there is a deployment {name!r}; 'update' gives it another model or settings"
         )
-    with planned(place, name, model_uri, 1) as plan:
+    with planned(place, name, model, 1) as plan:
         return apply(place, plan, progress, None)
 
 
 def update(
-    target_uri: str, place: Place, name: str, model_uri: str | None, progress: Progress
+    target_uri: str, place: Place, name: str, model_uri: str | None, progress: Progress, gate: Gate
 ) -> Rollout:
     """Apply the next revision of a deployment.
 
@@ -163,12 +168,15 @@ def update(
     Raises:
         DeploymentNotFoundError: There is none.
         ConfigError: A setting cannot be honoured.
+        GateError: The model fails the suite of the setting `gate`; nothing was changed.
         RolloutError: It did not become ready.
     """
+    model = judged(place.settings, model_uri, gate, progress) if model_uri else None
     here = deployment(place.target, name)
     newest = newest_of(here)
     place = with_earlier(target_uri, place, newest.settings)
-    with planned(place, name, model_uri or same_model(newest), newest.number + 1) as plan:
+    model = model or judged(place.settings, same_model(newest), gate, progress)
+    with planned(place, name, model, newest.number + 1) as plan:
         return apply(place, plan, progress, here.serving)
 
 
@@ -269,6 +277,11 @@ def rollback(
         ConfigError: There is no such revision (any more).
         RolloutError: It did not become ready.
     """
+    if place.settings.gate is not None:
+        raise ConfigError(
+            "gate: a way back repeats a revision that was applied before, without a gate; leave it "
+            "out, or 'update' to the model of that revision"
+        )
     deployment(place.target, name)
     newest, earlier = way_back(place.target, name, to)
     place = with_earlier(target_uri, place, newest.settings)

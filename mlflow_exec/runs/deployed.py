@@ -23,6 +23,7 @@ from mlflow_exec.runs.deploy import (
     update,
     with_earlier,
 )
+from mlflow_exec.runs.gating import Gate
 from mlflow_exec.runs.progress import Progress
 from mlflow_exec.targets.base import ReleasePlan
 from mlflow_exec.templates import to_yaml
@@ -96,21 +97,23 @@ def _of_number(kept: Sequence[Revision], number: int) -> Revision:
 
 
 def follow(
-    target_uri: str, name: str, options: Mapping[str, Any], progress: Progress
+    target_uri: str, name: str, options: Mapping[str, Any], progress: Progress, gate: Gate
 ) -> str | None:
     """Apply a deployment's model again if its alias means another version than then.
 
     Args:
         target_uri: The target.
         name: The deployment.
-        options: How the target is reached.
+        options: How the target is reached, and its gate.
         progress: Told of how it goes.
+        gate: Judges the new version, where the options name a suite.
 
     Returns:
         The version that was applied; None where nothing was to be done.
 
     Raises:
         RolloutError: It did not become ready; it is not tried again by the next call.
+        GateError: It fails the suite; the one before serves on.
         ConfigError: The deployment's model names no alias.
     """
     place_ = place(target_uri, options)
@@ -128,5 +131,5 @@ def follow(
     if newest.rolled_back_to is not None and kept[-2].pinned_uri == wanted:
         progress.changed(f"{name}: {wanted} was taken back before, and is not tried again")
         return None
-    update(target_uri, place_, name, newest.model_uri, progress)
+    update(target_uri, place_, name, newest.model_uri, progress, gate)
     return wanted

@@ -21,6 +21,7 @@ from mlflow_exec.errors import (
 )
 from mlflow_exec.releases import EndpointRelease, Revision, Rollout, check_name
 from mlflow_exec.runs import deploy
+from mlflow_exec.runs.gating import Gate
 from mlflow_exec.runs.progress import Progress
 from mlflow_exec.settings import Routing, cast_options, expand_file, parse_settings
 from mlflow_exec.targets.base import ReleasePlan, Target
@@ -285,6 +286,7 @@ def create_variant(
     name: str,
     model_uri: str,
     progress: Progress,
+    gate: Gate,
 ) -> Rollout:
     """Deploy a model, and add it to an endpoint, without a share of its requests.
 
@@ -292,12 +294,13 @@ def create_variant(
 
     Raises:
         ConfigError: The endpoint cannot be made or changed; nothing was deployed.
+        GateError: The model fails the suite of the setting `gate`; nothing was deployed.
         RolloutError: The deployment did not become ready, or the endpoint afterwards.
     """
     if endpoint_name == name:
         raise ConfigError(f"endpoint: {name!r} is the deployment's own name; choose another")
     _planned_with(target_uri, here, endpoint_name, name)
-    rollout = deploy.create(here, name, model_uri, progress)
+    rollout = deploy.create(here, name, model_uri, progress, gate)
     try:
         place_, plan, serving = _planned_with(target_uri, here, endpoint_name, name)
         deploy.apply(place_, plan, progress, serving)

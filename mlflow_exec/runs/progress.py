@@ -9,10 +9,11 @@ import logging
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
+from rich.markup import escape
 
 from mlflow_exec.credentials import hide
 
@@ -62,14 +63,17 @@ class Progress:
             logger.propagate = before[1]
 
     @contextmanager
-    def working(self, text: str) -> Iterator[None]:
-        """Show that something is being done, and how long it took when that was noticeable."""
+    def working(self, text: str) -> Iterator[Callable[[str], None]]:
+        """Show that something is being done, and how long it took when that was noticeable.
+
+        What it yields takes words about how far that is, which are shown on a terminal only.
+        """
         start_s = time.monotonic()
         if self._console.is_terminal:
-            with self._console.status(f"mlflow-exec: {text} …"):
-                yield
+            with self._console.status(f"mlflow-exec: {text} …") as live:
+                yield lambda words: live.update(f"mlflow-exec: {text}: {escape(words)} …")
         else:
-            yield
+            yield lambda words: None
         took_s = time.monotonic() - start_s
         if took_s >= 1:
             self.say(f"{text}: {took_s:.1f} s")

@@ -32,8 +32,8 @@ class TargetSettings(Rendered):
     _shown_with: ClassVar[str] = "deployment"
 
     only_of_models: ClassVar[frozenset[str]] = frozenset({
-        "any_python", "batch", "model_source", "requirements", "secrets", "template", "token",
-        "tracking_uri", "warmup",
+        "any_python", "batch", "gate", "gate_data", "model_source", "requirements", "secrets",
+        "template", "token", "tracking_uri", "warmup",
     })  # fmt: skip
     """What has no effect on the router of an endpoint, and is refused there."""
 
@@ -87,6 +87,14 @@ class TargetSettings(Rendered):
         True, description="Go back to the revision before where one does not become ready."
     )
     revision_limit: int = Field(10, ge=1, le=100, description="So many revisions are kept.")
+    gate: str | None = Field(
+        None,
+        description="A suite of validations, a file here: a model that fails it is not applied. Of "
+        "one call; see docs/evaluation-suites.md.",
+    )
+    gate_data: str | None = Field(
+        None, description="The rows that the gate judges by, a file here; the suite's if null."
+    )
     render: Literal["only"] | None = Field(
         None, description="`only`: print what would be sent, and send nothing."
     )
@@ -110,6 +118,8 @@ class TargetSettings(Rendered):
 
     @model_validator(mode="after")
     def _check_shared(self) -> TargetSettings:
+        if self.gate_data is not None and self.gate is None:
+            raise ValueError("gate_data: it has no effect without 'gate', the suite")
         if self.max_replicas is not None and self.max_replicas < self.num_replicas:
             raise ValueError(
                 f"max_replicas: at least num_replicas ({self.num_replicas}) is needed; given "

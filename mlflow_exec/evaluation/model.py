@@ -1,0 +1,217 @@
+"""The model of a scan: asked in batches, its answers in one form."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from mlflow_exec.errors import ScanError
+from mlflow_exec.evaluation.arrays import Floats, Integers, Values
+from mlflow_exec.evaluation.data import Data
+from mlflow_exec.evaluation.outputs import (
+    Answer,
+    Outputs,
+    Task,
+    answer_of,
+    are_positive_probabilities,
+    are_probabilities,
+    as_text_where_needed,
+    distinct,
+    encoded,
+    numbers,
+    task_of,
+)
+
+BATCH_ROWS = 10_000
+_ROWS_TO_COMPARE = 1_000
+
+Predict = Callable[[Any], Any]
+
+
+class Model:
+    """A model together with the data that it is scanned on.
+
+    Attributes:
+        task: What it predicts.
+        classes: Of a classification, in the order of `Outputs.probabilities`; else empty.
+        outputs: Its answers to all rows of the data, asked for once.
+        labels: The data's labels: positions in `classes` (int64), or numbers of a regression
+            (float64); None where there are none.
+        can_predict: Whether it can be asked again; False where only predictions were given.
+        n_predicted: How many rows it was asked for so far.
+    """
+
+    def __init__(
+        self,
+        predict: Predict | None,
+        data: Data,
+        *,
+        task: Task | None = None,
+        classes: Sequence[Any] | None = None,
+        probabilities: Predict | None = None,
+        predictions: Any = None,
+        column: str | None = None,
+        batch_rows: int = BATCH_ROWS,
+    ) -> None:
+        """Ask for all rows, and find out by the answers what the model is.
+
+        Args:
+            predict: Takes rows as they were given to `data`; None where only `predictions` are.
+            data: The rows.
+            task: What it predicts; found out where it is None.
+            classes: In the order of its probabilities; found out where it is None.
+            probabilities: Another way of asking, for the probabilities, with the classes in the
+                order of `classes`; it is used where it agrees with `predict` on the first rows.
+            predictions: Answers to all rows, where they are known already.
+            column: Of the answer, where that is a frame with several.
+            batch_rows: How many rows are asked for at a time.
+
+        Raises:
+            ScanError: The model fails, or its answers do not fit the labels.
+        """
+        self._predict = predict
+        self._data = data
+        self._column = column
+        self._batch_rows = batch_rows
+        self._probabilities: Predict | None = None
+        self._is_positive = False
+        self.n_predicted = 0
+        self.can_predict = predict is not None
+        if predictions is not None:
+            answer = answer_of(predictions, len(data), column)
+        else:
+            answer = self._ask(data.frame)
+        self.task = task or task_of(data.labels, answer)
+        self.classes: tuple[Any, ...] = ()
+        self.labels: Values | None = self._labels(answer, classes)
+        if self.task is Task.CLASSIFICATION and probabilities is not None and classes is not None:
+            self._use(probabilities, answer)
+        self.outputs = self._outputs(answer)
+        if self._probabilities is not None:
+            self.outputs = self.predict(data.frame)
+
+    def predict(self, rows: pd.DataFrame) -> Outputs:
+        """Ask for rows with the columns of `Data.frame`; changed values are fine.
+
+        Raises:
+            ScanError: The model fails, or only its predictions were given.
+        """
+        return self._outputs(self._ask(rows))
+
+    def _ask(self, rows: pd.DataFrame) -> Answer:
+        predict = self._probabilities or self._predict
+        if predict is None:
+            raise ScanError("model: only its predictions were given, so it cannot be asked again")
+        answers = []
+        for start in range(0, len(rows), self._batch_rows):
+            batch = rows.iloc[start : start + self._batch_rows]
+            try:
+                output = predict(self._data.for_model(batch))
+            except Exception as error:
+                raise ScanError(
+                    f"model: it failed on {len(batch)} rows: {type(error).__name__}: "
+                    f"{_first_line(error)}"
+                ) from error
+            answers.append(answer_of(output, len(batch), self._column))
+            self.n_predicted += len(batch)
+        if len(answers) == 1:
+            return answers[0]
+        return Answer(np.concatenate([answer.array for answer in answers]), answers[0].names)
+
+    def _labels(self, answer: Answer, classes: Sequence[Any] | None) -> Values | None:
+        """Settle the classes; returns the labels in the form that checks use."""
+        labels = self._data.labels
+        if labels is not None and pd.isna(labels).any():
+            raise ScanError(
+                f"data: {int(pd.isna(labels).sum())} of {len(labels)} labels are missing; "
+                "leave these rows out"
+            )
+        if self.task is Task.REGRESSION:
+            return None if labels is None else numbers(Answer(labels))
+        known = [] if labels is None else distinct(labels)
+        if are_probabilities(answer):
+            self.classes = _classes_of_table(answer, classes, known)
+        elif are_positive_probabilities(answer, len(classes or known)):
+            self._is_positive = True
+            self.classes = tuple(classes or known)
+            if len(self.classes) != 2:
+                raise ScanError(
+                    "model: it answers with the probability of one of two classes; given "
+                    f"{len(self.classes)} classes in the labels; name both by the setting 'classes'"
+                )
+        elif answer.is_table:
+            raise ScanError(
+                f"model: {answer.array.shape[1]} values per row that do not add up to one are "
+                "neither labels nor probabilities"
+            )
+        else:
+            said = distinct(as_text_where_needed(answer.array, known))
+            first = list(classes or [])
+            self.classes = (*first, *(c for c in distinct(
+                np.array([*known, *said, None], dtype=object)[:-1]) if c not in first))  # fmt: skip
+        if labels is None:
+            return None
+        labels = as_text_where_needed(labels, self.classes)
+        # Labels that the model does not know are classes that it gives no probability.
+        self.classes += tuple(c for c in distinct(labels) if c not in self.classes)
+        return encoded(labels, self.classes)
+
+    def _use(self, probabilities: Predict, answer: Answer) -> None:
+        """Ask for probabilities from now on, if that gives the same classes."""
+        if answer.is_table or self._is_positive:
+            return
+        rows = self._data.frame.iloc[:_ROWS_TO_COMPARE]
+        before = self._outputs(Answer(answer.array[: len(rows)]))
+        self._probabilities = probabilities
+        try:
+            other = self._outputs(self._ask(rows))
+        except ScanError:
+            other = before
+        agrees = [a.codes.tolist() for a in (before, other) if a.codes is not None]
+        if other.probabilities is None or agrees[0] != agrees[1]:
+            self._probabilities = None
+
+    def _outputs(self, answer: Answer) -> Outputs:
+        if self.task is Task.REGRESSION:
+            return Outputs(numbers(answer))
+        if self._is_positive and not answer.is_table:
+            positive = answer.array.astype(np.float64)
+            answer = Answer(np.column_stack([1 - positive, positive]))
+        if answer.is_table:
+            return self._of_probabilities(np.asarray(answer.array, dtype=np.float64))
+        values = as_text_where_needed(answer.array, self.classes)
+        # A class that only appears later, on changed rows, is -1: equal to no label.
+        return Outputs(values, encoded(values, self.classes))
+
+    def _of_probabilities(self, table: Floats) -> Outputs:
+        if not np.isfinite(table).all():
+            raise ScanError("model: some of its probabilities are no finite numbers")
+        unknown = len(self.classes) - table.shape[1]
+        if unknown > 0:
+            table = np.column_stack([table, np.zeros((len(table), unknown))])
+        codes: Integers = table.argmax(axis=1).astype(np.int64)
+        return Outputs(np.array([*self.classes, None], dtype=object)[codes], codes, table)
+
+
+def _classes_of_table(
+    answer: Answer, classes: Sequence[Any] | None, known: list[Any]
+) -> tuple[Any, ...]:
+    n_columns = answer.array.shape[1]
+    if classes is not None and len(classes) == n_columns:
+        return tuple(classes)
+    by_text = {str(value): value for value in known}
+    if answer.names and {str(name) for name in answer.names} >= set(by_text):
+        return tuple(by_text.get(str(name), name) for name in answer.names)
+    if len(known) == n_columns:
+        return tuple(known)
+    raise ScanError(
+        f"model: its {n_columns} probabilities per row are of which classes? The labels have "
+        f"{len(known)}; name them in the model's order by the setting 'classes'"
+    )
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).strip().splitlines()), "")[:300]
