@@ -11,6 +11,7 @@ import click
 
 from mlflow_exec.cli_output import emit, errors, output_option
 from mlflow_exec.credentials import without_credentials
+from mlflow_exec.errors import ConfigError
 from mlflow_exec.evaluation.verdicts import SEVERITIES, failing
 from mlflow_exec.settings import cast_options, load_config
 
@@ -49,16 +50,33 @@ def scan(
     from mlflow_exec.evaluation.report_json import as_data, as_json
 
     with errors(2):
+        places = {"--report": report, "--result": result}
+        _check_places(places)
         given = _settings(file, options)
         given |= {} if suite is None else {"suite": suite}
         given |= {} if reference is None else {"reference": reference}
         found, fail_on = _scanned(model_uri, data, target, given, fail_on)
-    if report:
-        Path(report).write_text(as_html(found), encoding="utf-8")
-    if result:
-        Path(result).write_text(as_json(found), encoding="utf-8")
+        for (option, place), write in zip(places.items(), (as_html, as_json), strict=True):
+            if place:
+                _write(option, place, write(found))
     emit(as_data(found), output, _text(found))
     sys.exit(1 if _fails(found, fail_on) else 0)
+
+
+def _check_places(places: dict[str, str | None]) -> None:
+    """Refuse what cannot be written before the time of a scan is spent."""
+    for option, place in places.items():
+        if place and Path(place).is_dir():
+            raise ConfigError(f"{option}: {place!r} is a folder; name a file")
+        if place and not Path(place).parent.is_dir():
+            raise ConfigError(f"{option}: the folder of {place!r} is not there; make it first")
+
+
+def _write(option: str, place: str, text: str) -> None:
+    try:
+        Path(place).write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"{option}: {place!r} cannot be written: {error.strerror}") from error
 
 
 def _fails(result: Result, fail_on: str | None) -> bool:

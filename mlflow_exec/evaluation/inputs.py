@@ -36,7 +36,9 @@ def read_frame(path: str) -> pd.DataFrame:
         raise ScanError(f"data: which kind of file is {path!r}? Known: {known}")
     try:
         return _READERS[suffixes[-1]](path)
-    except (OSError, ValueError, ImportError) as error:
+    except FileNotFoundError as error:
+        raise ScanError(f"data: there is no file {path!r}") from error
+    except (OSError, EOFError, ValueError, ImportError) as error:
         raise ScanError(f"data: {path!r} cannot be read: {error}") from error
 
 

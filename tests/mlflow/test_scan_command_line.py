@@ -105,6 +105,23 @@ def test_what_is_wrong_is_told_in_one_sentence(place: Path, what: str) -> None:
     assert "Traceback" not in answer.stderr
 
 
+@pytest.mark.parametrize("option", ["--report", "--result"])
+def test_where_nothing_can_be_written_nothing_is_scanned(
+    place: Path, tmp_path: Path, option: str
+) -> None:
+    for there, words in ((tmp_path, "is a folder"), (tmp_path / "no" / "x", "is not there")):
+        answer = scan(place, "-t", "label", option, str(there), data="rows-that-are-not-read.csv")
+        assert answer.exit_code == 2
+        assert f"{option}: " in answer.output
+        assert words in answer.output
+
+
+def test_a_report_that_finds_no_room_is_told(place: Path) -> None:
+    answer = scan(place, "-t", "label", "--report", "/dev/full", "-C", 'checks=["baseline"]')
+    assert answer.exit_code == 2
+    assert "--report: '/dev/full' cannot be written: No space left on device" in answer.output
+
+
 def test_a_kind_of_file_that_is_not_known_is_refused(place: Path) -> None:
     answer = scan(place, "-t", "label", data="rows.xlsx")
     assert answer.exit_code == 2

@@ -128,7 +128,7 @@ def test_a_model_that_was_refused_is_not_judged_again_until_the_suite_changes(
     with pytest.raises(GateError):
         gate(settings, str(folder / "model-b"), Progress())
     scanned_models.suite(tmp_path, fail_on="minor")
-    with pytest.raises(Exception, match=r"gate: data: .*rows.csv' cannot be read"):
+    with pytest.raises(Exception, match=r"gate: data: there is no file .*rows.csv"):
         gate(settings, str(folder / "model-b"), Progress())
 
 
