@@ -17,7 +17,7 @@ from typing import Any, BinaryIO
 import sqlalchemy as sa
 
 from mlflow_exec.credential_sources import Credential
-from mlflow_exec.errors import ArtifactError, ArtifactNotFoundError
+from mlflow_exec.errors import ArtifactError, ArtifactNotFoundError, UnreachableError
 from mlflow_exec.storage import database_tables as tables
 from mlflow_exec.storage.base import Digest, Entry, Store, pieces_of
 from mlflow_exec.storage.database_connection import Database, TakenError
@@ -58,8 +58,9 @@ class DatabaseStore(Store):
                     self._add_piece(new, number, second)
                     number, second = number + 1, next(pieces, None)
                 self._show(names, new, digest)
-        except BaseException:
-            self._clean(lambda: self._remove(new))
+        except BaseException as error:
+            if not isinstance(error.__cause__, UnreachableError):  # nobody hears it
+                self._clean(lambda: self._remove(new))
             raise
         if not self._is_swept:
             self._is_swept = True

@@ -8,7 +8,6 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -24,14 +23,9 @@ from mlflow_exec.storage.database import DatabaseStore
 from mlflow_exec.testing.stores import StoreConformance, Stored
 from mlflow_exec.uris import Location
 from tests.conformance.cutting import assert_survives_cuts
-from tests.databases import DATABASE, PASSWORD, USER, mariadb, postgresql
+from tests.conformance.database_stores import SIGNED_IN, at, counted, end_the_day, uri_of
+from tests.databases import DATABASE, PASSWORD, mariadb, postgresql
 from tests.unit.tcp_link import TcpLink
-
-SIGNED_IN = Credential("the test", {"password": Secret.of(PASSWORD, "the test")})
-
-
-def uri_of(scheme: str, port: int, database: str) -> str:
-    return f"{scheme}://{USER}@127.0.0.1:{port}/{database}"
 
 
 @pytest.fixture(scope="module")
@@ -44,10 +38,6 @@ def postgresql_uri() -> Iterator[str]:
 def mariadb_uri() -> Iterator[str]:
     with mariadb() as server:
         yield uri_of("mysql+pymysql", server.port, DATABASE)
-
-
-def at(uri: str) -> Callable[[str], DatabaseStore]:
-    return lambda name: DatabaseStore(Location.parse(f"{uri}/{name}"), SIGNED_IN)
 
 
 class TestPostgresql(StoreConformance):
@@ -92,19 +82,6 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[DatabaseSt
     made.close()
 
 
-def counted(store: DatabaseStore) -> tuple[int, ...]:
-    """Return how many files, contents and pieces are in the tables."""
-
-    def count(connection: sa.Connection) -> tuple[int, ...]:
-        named = (tables.FILES, tables.CONTENTS, tables.PIECES)
-        return tuple(
-            connection.scalar(sa.select(sa.func.count()).select_from(table)) or 0
-            for table in named
-        )
-
-    return store._database.read(count)
-
-
 def put(store: DatabaseStore, path: str, text: bytes) -> None:
     store.put(path, io.BytesIO(text))
 
@@ -136,7 +113,7 @@ def test_what_was_shown_is_kept_though_the_answer_to_that_was_lost(
     assert b"".join(store.read("a")) == text
     monkeypatch.undo()
     store.delete("a")
-    _end_the_day(store)
+    end_the_day(store)
 
 
 def delete_while_it_comes(
@@ -170,7 +147,7 @@ def test_a_file_that_is_replaced_while_it_is_deleted_leaves_nothing(
     put(store, "d/a", b"1")
     delete_while_it_comes(store, monkeypatch, "d", "d/a")
     assert store.entries("") == []
-    _end_the_day(store)
+    end_the_day(store)
 
 
 def test_what_was_replaced_a_day_ago_is_removed_and_what_is_used_is_not(
@@ -179,16 +156,9 @@ def test_what_was_replaced_a_day_ago_is_removed_and_what_is_used_is_not(
     for text in (b"1", b"22" * 1_000_000, b"333"):
         put(store, "a", text)
     assert counted(store)[1] == 3
-    _end_the_day(store)
+    end_the_day(store)
     assert counted(store) == (2, 1, 1)  # the file and its folder
     assert b"".join(store.read("a")) == b"333"
-
-
-def _end_the_day(store: DatabaseStore) -> None:
-    """Let all contents be a day old, and have the next sweep find them."""
-    ago = tables.now() - timedelta(days=2)
-    store._database.write(lambda c: c.execute(tables.CONTENTS.update().values(written_at=ago)))
-    store._sweep()
 
 
 START = """
