@@ -182,7 +182,7 @@ class DatabaseStore(Store):
 
     def _sweep(self) -> None:
         """Remove what no file has since a day: of uploads that were killed, and exchanged files."""
-        before = tables.now() - _ABANDONED
+        before = self._database.read(tables.now) - _ABANDONED
         for content in self._database.read(lambda c: tables.abandoned(c, before)):
             self._remove(content, before)
 

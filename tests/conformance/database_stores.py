@@ -40,6 +40,6 @@ def counted(store: DatabaseStore) -> tuple[int, ...]:
 
 def end_the_day(store: DatabaseStore) -> None:
     """Let all contents be a day old, and have the next sweep find them."""
-    ago = tables.now() - timedelta(days=2)
+    ago = store._database.read(tables.now) - timedelta(days=2)
     store._database.write(lambda c: c.execute(tables.CONTENTS.update().values(written_at=ago)))
     store._sweep()

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from datetime import datetime, timedelta, tzinfo
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ import sqlalchemy as sa
 
 from mlflow_exec.credential_sources import Credential
 from mlflow_exec.credentials import Secret
-from mlflow_exec.errors import ArtifactError
+from mlflow_exec.errors import ArtifactError, UnreachableError
 from mlflow_exec.storage import database_tables as tables
 from mlflow_exec.storage.base import Entry
 from mlflow_exec.storage.database import DatabaseStore
@@ -161,6 +162,28 @@ def test_what_was_replaced_a_day_ago_is_removed_and_what_is_used_is_not(
     assert b"".join(store.read("a")) == b"333"
 
 
+class _TwoDaysAhead(datetime):
+    @classmethod
+    def now(cls, tz: tzinfo | None = None) -> _TwoDaysAhead:
+        return super().now(tz) + timedelta(days=2)
+
+
+def test_a_client_whose_clock_is_wrong_removes_nothing_that_others_send(
+    store: DatabaseStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Swept(io.BytesIO):
+        def read(self, size: int | None = -1) -> bytes:
+            with monkeypatch.context() as there:
+                there.setattr(tables, "datetime", _TwoDaysAhead)
+                other = DatabaseStore(store.location, store.credential)
+                other._sweep()
+            return super().read(size)
+
+    text = random.randbytes(3_000_000)
+    store.put("a", Swept(text))
+    assert b"".join(store.read("a")) == text
+
+
 START = """
 import sys
 from mlflow_exec.storage.opening import open_store
@@ -199,6 +222,25 @@ def test_a_wrong_password_is_one_sentence_without_it(
     assert "scientist" in str(told.value)
     assert "another-password" not in str(told.value)
     assert "\n" not in str(told.value)
+
+
+@each_server
+def test_a_password_that_has_expired_is_refused_at_once_and_not_waited_for(
+    server: str, request: pytest.FixtureRequest
+) -> None:
+    location = Location.parse(f"{request.getfixturevalue(server)}/expired")
+    given = Credential("that expires", {"password": Secret.of(PASSWORD, "the test")})
+    store = DatabaseStore(location, given)
+    store.entries("")
+    database = store._database
+    database._connected().dispose()  # as a pool does with old connections
+    database._credential = Credential("", {"password": Secret.of("another-password", "the test")})
+    with pytest.raises(ArtifactError, match=r"(?i)authentication failed|access denied") as told:
+        store.entries("")
+    assert not isinstance(told.value.__cause__, UnreachableError), "a client would ask again"
+    database._credential = given
+    assert store.entries("") == []
+    store.close()
 
 
 def test_a_server_that_is_not_there() -> None:

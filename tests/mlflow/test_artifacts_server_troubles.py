@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import mlflow
@@ -84,11 +84,12 @@ def test_a_password_that_has_expired_is_told_to_the_client_and_counts_once_it_is
     client, renewed = MlflowClient(), "another-password-that-nobody-may-see"
     root = client.get_run(run_id).info.artifact_uri
     change_password(dav.folder.parent / "users", renewed)
-    for ask in (
+    asked: list[Callable[[], object]] = [
         lambda: client.log_text(run_id, "after", "d/kept"),
         lambda: client.log_text(run_id, "after", "d/new"),
         lambda: mlflow.artifacts.load_text(f"{root}/d/kept"),
-    ):
+    ]
+    for ask in asked:
         with pytest.raises(HTTPError, match="401 Unauthorized") as told:
             ask()
         assert told.value.response.status_code == 409
