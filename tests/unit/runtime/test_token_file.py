@@ -17,7 +17,7 @@ from mlflow_exec.runtime.job_order import SecretSource
 from mlflow_exec.runtime.token_file import TokenFile, token_file, with_sign_in
 from mlflow_exec.runtime.tracking_server import RequestError, TrackingServer
 from tests.guarded_server import Guard, guarded, takes
-from tests.servers import asking_for, until
+from tests.servers import until
 from tests.unit.runtime.job_in_cluster import Cluster
 
 FIRST, SECOND = "first-token-of-the-test", "second-token-of-the-test"
@@ -166,8 +166,10 @@ _LOGS = "import mlflow\nwith mlflow.start_run(): mlflow.set_tag('by', 'the entry
 def test_a_job_without_the_plugin_signs_in_by_its_token_file_instead(
     cluster: Cluster, without_plugin: dict[str, str], file: Path
 ) -> None:
-    with asking_for(f"Bearer {FIRST}", cluster.server.url) as url:
-        order = cluster.order(_LOGS, tracking_uri=url)
+    renews = f"import pathlib; pathlib.Path({str(file)!r}).write_text({SECOND!r})"
+    guard = guarded(lambda given: takes(file.read_text().strip())(given), cluster.server.url)
+    with guard as server:
+        order = cluster.order(f"{renews}\n{_LOGS}", tracking_uri=server.url)
         order["secrets"] = {"MLFLOW_TRACKING_TOKEN": {"file": str(file)}}
         finished = cluster.run(order, env=without_plugin)
     assert finished.code == 0, finished.text
