@@ -17,7 +17,7 @@ from typing import Any, BinaryIO
 import sqlalchemy as sa
 
 from mlflow_exec.credential_sources import Credential
-from mlflow_exec.errors import ArtifactError, ArtifactNotFoundError, UnreachableError
+from mlflow_exec.errors import ArtifactError, ArtifactNotFoundError, LocationError, UnreachableError
 from mlflow_exec.storage import database_tables as tables
 from mlflow_exec.storage.base import Digest, Entry, Store, pieces_of
 from mlflow_exec.storage.database_connection import Database, TakenError
@@ -42,6 +42,8 @@ class DatabaseStore(Store):
 
     def put(self, path: str, content: BinaryIO) -> None:
         """See `Store`."""
+        if not path:
+            raise LocationError(f"{self.location}: a name is needed for a file")
         names, new, digest = self._names(path), uuid.uuid4().hex, Digest()
         pieces = pieces_of(content)
         first, second = next(pieces, b""), next(pieces, None)
