@@ -112,7 +112,7 @@ def find_credential(
 def _check_host(location: Location, credential: Credential) -> None:
     if location.scheme.authority is not Authority.HOST or not credential.fields:
         return
-    hosts = (credential.get(_HOSTS) or "").replace(",", " ").split()
+    hosts = (credential.get(_HOSTS) or "").lower().replace(",", " ").split()
     if location.host not in hosts and f"{location.host}:{location.reached_port}" not in hosts:
         by = f", by {credential.fields[_HOSTS].source}" if hosts else ""
         raise CredentialError(

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from collections.abc import Callable, Container
+from urllib.parse import quote, quote_plus
 
 # TOKEN, but not what belongs to texts: TOKENIZERS_PARALLELISM, MAX_TOKENS.
 _SURELY_SECRET = (
@@ -111,6 +113,12 @@ def without_credentials(text: str) -> str:
     return _URL_CREDENTIALS.sub("", text)
 
 
+def _forms(value: str) -> tuple[str, ...]:
+    """Return a value as it is, and as URLs, forms and JSON spell it."""
+    raw = value.encode("utf-8", "surrogateescape")  # a variable need not be UTF-8
+    return value, quote(raw), quote(raw, safe=""), quote_plus(raw), json.dumps(value)[1:-1]
+
+
 def hide(text: str) -> str:
     """Return a text for people without the secrets that this process knows.
 
@@ -118,7 +126,7 @@ def hide(text: str) -> str:
     `Secret` that was revealed; values of fewer than six characters stay.
     """
     known = _revealed | {os.environ.get(name, "").strip() for name in _OF_TRACKING}
-    for value in sorted(known, key=len, reverse=True):
-        if len(value) >= _SHORTEST:
-            text = text.replace(value, "***")
+    forms = {form for value in known if len(value) >= _SHORTEST for form in _forms(value)}
+    for form in sorted(forms, key=len, reverse=True):
+        text = text.replace(form, "***")
     return _URL_SIGNATURES.sub(r"\1=***", without_credentials(text))

@@ -95,6 +95,9 @@ class Location:
         if authority is None or not authority[3]:
             _refuse(text, f"a host is needed: {scheme.example}")
         user, password, host, port = authority.groups()
+        name = _decoded(text, user or "")
+        if ":" in name:  # a password to whoever reads it so: HTTP's Basic does
+            _refuse(text, "an encoded ':' is not allowed in a user's name")
         names = _names(text, match[3])
         if len(names) < scheme.depth:
             _refuse(text, f"the path is too short: {scheme.example}")
@@ -103,7 +106,7 @@ class Location:
             names,
             _host(text, host, scheme),
             _port(text, port),
-            _decoded(text, user or ""),
+            name,
             Secret.of(_decoded(text, password), "the URI") if password else None,
             _options(text, match[4], scheme),
         )

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import shutil
 import signal
 import socket
 import subprocess
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +21,9 @@ from tests.servers import free_port, until
 POSTGRESQL = Path("/usr/lib/postgresql/15/bin")
 USER, PASSWORD, DATABASE = "scientist", "a-password-that-nobody-may-see", "artifacts"
 
+Disk = Callable[[Path], AbstractContextManager[object]]
+"""What a folder is a disk of its own by, until the end of the block."""
+
 
 @dataclass(frozen=True)
 class DatabaseServer:
@@ -26,9 +31,13 @@ class DatabaseServer:
 
     Attributes:
         port: On the loopback.
+        data: The folder of its tables; what it writes ahead of them is elsewhere, if it can be.
+        again: Runs it once more where it has ended by itself, until the end of the block.
     """
 
     port: int
+    data: Path
+    again: Callable[[], AbstractContextManager[None]]
 
 
 @contextlib.contextmanager
@@ -44,11 +53,11 @@ def folder_for_others() -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def postgresql() -> Iterator[DatabaseServer]:
-    """A PostgreSQL that keeps its files in a folder of its own."""
+def postgresql(disk: Disk = contextlib.nullcontext) -> Iterator[DatabaseServer]:
+    """A PostgreSQL that keeps its files in a folder of its own, its tables on a disk."""
     if not (POSTGRESQL / "postgres").exists():
         unavailable("PostgreSQL 15 of Debian is not installed")
-    with folder_for_others() as folder, _postgresql(folder) as server:
+    with folder_for_others() as folder, disk(folder / "data"), _postgresql(folder) as server:
         yield server
 
 
@@ -58,21 +67,25 @@ def _postgresql(folder: Path) -> Iterator[DatabaseServer]:
     secret.write_text(PASSWORD)
     hand_over(folder, "postgres")
     init = [POSTGRESQL / "initdb", "-D", data, "-U", USER, f"--pwfile={secret}",
-            "--auth=scram-sha-256", "--no-sync", "--encoding=UTF8", "--locale=C"]  # fmt: skip
+            f"--waldir={folder}/wal", "--auth=scram-sha-256", "--no-sync", "--encoding=UTF8",
+            "--locale=C"]  # fmt: skip
     subprocess.run([*_as("postgres"), *map(str, init)], check=True, capture_output=True)
     port = free_port()
     serve = [POSTGRESQL / "postgres", "-D", data, "-p", port, "-k", folder,
              "-c", "listen_addresses=127.0.0.1", "-c", "fsync=off"]  # fmt: skip
-    with running([*_as("postgres"), *map(str, serve)], folder / "log", port, signal.SIGINT):
-        yield DatabaseServer(port)  # by SIGTERM it would wait for its clients
+    command = [*_as("postgres"), *map(str, serve)]
+    # By SIGTERM it would wait for its clients.
+    start = functools.partial(running, command, folder / "log", port, signal.SIGINT)
+    with start():
+        yield DatabaseServer(port, data, start)
 
 
 @contextlib.contextmanager
-def mariadb() -> Iterator[DatabaseServer]:
-    """A MariaDB that keeps its files in a folder of its own."""
+def mariadb(disk: Disk = contextlib.nullcontext) -> Iterator[DatabaseServer]:
+    """A MariaDB that keeps its files in a folder of its own, its tables on a disk."""
     if shutil.which("mariadbd") is None:
         unavailable("MariaDB is not installed")
-    with folder_for_others() as folder, _mariadb(folder) as server:
+    with folder_for_others() as folder, disk(folder / "data"), _mariadb(folder) as server:
         yield server
 
 
@@ -80,8 +93,8 @@ def mariadb() -> Iterator[DatabaseServer]:
 def _mariadb(folder: Path) -> Iterator[DatabaseServer]:
     data, first = folder / "data", folder / "first.sql"
     first.write_text(
-        f"CREATE DATABASE {DATABASE};\n"
-        f"CREATE USER {USER}@'127.0.0.1' IDENTIFIED BY '{PASSWORD}';\n"
+        f"CREATE DATABASE IF NOT EXISTS {DATABASE};\n"
+        f"CREATE USER IF NOT EXISTS {USER}@'127.0.0.1' IDENTIFIED BY '{PASSWORD}';\n"
         f"GRANT ALL ON {DATABASE}.* TO {USER}@'127.0.0.1';\n"
     )
     hand_over(folder, "nobody")
@@ -92,8 +105,9 @@ def _mariadb(folder: Path) -> Iterator[DatabaseServer]:
              f"--port={port}", "--bind-address=127.0.0.1", f"--init-file={first}",
              f"--pid-file={folder}/pid", "--skip-name-resolve",
              "--innodb-flush-log-at-trx-commit=0"]  # fmt: skip
-    with running([*_as("nobody"), *serve], folder / "log", port):
-        yield DatabaseServer(port)
+    start = functools.partial(running, [*_as("nobody"), *serve], folder / "log", port)
+    with start():
+        yield DatabaseServer(port, data, start)
 
 
 def _as(user: str) -> list[str]:

@@ -123,15 +123,20 @@ def apache() -> Iterator[FileServer]:
         yield server
 
 
+def change_password(users: Path, password: str) -> None:
+    """Give `USER` another password at an Apache whose users are in a file; it reads that anew."""
+    hashed = subprocess.run(
+        ["openssl", "passwd", "-apr1", password], check=True, capture_output=True, text=True
+    )
+    users.write_text(f"{USER}:{hashed.stdout}")
+
+
 @contextlib.contextmanager
 def _apache(folder: Path) -> Iterator[FileServer]:
     port = free_port()
     for name in ("data", "run"):
         (folder / name).mkdir()
-    hashed = subprocess.run(
-        ["openssl", "passwd", "-apr1", PASSWORD], check=True, capture_output=True, text=True
-    )
-    (folder / "users").write_text(f"{USER}:{hashed.stdout}")
+    change_password(folder / "users", PASSWORD)
     modules = "".join(
         f"LoadModule {name}_module /usr/lib/apache2/modules/mod_{name}.so\n" for name in _MODULES
     )

@@ -55,6 +55,8 @@ _STANDBY_TEXTS = (
 _CLASS_NAME = re.compile(r"\b(?:[a-z_][\w$]*\.){2,}[A-Z][\w$]*(?:: *)")
 # A NodeManager answers with 500 or 503 where one may not read a log.
 _NOT_AUTHORIZED = re.compile(r"\bis not authorized to\b|\bUnauthorized attempt\b")
+# BlockManager.java, DataStreamer.java
+_NO_ROOM = re.compile(r"\bcould only be written to \d+ of the\b|^All datanodes .* are bad\b")
 _TOKEN = re.compile(r"(?i)\b(delegation|token|signature)=[^&\s\"'<>]+")
 _TAG = re.compile(r"<[^>]*>")
 # Jetty's error page and Hadoop's own; the reason stands in a cell of its table.
@@ -108,6 +110,8 @@ def refused(where: str, response: requests.Response, login: Login) -> ClusterErr
     if _NOT_AUTHORIZED.search(message):
         kind = AccessDeniedError
     text = f"{where}: {status}: {message or response.reason or exception}"
+    if _NO_ROOM.search(message):
+        text = f"{text.rstrip('.')}; no DataNode keeps it: they have no room left, or are away"
     if status == 401:
         text += f"; {_way_in(login)}"
     elif kind is AccessDeniedError:

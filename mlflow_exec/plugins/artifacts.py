@@ -20,9 +20,11 @@ from typing import Any, BinaryIO
 from mlflow.entities import FileInfo
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import (
+    ABORTED,
     INTERNAL_ERROR,
     INVALID_PARAMETER_VALUE,
     RESOURCE_DOES_NOT_EXIST,
+    TEMPORARILY_UNAVAILABLE,
 )
 from mlflow.store.artifact import artifact_repo
 from mlflow.store.artifact.artifact_repo import ArtifactRepository, verify_artifact_path
@@ -275,7 +277,11 @@ def joined(folder: str | None, name: str) -> str:
 
 @contextmanager
 def as_mlflow() -> Iterator[None]:
-    """Turn our errors into MLflow's, by whose codes its server answers."""
+    """Turn our errors into MLflow's, by whose codes its server answers.
+
+    Its clients ask again, for minutes and with the whole file, where it answers 500 or 503, and do
+    not tell why at the end. So only what can be well a moment later has such a code.
+    """
     try:
         yield
     except ArtifactNotFoundError as error:
@@ -283,4 +289,5 @@ def as_mlflow() -> Iterator[None]:
     except ConfigError as error:
         raise MlflowException(str(error), error_code=INVALID_PARAMETER_VALUE) from error
     except MlflowExecError as error:
-        raise MlflowException(str(error), error_code=INTERNAL_ERROR) from error
+        code = TEMPORARILY_UNAVAILABLE if _is_unreachable(error) else ABORTED
+        raise MlflowException(str(error), error_code=code) from error

@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import sys
 from dataclasses import dataclass, field
-from typing import Dict, List, Optional, Sequence
+from typing import Dict, List, Mapping, Optional, Sequence
 
 from .job_order import EnvironmentSpec, SetupError
 from .processes import Outcome, Runner
@@ -43,6 +43,12 @@ class Environment:
         if self.variables:
             applied.pop("PYTHONHOME", None)
         return applied
+
+
+def python_of(env: Mapping[str, str]) -> str:
+    """Return the Python that a command with these variables finds."""
+    path = env.get("PATH", os.defpath)
+    return shutil.which("python", path=path) or shutil.which("python3", path=path) or "python3"
 
 
 def environment_in(manager: str, folder: str) -> Environment:

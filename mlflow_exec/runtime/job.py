@@ -42,7 +42,7 @@ from .rest import ArtifactRoot
 from .run_record import AlreadyEnded, RunRecorder
 from .secret_values import resolve, to_mask
 from .source_fetch import Project, SourceFetcher
-from .token_file import token_file
+from .token_file import token_file, with_sign_in
 from .tracking_server import RequestError, TrackingServer, is_http, redact
 
 JOB_VARIABLE = "MLFLOW_EXEC_JOB"
@@ -251,7 +251,7 @@ class Job:
 
     def _run_command(self, command: str, directory: str) -> End:
         env = self._environment.apply(self._env) if self._environment else self._env
-        env = self._token.for_mlflow(env, self._scratch_dir) if self._token else env
+        env = with_sign_in(env, self._token, self._scratch_dir, directory)
         shell = "bash" if shutil.which("bash", path=env.get("PATH", os.defpath)) else "sh"
         kills_before = oom_kills()
         try:

@@ -12,6 +12,7 @@ import zlib
 from dataclasses import dataclass
 from typing import IO, Callable, Dict, List, Mapping, Optional, Set
 
+from .environment import python_of
 from .job_order import SetupError, Source
 from .processes import Runner
 from .rest import ArtifactRoot
@@ -190,8 +191,7 @@ def download_by_mlflow(uri: str, folder: str, runner: Runner, env: Mapping[str, 
     Raises:
         SetupError: source_fetch.
     """
-    path = env.get("PATH", os.defpath)
-    python = shutil.which("python", path=path) or shutil.which("python3", path=path) or "python3"
+    python = python_of(env)
     answer = folder + ".path"
     try:
         outcome = runner.run([python, "-c", _MLFLOW_DOWNLOAD, uri, folder, answer], folder, env)

@@ -17,7 +17,7 @@ from typing import Any, BinaryIO
 import sqlalchemy as sa
 
 from mlflow_exec.credential_sources import Credential
-from mlflow_exec.errors import ArtifactError, ArtifactNotFoundError
+from mlflow_exec.errors import ArtifactError, ArtifactNotFoundError, LocationError, UnreachableError
 from mlflow_exec.storage import database_tables as tables
 from mlflow_exec.storage.base import Digest, Entry, Store, pieces_of
 from mlflow_exec.storage.database_connection import Database, TakenError
@@ -42,6 +42,8 @@ class DatabaseStore(Store):
 
     def put(self, path: str, content: BinaryIO) -> None:
         """See `Store`."""
+        if not path:
+            raise LocationError(f"{self.location}: a name is needed for a file")
         names, new, digest = self._names(path), uuid.uuid4().hex, Digest()
         pieces = pieces_of(content)
         first, second = next(pieces, b""), next(pieces, None)
@@ -58,8 +60,9 @@ class DatabaseStore(Store):
                     self._add_piece(new, number, second)
                     number, second = number + 1, next(pieces, None)
                 self._show(names, new, digest)
-        except BaseException:
-            self._clean(lambda: self._remove(new))
+        except BaseException as error:
+            if not isinstance(error.__cause__, UnreachableError):  # nobody hears it
+                self._clean(lambda: self._remove(new))
             raise
         if not self._is_swept:
             self._is_swept = True
@@ -181,7 +184,7 @@ class DatabaseStore(Store):
 
     def _sweep(self) -> None:
         """Remove what no file has since a day: of uploads that were killed, and exchanged files."""
-        before = tables.now() - _ABANDONED
+        before = self._database.read(tables.now) - _ABANDONED
         for content in self._database.read(lambda c: tables.abandoned(c, before)):
             self._remove(content, before)
 

@@ -43,6 +43,11 @@ _TIMEOUTS: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 # What others do at the same time passes: SQLite's lock, deadlocks and lock waits of the others.
 _WAITED = re.compile("deadlock|locked|lock wait|could not serialize", re.IGNORECASE)
+# What a server that can be reached says to who may not sign in, and says again.
+_REFUSED = re.compile(
+    "authentication failed|access denied|login failed|no pg_hba|does not exist|unknown database",
+    re.IGNORECASE,
+)
 _RECYCLE_S = 1800
 
 _LOCK = threading.Lock()
@@ -163,7 +168,9 @@ def _passes(error: DBAPIError, said: str, *, connecting: bool) -> bool:
     if error.connection_invalidated:
         return True
     if isinstance(error, OperationalError):
-        return connecting or _WAITED.search(said) is not None
+        if connecting:
+            return _REFUSED.search(said) is None
+        return _WAITED.search(said) is not None
     # pyodbc has no class for SQL Server's deadlocks: they are of the one above all others.
     return type(error) is DBAPIError and _WAITED.search(said) is not None
 

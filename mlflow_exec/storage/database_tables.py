@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from datetime import datetime, timezone
+from datetime import datetime
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import mssql, mysql
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.sql.functions import FunctionElement
 
 from mlflow_exec.errors import ArtifactError
 from mlflow_exec.storage.base import Digest
@@ -57,9 +59,36 @@ def hash_of(names: Names) -> str:
     return hashlib.sha256("/".join(names).encode()).hexdigest()
 
 
-def now() -> datetime:
-    """Return the time, in UTC."""
-    return datetime.now(timezone.utc).replace(tzinfo=None)
+class _Now(FunctionElement[datetime]):
+    """The time in UTC, by the database's clock: one of its clients may be wrong by days."""
+
+    type = sa.DateTime()
+    inherit_cache = True
+
+
+@compiles(_Now)
+def _now(*_: Any, **__: Any) -> str:
+    return "CURRENT_TIMESTAMP"  # of SQLite
+
+
+@compiles(_Now, "postgresql")
+def _now_postgresql(*_: Any, **__: Any) -> str:
+    return "timezone('utc', CURRENT_TIMESTAMP)"
+
+
+@compiles(_Now, "mysql", "mariadb")
+def _now_mysql(*_: Any, **__: Any) -> str:
+    return "UTC_TIMESTAMP()"
+
+
+@compiles(_Now, "mssql")
+def _now_mssql(*_: Any, **__: Any) -> str:
+    return "SYSUTCDATETIME()"
+
+
+def now(connection: sa.Connection) -> datetime:
+    """Return the time by the database's clock, in UTC."""
+    return connection.scalars(sa.select(_Now())).one()
 
 
 def row_of(connection: sa.Connection, names: Names) -> Any:
@@ -76,7 +105,7 @@ def rows_in(connection: sa.Connection, names: Names) -> Sequence[Any]:
 
 def begin_content(connection: sa.Connection, content: str) -> None:
     """Begin a content that no file has yet; an `IntegrityError` says that it is there."""
-    row = {"content": content, "state": _WRITING, "written_at": now()}
+    row = {"content": content, "state": _WRITING, "written_at": _Now()}
     connection.execute(CONTENTS.insert().values(row))
 
 
@@ -182,7 +211,7 @@ def _set_state(
 ) -> None:
     where = (CONTENTS.c.content == content) & CONTENTS.c.state.in_(of)
     found = connection.execute(
-        CONTENTS.update().where(where).values(state=state, written_at=now())
+        CONTENTS.update().where(where).values(state=state, written_at=_Now())
     )
     if found.rowcount != 1:
         raise ArtifactError("what was sent has been removed meanwhile: it took longer than a day")
@@ -190,7 +219,7 @@ def _set_state(
 
 def _abandon(connection: sa.Connection, contents: Sequence[str]) -> None:
     where = CONTENTS.c.content.in_(contents)
-    connection.execute(CONTENTS.update().where(where).values(state=_OLD, written_at=now()))
+    connection.execute(CONTENTS.update().where(where).values(state=_OLD, written_at=_Now()))
 
 
 def _make_folders(connection: sa.Connection, names: Names) -> None:

@@ -126,6 +126,11 @@ class StoreConformance:
             with pytest.raises(LocationError):
                 action()
 
+    def test_the_root_is_no_file(self, store: Store) -> None:
+        with pytest.raises((ArtifactError, LocationError)):
+            put(store, "", b"1")
+        assert tree(store) == []
+
     def test_deep_paths(self, store: Store) -> None:
         path = "/".join(f"folder-{i}" for i in range(40)) + "/file"
         put(store, path, b"deep")

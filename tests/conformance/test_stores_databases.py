@@ -8,7 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta, tzinfo
 from pathlib import Path
 from typing import Any
 
@@ -17,21 +17,16 @@ import sqlalchemy as sa
 
 from mlflow_exec.credential_sources import Credential
 from mlflow_exec.credentials import Secret
-from mlflow_exec.errors import ArtifactError
+from mlflow_exec.errors import ArtifactError, UnreachableError
 from mlflow_exec.storage import database_tables as tables
 from mlflow_exec.storage.base import Entry
 from mlflow_exec.storage.database import DatabaseStore
 from mlflow_exec.testing.stores import StoreConformance, Stored
 from mlflow_exec.uris import Location
 from tests.conformance.cutting import assert_survives_cuts
-from tests.databases import DATABASE, PASSWORD, USER, mariadb, postgresql
+from tests.conformance.database_stores import SIGNED_IN, at, counted, end_the_day, uri_of
+from tests.databases import DATABASE, PASSWORD, mariadb, postgresql
 from tests.unit.tcp_link import TcpLink
-
-SIGNED_IN = Credential("the test", {"password": Secret.of(PASSWORD, "the test")})
-
-
-def uri_of(scheme: str, port: int, database: str) -> str:
-    return f"{scheme}://{USER}@127.0.0.1:{port}/{database}"
 
 
 @pytest.fixture(scope="module")
@@ -44,10 +39,6 @@ def postgresql_uri() -> Iterator[str]:
 def mariadb_uri() -> Iterator[str]:
     with mariadb() as server:
         yield uri_of("mysql+pymysql", server.port, DATABASE)
-
-
-def at(uri: str) -> Callable[[str], DatabaseStore]:
-    return lambda name: DatabaseStore(Location.parse(f"{uri}/{name}"), SIGNED_IN)
 
 
 class TestPostgresql(StoreConformance):
@@ -92,19 +83,6 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[DatabaseSt
     made.close()
 
 
-def counted(store: DatabaseStore) -> tuple[int, ...]:
-    """Return how many files, contents and pieces are in the tables."""
-
-    def count(connection: sa.Connection) -> tuple[int, ...]:
-        named = (tables.FILES, tables.CONTENTS, tables.PIECES)
-        return tuple(
-            connection.scalar(sa.select(sa.func.count()).select_from(table)) or 0
-            for table in named
-        )
-
-    return store._database.read(count)
-
-
 def put(store: DatabaseStore, path: str, text: bytes) -> None:
     store.put(path, io.BytesIO(text))
 
@@ -136,7 +114,7 @@ def test_what_was_shown_is_kept_though_the_answer_to_that_was_lost(
     assert b"".join(store.read("a")) == text
     monkeypatch.undo()
     store.delete("a")
-    _end_the_day(store)
+    end_the_day(store)
 
 
 def delete_while_it_comes(
@@ -170,7 +148,7 @@ def test_a_file_that_is_replaced_while_it_is_deleted_leaves_nothing(
     put(store, "d/a", b"1")
     delete_while_it_comes(store, monkeypatch, "d", "d/a")
     assert store.entries("") == []
-    _end_the_day(store)
+    end_the_day(store)
 
 
 def test_what_was_replaced_a_day_ago_is_removed_and_what_is_used_is_not(
@@ -179,16 +157,31 @@ def test_what_was_replaced_a_day_ago_is_removed_and_what_is_used_is_not(
     for text in (b"1", b"22" * 1_000_000, b"333"):
         put(store, "a", text)
     assert counted(store)[1] == 3
-    _end_the_day(store)
+    end_the_day(store)
     assert counted(store) == (2, 1, 1)  # the file and its folder
     assert b"".join(store.read("a")) == b"333"
 
 
-def _end_the_day(store: DatabaseStore) -> None:
-    """Let all contents be a day old, and have the next sweep find them."""
-    ago = tables.now() - timedelta(days=2)
-    store._database.write(lambda c: c.execute(tables.CONTENTS.update().values(written_at=ago)))
-    store._sweep()
+class _TwoDaysAhead(datetime):
+    @classmethod
+    def now(cls, tz: tzinfo | None = None) -> _TwoDaysAhead:
+        return super().now(tz) + timedelta(days=2)
+
+
+def test_a_client_whose_clock_is_wrong_removes_nothing_that_others_send(
+    store: DatabaseStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Swept(io.BytesIO):
+        def read(self, size: int | None = -1) -> bytes:
+            with monkeypatch.context() as there:
+                there.setattr(tables, "datetime", _TwoDaysAhead)
+                other = DatabaseStore(store.location, store.credential)
+                other._sweep()
+            return super().read(size)
+
+    text = random.randbytes(3_000_000)
+    store.put("a", Swept(text))
+    assert b"".join(store.read("a")) == text
 
 
 START = """
@@ -229,6 +222,25 @@ def test_a_wrong_password_is_one_sentence_without_it(
     assert "scientist" in str(told.value)
     assert "another-password" not in str(told.value)
     assert "\n" not in str(told.value)
+
+
+@each_server
+def test_a_password_that_has_expired_is_refused_at_once_and_not_waited_for(
+    server: str, request: pytest.FixtureRequest
+) -> None:
+    location = Location.parse(f"{request.getfixturevalue(server)}/expired")
+    given = Credential("that expires", {"password": Secret.of(PASSWORD, "the test")})
+    store = DatabaseStore(location, given)
+    store.entries("")
+    database = store._database
+    database._connected().dispose()  # as a pool does with old connections
+    database._credential = Credential("", {"password": Secret.of("another-password", "the test")})
+    with pytest.raises(ArtifactError, match=r"(?i)authentication failed|access denied") as told:
+        store.entries("")
+    assert not isinstance(told.value.__cause__, UnreachableError), "a client would ask again"
+    database._credential = given
+    assert store.entries("") == []
+    store.close()
 
 
 def test_a_server_that_is_not_there() -> None:

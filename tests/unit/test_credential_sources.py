@@ -108,7 +108,7 @@ def test_variables_of_the_systems_own_tools_and_files_that_they_name(tmp_path: P
 
 def test_a_mounted_secret(tmp_path: Path) -> None:
     (tmp_path / "..data").mkdir()  # as the kubelet has it
-    (tmp_path / "hosts").write_text("other.example\nfiles.example:5432\n")
+    (tmp_path / "hosts").write_text("other.example\nFiles.example:5432\n")
     (tmp_path / "user").write_text("me")
     (tmp_path / "password").write_text(SECRET)
     found = find_credential(PLACE, {"MLFLOW_EXEC_CREDENTIALS_DIR": str(tmp_path)})

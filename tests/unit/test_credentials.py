@@ -32,6 +32,16 @@ def test_a_text_is_told_without_what_is_known_to_be_secret(secret: str) -> None:
     assert told == "***, Bearer ***, http://host/x"
 
 
+def test_a_text_is_told_without_what_others_spell_in_their_way() -> None:
+    """As a URL, a form or JSON does; a variable of the environment need not be UTF-8."""
+    Secret.of('a/s3 "cret"&\udcff', "a test").reveal()
+    told = hide(
+        "https://h/?p=a/s3%20%22cret%22%26%FF, a%2Fs3%20%22cret%22%26%FF, a%2Fs3+%22cret%22%26%FF, "
+        + json.dumps({"p": 'a/s3 "cret"&\udcff'})
+    )
+    assert told == 'https://h/?p=***, ***, ***, {"p": "***"}'
+
+
 def test_a_url_is_told_without_what_signs_it() -> None:
     told = hide(
         "no answer from https://a/b?X-Amz-Date=1&X-Amz-Signature=0f&x-oss-security-token=t%2B, "

@@ -35,6 +35,8 @@ OTHERS = {
     "mysql": mysql.dialect(paramstyle="named"),
 }
 CODE = Path(tables.__file__)
+NOW = ("SYSUTCDATETIME()", "UTC_TIMESTAMP()", "timezone('utc', CURRENT_TIMESTAMP)")
+"""The time in UTC, as each calls it."""
 
 
 @pytest.fixture(scope="module")
@@ -94,6 +96,8 @@ def statements(said: dict[int, list[sa.Executable]]) -> list[Any]:
 
 def in_common(sql: str, dialect: str) -> tuple[exp.Expression, bool]:
     """Return what a statement means, without what each says in its own way; whether it locks."""
+    for now in NOW:
+        sql = sql.replace(now, "'now'")
     tree = sqlglot.parse_one(sql.replace("IS NOT NULL", "= 'is there'"), read=dialect)
     locks = tree.find(exp.Lock, exp.WithTableHint) is not None
     for hint in list(tree.find_all(exp.WithTableHint)):

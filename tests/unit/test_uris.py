@@ -79,7 +79,7 @@ def test_attacks_by_the_path_are_refused(scheme: Scheme, attack: str) -> None:
 @pytest.mark.parametrize(
     "authority",
     ["", "a@b@c", "h:0", "h:65536", "h:port", "h:", "h h", "h\\evil.example", "h%2eexample", "höst",
-     "[::1", "h:1:2"],
+     "[::1", "h:1:2", "u%3Aa-password@h"],
 )  # fmt: skip
 def test_attacks_by_the_host_are_refused(scheme: Scheme, authority: str) -> None:
     with pytest.raises(LocationError):

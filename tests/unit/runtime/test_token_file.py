@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import sysconfig
 import threading
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -13,10 +14,11 @@ from pathlib import Path
 import pytest
 
 from mlflow_exec.runtime.job_order import SecretSource
-from mlflow_exec.runtime.token_file import TokenFile, token_file
+from mlflow_exec.runtime.token_file import TokenFile, token_file, with_sign_in
 from mlflow_exec.runtime.tracking_server import RequestError, TrackingServer
 from tests.guarded_server import Guard, guarded, takes
 from tests.servers import until
+from tests.unit.runtime.job_in_cluster import Cluster
 
 FIRST, SECOND = "first-token-of-the-test", "second-token-of-the-test"
 
@@ -133,6 +135,72 @@ def test_mlflow_in_the_job_reads_the_file_too_and_nothing_is_installed_for_it(
     assert guard.sent == [f"Bearer {FIRST}", f"Bearer {SECOND}"]
 
 
-def test_a_provider_that_the_job_is_told_stays(file: Path, tmp_path: Path) -> None:
-    told = {"MLFLOW_TRACKING_AUTH": "mlflow-exec"}
-    assert TokenFile(str(file), unmasked).for_mlflow(told, str(tmp_path)) == told
+def test_a_provider_that_the_job_is_told_stays_where_it_is_installed(
+    file: Path, tmp_path: Path
+) -> None:
+    token = TokenFile(str(file), unmasked)
+    for choice in ("mlflow-exec", "somebody-elses"):  # mlflow-exec is, in this environment
+        told = {**os.environ, "MLFLOW_TRACKING_AUTH": choice}
+        assert with_sign_in(told, token, str(tmp_path), str(tmp_path)) == told
+
+
+@pytest.fixture
+def without_plugin(tmp_path: Path) -> dict[str, str]:
+    """The variables of an environment that has all that this one has but mlflow-exec."""
+    packages = tmp_path / "packages"
+    packages.mkdir()
+    for path in Path(sysconfig.get_path("purelib")).iterdir():
+        if "mlflow_exec" not in path.name:
+            (packages / path.name).symlink_to(path)
+    return {
+        "PATH": f"{sys.base_prefix}/bin:/usr/bin:/bin",
+        "PYTHONPATH": str(packages),
+        "MLFLOW_TRACKING_AUTH": "mlflow-exec",
+        "MLFLOW_EXEC_AUTH": "exec",
+    }
+
+
+_LOGS = "import mlflow\nwith mlflow.start_run(): mlflow.set_tag('by', 'the entry point')"
+
+
+def test_a_job_without_the_plugin_signs_in_by_its_token_file_instead(
+    cluster: Cluster, without_plugin: dict[str, str], file: Path
+) -> None:
+    renews = f"import pathlib; pathlib.Path({str(file)!r}).write_text({SECOND!r})"
+    guard = guarded(lambda given: takes(file.read_text().strip())(given), cluster.server.url)
+    with guard as server:
+        order = cluster.order(f"{renews}\n{_LOGS}", tracking_uri=server.url)
+        order["secrets"] = {"MLFLOW_TRACKING_TOKEN": {"file": str(file)}}
+        finished = cluster.run(order, env=without_plugin)
+    assert finished.code == 0, finished.text
+    assert cluster.server.tags(order["run_id"])["by"] == "the entry point"
+
+
+def test_a_job_that_would_go_on_without_a_credential_does_not_start(
+    cluster: Cluster, without_plugin: dict[str, str]
+) -> None:
+    order = cluster.order(_LOGS)
+    end = cluster.run(order, env=without_plugin).end
+    assert end.category == "invalid_config"
+    assert "the job's environment has mlflow without mlflow-exec" in end.message
+    assert "'secrets': {MLFLOW_TRACKING_TOKEN: {file: PATH}}" in end.hint
+    assert "by" not in cluster.server.tags(order["run_id"])
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"MLFLOW_TRACKING_TOKEN": "x"},
+        {"MLFLOW_TRACKING_USERNAME": "u", "MLFLOW_TRACKING_PASSWORD": "p"},
+    ],
+    ids=["token", "password"],
+)
+def test_what_mlflow_takes_before_a_provider_needs_none(
+    cluster: Cluster, without_plugin: dict[str, str], changes: dict[str, str]
+) -> None:
+    assert cluster.run(cluster.order("print(1)"), env={**without_plugin, **changes}).code == 0
+
+
+def test_a_job_without_mlflow_needs_no_provider(cluster: Cluster) -> None:
+    env = {"PATH": f"{sys.base_prefix}/bin:/usr/bin:/bin", "MLFLOW_TRACKING_AUTH": "mlflow-exec"}
+    assert cluster.run(cluster.order("print(1)"), env=env).code == 0
