@@ -21,6 +21,8 @@ CUT = -1
 """A fault: the connection breaks in the middle of the body."""
 CHANGED = -2
 """A fault: a byte of the body is another one, as it came or as it is sent."""
+LOST = -3
+"""A fault: it is done what is asked, and the connection breaks before the answer."""
 
 
 @dataclass
@@ -29,8 +31,9 @@ class Fault:
 
     Attributes:
         method: Of those that it is for.
-        target: A pattern that is found in path and query of those.
-        kind: `CUT`, `CHANGED`, or the code of an answer.
+        target: A pattern that is found in path and query of those, with the range that they send
+            behind, as their header has it.
+        kind: `CUT`, `CHANGED`, `LOST`, or the code of an answer.
         times: So often; then things go right.
     """
 
@@ -147,12 +150,13 @@ class CloudServer(ThreadingHTTPServer):
     def handle_error(self, request: Any, client_address: Any) -> None:
         """A client that has gone is none of ours to tell of."""
 
-    def fault_of(self, method: str, target: str) -> int:
+    def fault_of(self, method: str, target: str, sent_range: str) -> int:
         """Return the kind of what goes wrong with a request; 0 for nothing."""
+        text = f"{target} {sent_range}" if sent_range else target
         with self.lock:
             self.asked.append(f"{method} {target}")
             for fault in self.faults:
-                if fault.times and fault.method == method and re.search(fault.target, target):
+                if fault.times and fault.method == method and re.search(fault.target, text):
                     fault.times -= 1
                     return fault.kind
         return 0
@@ -172,7 +176,8 @@ class _Handler(BaseHTTPRequestHandler):
         return going_on
 
     def _handle(self) -> None:
-        fault = self.server.fault_of(self.command, self.path)
+        sent_range = self.headers.get("Content-Range", "")
+        fault = self.server.fault_of(self.command, self.path, sent_range)
         size_bytes = int(self.headers.get("Content-Length") or 0)
         if fault == CUT and size_bytes:
             self.rfile.read(size_bytes // 2)
@@ -187,7 +192,10 @@ class _Handler(BaseHTTPRequestHandler):
         query = dict(parse_qsl(parts.query, keep_blank_values=True))
         request = Request(self.command, self.path, parts.path, query, self.headers, body)
         told = self.server.failure(fault) if fault > 0 else self.server.answer(request)
-        self._send(told, fault)
+        if fault == LOST:
+            self.close_connection = True
+        else:
+            self._send(told, fault)
 
     do_GET = do_PUT = do_POST = do_HEAD = do_DELETE = do_PATCH = _handle
 

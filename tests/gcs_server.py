@@ -36,6 +36,7 @@ class _Session:
     key: str
     parts: tuple[bytes, ...] = ()
     crc32c: int = 0
+    kept: _Kept | None = None
 
     @property
     def size_bytes(self) -> int:
@@ -47,7 +48,7 @@ class GcsServer(CloudServer):
 
     Attributes:
         objects: What is kept, by key.
-        sessions: Uploads that are not finished, by their id.
+        sessions: Uploads that were begun and not removed, by their id.
         short: Of so many requests only the first half is kept, as where Google is busy.
     """
 
@@ -56,6 +57,11 @@ class GcsServer(CloudServer):
         self.objects: dict[str, _Kept] = {}
         self.sessions: dict[str, _Session] = {}
         self.short = 0
+
+    @property
+    def unfinished(self) -> list[str]:
+        """The uploads of which there is no object yet."""
+        return [id_ for id_, session in self.sessions.items() if session.kept is None]
 
     def failure(self, status: int) -> Answer:
         return _error(status, "told to fail")
@@ -97,6 +103,8 @@ class GcsServer(CloudServer):
         session = self.sessions.get(request.query["upload_id"])
         if session is None:
             return _error(404, "Not Found")
+        if session.kept is not None:  # who asks again for the end of an upload is told the same
+            return _json(_told(session.key, session.kept))
         asked = re.fullmatch(r"bytes (?:(\d+)-(\d+)|\*)/(\d+|\*)", request.headers["Content-Range"])
         assert asked is not None, request.headers["Content-Range"]
         content = request.body
@@ -115,7 +123,9 @@ class GcsServer(CloudServer):
             return Answer(308, headers={"Range": f"bytes=0-{size_bytes - 1}"} if size_bytes else {})
         if request.headers.get("X-Goog-Hash") != f"crc32c={_text(session.crc32c)}":
             return _error(400, "Provided CRC32C doesn't match calculated CRC32C")
-        return self._keep(session.key, Content(session.parts), session.crc32c)
+        told = self._keep(session.key, Content(session.parts), session.crc32c)
+        session.kept = self.objects[session.key]
+        return told
 
     def _delete_upload(self, request: Request, _: str) -> Answer:
         self.sessions.pop(request.query["upload_id"], None)
@@ -123,7 +133,6 @@ class GcsServer(CloudServer):
 
     def _keep(self, key: str, content: Content, crc: int) -> Answer:
         self.objects[key] = _Kept(content, str(uuid.uuid4().int >> 70), _text(crc))
-        # Who asks again for the end of an upload is told the same.
         return _json(_told(key, self.objects[key]))
 
     # -- objects --------------------------------------------------------------------------------

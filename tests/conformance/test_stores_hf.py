@@ -18,7 +18,7 @@ from mlflow_exec.errors import ArtifactError, ArtifactNotFoundError
 from mlflow_exec.storage.huggingface import HfStore
 from mlflow_exec.testing.stores import StoreConformance, Stored, content, put
 from mlflow_exec.uris import Location
-from tests.cloud_server import CHANGED, CUT, Fault, serving
+from tests.cloud_server import CHANGED, CUT, LOST, Fault, serving
 from tests.conformance.bucket_faults import (
     assert_a_folder_is_one_request,
     assert_is_done_again,
@@ -66,6 +66,7 @@ class TestHf(StoreConformance):
     ("method", "target", "kind"),
     [("PUT", "number=2", CUT), ("PUT", "number=2", 503),
      ("POST", "/preupload/", 503), ("POST", "/commit/", 412), ("POST", "/commit/", CUT),
+     ("POST", "/commit/", LOST),
      ("POST", "/paths-info/", 429), ("GET", "/cdn/", CUT), ("GET", "resolve.*small", CHANGED),
      ("GET", "/tree/", CUT)],
 )  # fmt: skip

@@ -24,7 +24,7 @@ from mlflow_exec.storage.huggingface_buckets import HfBucketStore
 from mlflow_exec.storage.opening import open_store
 from mlflow_exec.testing.stores import StoreConformance, Stored, content, put
 from mlflow_exec.uris import Location
-from tests.cloud_server import CHANGED, CUT, Fault, serving
+from tests.cloud_server import CHANGED, CUT, LOST, Fault, serving
 from tests.conformance.bucket_faults import (
     assert_a_folder_is_one_request,
     assert_is_done_again,
@@ -75,8 +75,8 @@ class TestHfBuckets(StoreConformance):
 @pytest.mark.parametrize(
     ("method", "target", "kind"),
     [("GET", "/xet-write-token", 503), ("GET", "/xet-write-token", CUT), ("POST", "/batch", 429),
-     ("POST", "/batch", CUT), ("POST", "/paths-info", 503), ("GET", "/resolve/", 503),
-     ("GET", "/xet-bridge/", CUT), ("GET", "/tree/", CUT)],
+     ("POST", "/batch", CUT), ("POST", "/batch", LOST), ("POST", "/paths-info", 503),
+     ("GET", "/resolve/", 503), ("GET", "/xet-bridge/", CUT), ("GET", "/tree/", CUT)],
 )  # fmt: skip
 def test_what_fails_once_is_done_again(
     server: HfBucketServer, method: str, target: str, kind: int

@@ -274,6 +274,24 @@ def test_a_file_is_made_of_the_parts_that_have_come_and_of_no_others(
     assert requests.get(url).content == content * 2
 
 
+def test_the_end_of_an_upload_whose_answer_was_lost_can_be_asked_for_again(
+    repository: ExecBucketRepository,
+) -> None:
+    begun = repository.create_multipart_upload("large", 1, "lost")
+    parts = [put_part(begun.credentials[0], b"1")]
+    for _ in range(2):
+        repository.complete_multipart_upload("large", begun.upload_id, parts, "lost")
+        assert [(f.path, f.file_size) for f in repository.list_artifacts("lost")] == [
+            ("lost/large", 1)
+        ]
+    repository.delete_artifacts("lost/large")  # gofakes3 leaves its metadata to the next one
+    signed = repository.create_presigned_upload_url("lost/large")
+    requests.put(signed.presigned_url, data=b"new", headers=signed.headers).raise_for_status()
+    with pytest.raises(MlflowException):
+        repository.complete_multipart_upload("large", begun.upload_id, parts, "lost")
+    assert [found.file_size for found in repository.list_artifacts("lost")] == [3]
+
+
 @pytest.mark.parametrize("path", ["../elsewhere", "/elsewhere", "a/../../b", ""])
 def test_nothing_is_signed_outside_of_the_root(
     repository: ExecBucketRepository, path: str
