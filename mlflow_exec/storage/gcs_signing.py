@@ -32,19 +32,23 @@ _CHAIN = "Google's own chain"
 def identity(location: Location, credential: Credential) -> tuple[str, Credential]:
     """Return the base of the server's addresses, and a credential with the token for it.
 
-    What the chain of Google's tools finds goes to Google only, and by TLS; another endpoint, such
-    as an emulator's, is asked without, or with what is given for it. Nothing is asked here.
+    What the environment gives, or the chain of Google's tools finds, goes to Google only, and by
+    TLS; another endpoint, such as an emulator's, is asked without, or with what is named for it.
+    Nothing is asked here.
 
     Raises:
         CredentialError: The endpoint is none, or the key is.
     """
     base = _base(location, credential)
+    is_google = base == _GOOGLE or _OF_GOOGLE.fullmatch(base) is not None
+    if not (is_google or credential.is_whole):
+        return base, Credential(credential.source)
     if "token" in credential.fields:
         return base, credential
     if "private_key" in credential.fields:
         key = _key(location, credential)
         return base, _with_token(_Token(location, lambda: key), credential.source)
-    if base != _GOOGLE and not _OF_GOOGLE.fullmatch(base):
+    if credential.is_whole:
         return base, Credential(credential.source)
     return base, _with_token(
         _Token(location, lambda: google.auth.default(scopes=_SCOPES)[0]), _CHAIN

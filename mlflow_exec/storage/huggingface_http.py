@@ -26,8 +26,11 @@ class HubObjects(Objects):
         """Keep what is asked by, and what the place is called in errors."""
         self._where = where
         self._credential = credential
-        self._endpoint = (credential.get("endpoint") or constants.ENDPOINT).rstrip("/")
-        self._token = credential.get("token")  # else its client looks where it has put one
+        is_whole = credential.is_whole
+        usual = constants._HF_DEFAULT_ENDPOINT if is_whole else constants.ENDPOINT
+        self._endpoint = (credential.get("endpoint") or usual).rstrip("/")
+        # None has its client look where it has put one, and in variables; False does not.
+        self._token = credential.get("token") or (False if is_whole else None)
         self._api = hub.HfApi(endpoint=self._endpoint, token=self._token)
 
     def close(self) -> None:

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
 
+from botocore import UNSIGNED
 from botocore.config import Config
 from botocore.exceptions import (
     BotoCoreError,
@@ -49,6 +50,7 @@ class S3Objects(Objects, SignedUrls):
     def __init__(self, location: Location, credential: Credential) -> None:
         self._bucket = location.host
         self._credential = credential
+        self._signs = "key_id" in credential.fields or not credential.is_whole
         self._lock = threading.Lock()
         self._made: Any = None
 
@@ -116,6 +118,11 @@ class S3Objects(Objects, SignedUrls):
                 )
 
     # -- signed URLs ------------------------------------------------------------------------
+
+    @property
+    def urls(self) -> SignedUrls | None:
+        """See `Objects`."""
+        return self if self._signs else None
 
     def get_url(self, key: str, life_s: int) -> SignedUrl:
         """See `SignedUrls`."""
@@ -213,7 +220,9 @@ class S3Objects(Objects, SignedUrls):
                     aws_session_token=get("session_token"),
                     config=Config(
                         # Version 2 is what signs URLs in old regions, and is refused there now.
-                        signature_version="s3v4", max_pool_connections=_CONNECTIONS,
+                        signature_version="s3v4" if self._signs else UNSIGNED,
+                        ignore_configured_endpoint_urls=self._credential.is_whole,
+                        max_pool_connections=_CONNECTIONS,
                         retries={"mode": "standard", "total_max_attempts": 2},
                         connect_timeout=15, read_timeout=60, user_agent_extra="mlflow-exec",
                     ),

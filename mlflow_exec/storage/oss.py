@@ -69,7 +69,12 @@ class OssObjects(Objects, SignedUrls):
         self._session = _session()
         config = oss.config.load_default()
         config.region, config.endpoint = region, endpoint or None
-        config.credentials_provider = oss.credentials.CredentialsProviderFunc(self._keys)
+        self._signs = "key_id" in credential.fields or not credential.is_whole
+        config.credentials_provider = (
+            oss.credentials.CredentialsProviderFunc(self._keys)
+            if self._signs
+            else oss.credentials.AnonymousCredentialsProvider()
+        )
         config.http_client = RequestsHttpClient(
             session=self._session, connect_timeout=_TIMEOUT_S[0], readwrite_timeout=_TIMEOUT_S[1]
         )
@@ -133,6 +138,11 @@ class OssObjects(Objects, SignedUrls):
                 )
 
     # -- signed URLs ------------------------------------------------------------------------
+
+    @property
+    def urls(self) -> SignedUrls | None:
+        """See `Objects`."""
+        return self if self._signs else None
 
     def get_url(self, key: str, life_s: int) -> SignedUrl:
         """See `SignedUrls`."""

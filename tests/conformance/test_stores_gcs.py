@@ -6,6 +6,7 @@ import io
 import json
 import random
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -274,9 +275,11 @@ def test_the_file_of_google_application_credentials_is_read(
     store.delete("")
 
 
-def test_nothing_of_googles_chain_goes_to_another_endpoint(
-    server: GcsServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("token", ["", TOKEN])
+def test_nothing_of_the_environment_or_of_googles_chain_goes_to_another_endpoint(
+    server: GcsServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, token: str
 ) -> None:
+    monkeypatch.setenv("CLOUDSDK_AUTH_ACCESS_TOKEN", token)
     (tmp_path / "key.json").write_text(key_of(server))
     monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(tmp_path / "key.json"))
     monkeypatch.setenv("STORAGE_EMULATOR_HOST", server.url.partition("//")[2])
@@ -296,8 +299,12 @@ def test_nothing_of_googles_chain_goes_to_another_endpoint(
 def test_what_googles_chain_finds_goes_to_google_only_and_by_tls(
     endpoint: str, is_shown: bool
 ) -> None:
-    _, signed_by = identity(place("x"), credential(endpoint=endpoint))
+    of_environment = replace(credential(endpoint=endpoint), is_whole=False)
+    _, signed_by = identity(place("x"), of_environment)
     assert ("token" in signed_by.fields) == is_shown
+    with_token = {**of_environment.fields, "token": Secret.of(TOKEN, "a variable")}
+    _, signed_by = identity(place("x"), replace(of_environment, fields=with_token))
+    assert (signed_by.get("token") == TOKEN) == is_shown
 
 
 def test_no_credential_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
