@@ -159,7 +159,7 @@ def test_a_folder_that_may_not_be_read_is_not_taken_for_an_empty_one(
         put(store, "d/a", b"1")
         folder.chmod(0o300)
         for action in (store.entries, store.delete):
-            with pytest.raises(ArtifactError, match="550 .*Permission denied") as told:
+            with pytest.raises(ArtifactError, match=r"550 .*Permission denied") as told:
                 action("d")
             assert "\n" not in str(told.value)
         folder.chmod(0o700)
