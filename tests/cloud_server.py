@@ -21,8 +21,12 @@ CUT = -1
 """A fault: the connection breaks in the middle of the body."""
 CHANGED = -2
 """A fault: a byte of the body is another one, as it came or as it is sent."""
+WHOLE = -4
+"""A fault: all of a content is sent where a range is asked for, and the connection breaks a little
+after that."""
 LOST = -3
 """A fault: it is done what is asked, and the connection breaks before the answer."""
+_MORE_BYTES = 2 * 1024 * 1024  # since clients read ahead
 
 
 @dataclass
@@ -33,7 +37,7 @@ class Fault:
         method: Of those that it is for.
         target: A pattern that is found in path and query of those, with the range that they send
             behind, as their header has it.
-        kind: `CUT`, `CHANGED`, `LOST`, or the code of an answer.
+        kind: `CUT`, `CHANGED`, `LOST`, `WHOLE`, or the code of an answer.
         times: So often; then things go right.
     """
 
@@ -188,6 +192,10 @@ class _Handler(BaseHTTPRequestHandler):
         if fault == CHANGED and body:
             body = _changed(body)
             fault = 0
+        end = None
+        if fault == WHOLE:
+            end = int(self.headers["Range"].rpartition("-")[2]) + _MORE_BYTES
+            del self.headers["Range"]
         parts = urlsplit(self.path)
         query = dict(parse_qsl(parts.query, keep_blank_values=True))
         request = Request(self.command, self.path, parts.path, query, self.headers, body)
@@ -195,7 +203,7 @@ class _Handler(BaseHTTPRequestHandler):
         if fault == LOST:
             self.close_connection = True
         else:
-            self._send(told, fault)
+            self._send(told, fault, end)
 
     do_GET = do_PUT = do_POST = do_HEAD = do_DELETE = do_PATCH = _handle
 
@@ -207,7 +215,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.rfile.readline()
         return b"".join(found)
 
-    def _send(self, told: Answer, fault: int) -> None:
+    def _send(self, told: Answer, fault: int, end: int | None) -> None:
         body = _changed(told.body) if fault == CHANGED and told.body else told.body
         self.send_response(told.status)
         for name, value in told.headers.items():
@@ -219,6 +227,9 @@ class _Handler(BaseHTTPRequestHandler):
             return
         if fault == CUT:
             body = body[: len(body) // 2]
+            self.close_connection = True
+        if end is not None and end < len(body):
+            body = body[:end]
             self.close_connection = True
         self.wfile.write(body)
 

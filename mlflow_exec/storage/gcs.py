@@ -26,12 +26,14 @@ from mlflow_exec.errors import (
     RejectedError,
     UnreachableError,
 )
+from mlflow_exec.storage.base import PIECE_BYTES
 from mlflow_exec.storage.gcs_signing import identity
 from mlflow_exec.storage.http import Http
 from mlflow_exec.storage.kept import Hasher, Object
 from mlflow_exec.storage.objects import Objects, ObjectStore, remove_each
 from mlflow_exec.storage.parts import PART_BYTES, Upload, again
-from mlflow_exec.storage.refusals import nothing_of, whole_bytes
+from mlflow_exec.storage.ranges import part_of
+from mlflow_exec.storage.refusals import nothing_of
 from mlflow_exec.storage.shared import Connections
 from mlflow_exec.uris import Location
 
@@ -110,11 +112,13 @@ class GcsObjects(Objects):
                     f"{key}: it is kept compressed, so no range of it can be read; keep it as it is"
                 )
             try:
-                content = answer.content
+                content, size_bytes = part_of(
+                    answer.iter_content(PIECE_BYTES), start, end, told.get("Content-Range"),
+                    told.get("Content-Length"),
+                )  # fmt: skip
             except (requests.RequestException, OSError) as error:
                 raise self._http.unanswered(error) from error
         sums = dict(re.findall(r"(\w+)=([\w+/=]+)", told.get("X-Goog-Hash", "")))
-        size_bytes = whole_bytes(told.get("Content-Range"), content)
         return content, _object(size_bytes, told.get("X-Goog-Generation", ""), sums)
 
     def find(self, key: str) -> Object | None:

@@ -30,9 +30,11 @@ from mlflow_exec.errors import (
     RejectedError,
     UnreachableError,
 )
+from mlflow_exec.storage.base import PIECE_BYTES
 from mlflow_exec.storage.kept import Object
 from mlflow_exec.storage.objects import Objects, ObjectStore
 from mlflow_exec.storage.parts import MARK, Begun, PartsUpload, Upload, ended, mark_in, new_mark
+from mlflow_exec.storage.ranges import part_of
 from mlflow_exec.storage.refusals import kind_of
 from mlflow_exec.storage.shared import Connections
 from mlflow_exec.storage.signed_urls import SignedUrl, SignedUrls
@@ -72,9 +74,10 @@ class S3Objects(Objects, SignedUrls):
                 raise
             return b"", found  # nothing is no range
         with self._asked(key), told["Body"] as body:
-            content = bytes(body.read())
-        whole = str(told.get("ContentRange", "")).rpartition("/")[2]
-        size_bytes = int(whole) if whole.isdigit() else len(content)
+            content, size_bytes = part_of(
+                body.stream(PIECE_BYTES), start, end, told.get("ContentRange"),
+                told.get("ContentLength"),
+            )  # fmt: skip
         return content, Object(size_bytes, str(told.get("ETag", "")))
 
     def find(self, key: str) -> Object | None:

@@ -24,11 +24,13 @@ from mlflow_exec.errors import (
     RejectedError,
     UnreachableError,
 )
+from mlflow_exec.storage.base import PIECE_BYTES
 from mlflow_exec.storage.kept import Hasher, Object
 from mlflow_exec.storage.objects import Objects, ObjectStore
 from mlflow_exec.storage.oci_signing import identity
 from mlflow_exec.storage.parts import MARK, Begun, PartsUpload, Upload, ended, new_mark
-from mlflow_exec.storage.refusals import nothing_of, refusal, told_by, whole_bytes
+from mlflow_exec.storage.ranges import part_of
+from mlflow_exec.storage.refusals import nothing_of, refusal, told_by
 from mlflow_exec.storage.shared import Connections
 from mlflow_exec.uris import Location
 
@@ -85,8 +87,10 @@ class OciObjects(Objects):
         except RejectedError as error:
             return nothing_of(error, self.find(key))
         with self._asked(key), told.data as body:
-            content = bytes(body.content)
-        size_bytes = whole_bytes(told.headers.get("content-range"), content)
+            content, size_bytes = part_of(
+                body.iter_content(PIECE_BYTES), start, end, told.headers.get("content-range"),
+                told.headers.get("content-length"),
+            )  # fmt: skip
         return content, _object(told.headers, size_bytes)
 
     def find(self, key: str) -> Object | None:

@@ -29,10 +29,12 @@ from mlflow_exec.errors import (
     RejectedError,
     UnreachableError,
 )
+from mlflow_exec.storage.base import PIECE_BYTES
 from mlflow_exec.storage.kept import Object
 from mlflow_exec.storage.objects import Objects, ObjectStore
 from mlflow_exec.storage.parts import MARK, Begun, PartsUpload, Upload, ended, mark_in, new_mark
-from mlflow_exec.storage.refusals import nothing_of, refusal, told_by, whole_bytes
+from mlflow_exec.storage.ranges import part_of
+from mlflow_exec.storage.refusals import nothing_of, refusal, told_by
 from mlflow_exec.storage.shared import Connections
 from mlflow_exec.storage.signed_urls import SignedUrl, SignedUrls
 from mlflow_exec.uris import Location
@@ -99,8 +101,11 @@ class OssObjects(Objects, SignedUrls):
         except RejectedError as error:
             return nothing_of(error, self.find(key))
         with self._asked(key), told.body as body:
-            content = bytes(body.read())
-        return content, _object(told, whole_bytes(told.content_range, content))
+            content, size_bytes = part_of(
+                body.iter_bytes(block_size=PIECE_BYTES), start, end, told.content_range,
+                told.content_length,
+            )  # fmt: skip
+        return content, _object(told, size_bytes)
 
     def find(self, key: str) -> Object | None:
         """See `Objects`."""

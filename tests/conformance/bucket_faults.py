@@ -19,7 +19,7 @@ from mlflow_exec.storage.base import Store
 from mlflow_exec.storage.objects import ObjectStore
 from mlflow_exec.storage.parts import PART_BYTES
 from mlflow_exec.testing.stores import content, put
-from tests.cloud_server import CHANGED, CUT, LOST, Answer, CloudServer, Fault, Request
+from tests.cloud_server import CHANGED, CUT, LOST, WHOLE, Answer, CloudServer, Fault, Request
 
 ASKED_OF_S3 = {
     "part": ("PUT", "partNumber=2"), "end": ("POST", "uploadId="), "put": ("PUT", "faults/small"),
@@ -163,6 +163,12 @@ class BucketFaults:
         assert isinstance(told.value.__cause__, RejectedError)
         assert [entry.path for entry in faulty.entries("")] == [name]
         assert content(faulty, name) == b"before"
+
+    def test_of_a_server_that_takes_no_ranges_no_more_is_read_than_is_needed(
+        self, bucket: Bucket, faulty: ObjectStore
+    ) -> None:
+        fault = bucket.fault("get large", WHOLE, times=2)  # the beginning, and a part after that
+        assert_is_done_again(bucket.server, faulty, fault)
 
     def test_what_another_upload_has_replaced_before_it_was_asked_for_again_is_not_taken_for_ours(
         self, bucket: Bucket, faulty: ObjectStore, monkeypatch: pytest.MonkeyPatch

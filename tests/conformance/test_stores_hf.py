@@ -18,7 +18,7 @@ from mlflow_exec.errors import ArtifactError, ArtifactNotFoundError
 from mlflow_exec.storage.huggingface import HfStore
 from mlflow_exec.testing.stores import StoreConformance, Stored, content, put
 from mlflow_exec.uris import Location
-from tests.cloud_server import CHANGED, CUT, LOST, Fault, serving
+from tests.cloud_server import CHANGED, CUT, LOST, WHOLE, Fault, serving
 from tests.conformance.bucket_faults import (
     assert_a_folder_is_one_request,
     assert_is_done_again,
@@ -76,6 +76,11 @@ def test_what_fails_once_is_done_again(
     large = random.randbytes(20_000_000)  # of a hash that is not there yet
     fault = Fault(method, target, kind)
     assert_is_done_again(server, store_at(server, "faults"), fault, large)
+
+
+def test_of_a_server_that_takes_no_ranges_no_more_is_read_than_is_needed(server: HfServer) -> None:
+    fault = Fault("GET", "/cdn/", WHOLE, times=2)  # the beginning, and a part after that
+    assert_is_done_again(server, store_at(server, "faults"), fault, LARGE)
 
 
 def test_what_comes_changed_is_noticed(server: HfServer) -> None:

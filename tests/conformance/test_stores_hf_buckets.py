@@ -25,7 +25,7 @@ from mlflow_exec.storage.huggingface_buckets import HfBucketStore
 from mlflow_exec.storage.opening import open_store
 from mlflow_exec.testing.stores import StoreConformance, Stored, content, put
 from mlflow_exec.uris import Location
-from tests.cloud_server import CHANGED, CUT, LOST, Fault, serving
+from tests.cloud_server import CHANGED, CUT, LOST, WHOLE, Fault, serving
 from tests.conformance.bucket_faults import (
     assert_a_folder_is_one_request,
     assert_is_done_again,
@@ -90,6 +90,11 @@ def test_what_fails_once_is_done_again(
 ) -> None:
     huggingface_buckets._BUCKETS._begin()  # which knows no token to write yet
     assert_is_done_again(server, store_at(server, "faults"), Fault(method, target, kind), LARGE)
+
+
+def test_of_a_server_that_takes_no_ranges_no_more_is_read_than_is_needed(server: HfBucketServer) -> None:
+    fault = Fault("GET", "/xet-bridge/", WHOLE, times=2)  # the beginning, and a part after that
+    assert_is_done_again(server, store_at(server, "faults"), fault, LARGE)
 
 
 @pytest.mark.parametrize("size_bytes", [12, 20_000_000])
