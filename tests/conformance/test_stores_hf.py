@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import random
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -24,6 +25,7 @@ from tests.conformance.bucket_faults import (
     assert_is_done_again,
     assert_pages_are_listed_and_deleted,
 )
+from tests.conformance.small_disks import small_disk
 from tests.hf_server import REPOSITORY, TOKEN, HfServer
 
 LARGE = random.randbytes(20_000_000)
@@ -87,6 +89,19 @@ def test_of_a_server_that_takes_no_ranges_no_more_is_read_than_is_needed(
     assert content(store, "large") == LARGE
     server.faults = []
     store.delete("")
+
+
+def test_content_that_has_no_room_to_wait_in_is_one_sentence(
+    server: HfServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = store_at(server, "full")
+    with small_disk(tmp_path / "full"):
+        monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "full"))
+        with pytest.raises(ArtifactError, match=r"full: No space left .* by TMPDIR") as told:
+            put(store, "large", LARGE)
+        assert "\n" not in str(told.value)
+        assert list((tmp_path / "full").iterdir()) == []
+    assert store.entries("") == []
 
 
 def test_what_comes_changed_is_noticed(server: HfServer) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import random
 import sys
+import tempfile
 import traceback
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -25,12 +27,13 @@ from mlflow_exec.storage.huggingface_buckets import HfBucketStore
 from mlflow_exec.storage.opening import open_store
 from mlflow_exec.testing.stores import StoreConformance, Stored, content, put
 from mlflow_exec.uris import Location
-from tests.cloud_server import CHANGED, CUT, LOST, WHOLE, Fault, serving
+from tests.cloud_server import CHANGED, CUT, LOST, WHOLE, Answer, Fault, Request, serving
 from tests.conformance.bucket_faults import (
     assert_a_folder_is_one_request,
     assert_is_done_again,
     assert_pages_are_listed_and_deleted,
 )
+from tests.conformance.small_disks import small_disk
 from tests.hf_bucket_server import BUCKET, HfBucketServer
 from tests.hf_server import TOKEN
 from tests.unit.tls_relay import Authority, TlsRelay
@@ -174,6 +177,45 @@ def test_a_folder_of_files_is_one_batch(
     monkeypatch.setenv("HF_TOKEN", TOKEN)
     place = f"hf://buckets/{BUCKET}/folder"
     assert_a_folder_is_one_request(server, place, "/batch", {"large": LARGE}, tmp_path)
+
+
+def test_of_many_batches_one_that_fails_is_sent_again_and_no_other(
+    server: HfBucketServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, batches, answer = store_at(server, "batches"), 0, server.answer
+
+    def failing_second(request: Request) -> Answer:
+        nonlocal batches
+        batches += request.path.endswith("/batch")
+        return server.failure(503) if batches == 2 else answer(request)
+
+    monkeypatch.setattr(server, "answer", failing_second)
+    with store.together() as lent:
+        put(lent, "one", b"1")
+        held: Any = lent._objects  # type: ignore[attr-defined]
+        (sent,) = held._held.values()
+        for number in range(2500):
+            held.hold(f"batches/many/{number:04}", sent)
+    assert len(store.entries("many")) == 2500
+    assert batches == 4
+    store.delete("")
+
+
+def test_content_that_has_no_room_to_wait_in_is_one_sentence(
+    server: HfBucketServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = store_at(server, "full")
+    put(store, "large", LARGE)
+    with small_disk(tmp_path / "full"):
+        monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "full"))
+        with pytest.raises(ArtifactError, match=r"full: No space left .* by TMPDIR") as told:
+            content(store, "large")
+        assert "\n" not in str(told.value)
+        monkeypatch.undo()
+        del told
+        gc.collect()
+        assert list((tmp_path / "full").iterdir()) == []
+    store.delete("")
 
 
 def test_of_files_sent_together_one_that_breaks_off_takes_no_other_with_it(
