@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable
 from typing import cast
 
-from mlflow_exec.errors import RejectedError
+from mlflow_exec.errors import RejectedError, UnreachableError
 
 
 def taken(pieces: Iterable[bytes], start: int, end: int, *, is_all: bool) -> bytes:
@@ -43,10 +43,17 @@ def part_of(
         end: That after the last one.
         content_range: The answer's header; None where all of the object comes.
         length: Its Content-Length.
+
+    Raises:
+        UnreachableError: Less came than was told.
+        RejectedError: It is not told how large the object is.
     """
-    match = re.fullmatch(r"bytes \d+-\d+/(\d+)", content_range or "")
-    if match:
-        return taken(pieces, start, end, is_all=False), int(match[1])
-    if length is None:
+    match = re.fullmatch(r"bytes \d+-(\d+)/(\d+)", content_range or "")
+    if match is None and length is None:
         raise RejectedError("the answer to a range has neither Content-Range nor Content-Length")
-    return taken(pieces, start, end, is_all=True), int(length)
+    content = taken(pieces, start, end, is_all=match is None)
+    told_end, size_bytes = (int(match[1]) + 1, int(match[2])) if match else (end, int(length or 0))
+    told_bytes = max(0, min(end, told_end, size_bytes) - start)
+    if len(content) < told_bytes:  # some clients take a connection that breaks for the end
+        raise UnreachableError(f"{len(content)} of {told_bytes} bytes came before it broke off")
+    return content, size_bytes

@@ -10,11 +10,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric import rsa
+import requests
 
 from mlflow_exec.clients import pauses
-from mlflow_exec.credential_sources import Credential, find_credential
+from mlflow_exec.credential_sources import NOTHING, Credential, find_credential
 from mlflow_exec.credentials import Secret
 from mlflow_exec.errors import (
     ArtifactError,
@@ -226,8 +225,6 @@ def test_a_bucket_that_is_not_there_is_no_missing_file(
 
 
 def test_a_file_that_is_kept_compressed_is_refused(fake: ObjectServer) -> None:
-    import requests
-
     store = in_fake(fake, "compressed")
     at = f"{fake.url}/upload/storage/v1/b/{BUCKET}/o?uploadType=media&name=compressed/a"
     requests.post(f"{at}&contentEncoding=gzip", data=b"text").raise_for_status()
@@ -239,20 +236,9 @@ def test_a_file_that_is_kept_compressed_is_refused(fake: ObjectServer) -> None:
 # -- who asks -------------------------------------------------------------------------------------
 
 
-def key_of(server: GcsServer) -> str:
-    """Return the JSON of a service account's key, whose tokens come from the server."""
-    private = rsa.generate_private_key(public_exponent=65537, key_size=2048).private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    )
-    return json.dumps({
-        "type": "service_account", "client_email": "someone@project.iam.gserviceaccount.com",
-        "private_key": private.decode(), "token_uri": f"{server.url}/token",
-    })  # fmt: skip
-
-
 def test_a_key_of_a_service_account_is_changed_for_a_token(server: GcsServer) -> None:
     server.asked.clear()
-    given = credential(endpoint=server.url, private_key=key_of(server))
+    given = credential(endpoint=server.url, private_key=server.account)
     store = GcsStore(place("keyed"), given)
     put(store, "a", b"1")
     assert content(store, "a") == b"1"
@@ -265,14 +251,26 @@ def test_the_file_of_google_application_credentials_is_read(
 ) -> None:
     from mlflow_exec.storage import gcs_signing
 
-    (tmp_path / "key.json").write_text(key_of(server))
+    (tmp_path / "key.json").write_text(server.account)
     monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(tmp_path / "key.json"))
     monkeypatch.setattr(gcs_signing, "_GOOGLE", server.url)
     monkeypatch.delenv("STORAGE_EMULATOR_HOST", raising=False)
     store = GcsStore(place("chain"), find_credential(place("chain")))
     put(store, "a", b"1")
     assert content(store, "a") == b"1"
+    assert store.urls is not None
+    assert requests.get(store.urls.get_url("chain/a", 60).url).content == b"1"
     store.delete("")
+
+
+@pytest.mark.parametrize("key", ["none", '{"type": "authorized_user"}'])
+def test_what_is_no_key_of_a_service_account_signs_no_urls(
+    key: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "key.json").write_text(key)
+    monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(tmp_path / "key.json"))
+    monkeypatch.delenv("STORAGE_EMULATOR_HOST", raising=False)
+    assert GcsStore(place("x", f"of-{tmp_path.name}"), NOTHING).urls is None
 
 
 @pytest.mark.parametrize("token", ["", TOKEN])
@@ -280,7 +278,7 @@ def test_nothing_of_the_environment_or_of_googles_chain_goes_to_another_endpoint
     server: GcsServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, token: str
 ) -> None:
     monkeypatch.setenv("CLOUDSDK_AUTH_ACCESS_TOKEN", token)
-    (tmp_path / "key.json").write_text(key_of(server))
+    (tmp_path / "key.json").write_text(server.account)
     monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(tmp_path / "key.json"))
     monkeypatch.setenv("STORAGE_EMULATOR_HOST", server.url.partition("//")[2])
     server.asked.clear()
@@ -348,7 +346,7 @@ def test_a_key_that_google_knows_no_more(
     monkeypatch.setattr(pauses, "PATIENCE_S", 0.1)
     refused = json.dumps({"error": "invalid_grant", "error_description": "Account not found"})
     with answering(lambda _: Answer(refused, status=400)) as url:
-        key = json.loads(key_of(server)) | {"token_uri": f"{url}/token"}
+        key = json.loads(server.account) | {"token_uri": f"{url}/token"}
         store = GcsStore(place("x"), credential(endpoint=server.url, private_key=json.dumps(key)))
         with pytest.raises(ArtifactError, match=r"no access token: .*Account not found"):
             store.entries("")
