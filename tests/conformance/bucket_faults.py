@@ -176,7 +176,7 @@ class BucketFaults:
     ) -> None:
         answer = bucket.server.answer
         method, target = bucket.asked["end"]
-        lost = 0
+        another, lost = bytes(len(LARGE)), 0
 
         def is_asked(request: Request) -> bool:
             sent = f"{request.target} {request.headers.get('Content-Range', '')}"
@@ -187,7 +187,7 @@ class BucketFaults:
             told = answer(request)
             if not lost and is_asked(request):
                 lost += 1
-                put(bucket.store("faults"), "large", b"by another one")
+                put(bucket.store("faults"), "large", another)
                 raise ConnectionError("it is lost")
             return told
 
@@ -195,7 +195,7 @@ class BucketFaults:
         with nullcontext() if bucket.knows_ended else pytest.raises(ArtifactError):
             put(faulty, "large", LARGE)
         assert lost == 1
-        assert content(faulty, "large") == b"by another one"
+        assert content(faulty, "large") == another
 
     def test_a_marker_of_a_folder_is_no_file(self, faulty: ObjectStore) -> None:
         put(faulty, "d/a", b"1")
