@@ -21,7 +21,7 @@ import stat
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +42,7 @@ FOLDER = "MLFLOW_EXEC_CREDENTIALS_DIR"
 """The variable that names the folder of a mounted Secret."""
 STRICT = "MLFLOW_EXEC_STRICT"
 """The variable by which a password in a URI is refused."""
-_HOSTS = "hosts"
+_HOSTS, _ENDPOINT = "hosts", "endpoint"
 _FIELDS = (
     _HOSTS, "user", "password", "token", "key_id", "key_secret", "session_token", "private_key",
     "host_key", "principal", "keytab", "endpoint", "region", "account", "connection_string",
@@ -62,10 +62,13 @@ class Credential:
     Attributes:
         source: Where its secrets come from, for people.
         fields: Its values by name.
+        is_whole: Whether it was named, or says itself where it belongs: nothing of the environment
+            is added to it then, and nothing that an SDK finds by itself.
     """
 
     source: str
     fields: Mapping[str, Secret] = field(default_factory=dict)
+    is_whole: bool = True
 
     @property
     def holds_secret(self) -> bool:
@@ -83,11 +86,11 @@ class Credential:
         """Return this one for a user that is named elsewhere, such as in a URI; "" changes none."""
         if not user:
             return self
-        return Credential(self.source, {**self.fields, "user": Secret.of(user, "the URI")})
+        return replace(self, fields={**self.fields, "user": Secret.of(user, "the URI")})
 
 
 _OF_THE_SDK = "the SDK's own chain where it has one"
-NOTHING = Credential(f"nothing of ours; {_OF_THE_SDK}")
+NOTHING = Credential(f"nothing of ours; {_OF_THE_SDK}", is_whole=False)
 
 
 def find_credential(
@@ -139,9 +142,10 @@ def _given(location: Location, env: Mapping[str, str]) -> Credential:
         return variables if variables.fields else NOTHING
     mounted = _mounted(Path(env[FOLDER]))
     if mounted.holds_secret:  # for whom it is and where, it says itself, as far as it does
-        return Credential(mounted.source, {**variables.fields, **mounted.fields})
+        fields, is_whole = {**variables.fields, **mounted.fields}, _ENDPOINT in mounted.fields
+        return Credential(mounted.source, fields, is_whole)
     fields = {**mounted.fields, **variables.fields}
-    return Credential(_source_of(fields), fields) if fields else NOTHING
+    return Credential(_source_of(fields), fields, is_whole=False) if fields else NOTHING
 
 
 def _source_of(fields: Mapping[str, Secret]) -> str:
@@ -164,7 +168,7 @@ def _variables(location: Location, env: Mapping[str, str]) -> Credential:
                 continue
             found[name] = secret
             break
-    return Credential(_source_of(found), found)
+    return Credential(_source_of(found), found, is_whole=False)
 
 
 def secret_of_variable(variable: str, env: Mapping[str, str]) -> Secret:

@@ -270,7 +270,7 @@ CAPABILITIES: dict[str, Capabilities] = {
         "SHA-256, both ways", _AT_ONCE, "down; up what it has already", True
     ),
     "mlflow_exec.storage.gcs:GcsStore": Capabilities(
-        "CRC32C, both ways", _AT_ONCE, _EACH_PART, False
+        "CRC32C, both ways", _AT_ONCE, _EACH_PART, False, "with a service account's key"
     ),
     "mlflow_exec.storage.local:LocalStore": Capabilities(_SIZE, _BY_RENAMING, "no", True),
     "mlflow_exec.storage.objects_s3:S3Store": Capabilities(

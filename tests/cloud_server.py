@@ -21,6 +21,12 @@ CUT = -1
 """A fault: the connection breaks in the middle of the body."""
 CHANGED = -2
 """A fault: a byte of the body is another one, as it came or as it is sent."""
+WHOLE = -4
+"""A fault: all of a content is sent where a range is asked for, and the connection breaks a little
+after that."""
+LOST = -3
+"""A fault: it is done what is asked, and the connection breaks before the answer."""
+_MORE_BYTES = 2 * 1024 * 1024  # since clients read ahead
 
 
 @dataclass
@@ -29,8 +35,9 @@ class Fault:
 
     Attributes:
         method: Of those that it is for.
-        target: A pattern that is found in path and query of those.
-        kind: `CUT`, `CHANGED`, or the code of an answer.
+        target: A pattern that is found in path and query of those, with the range that they send
+            behind, as their header has it.
+        kind: `CUT`, `CHANGED`, `LOST`, `WHOLE`, or the code of an answer.
         times: So often; then things go right.
     """
 
@@ -147,12 +154,13 @@ class CloudServer(ThreadingHTTPServer):
     def handle_error(self, request: Any, client_address: Any) -> None:
         """A client that has gone is none of ours to tell of."""
 
-    def fault_of(self, method: str, target: str) -> int:
+    def fault_of(self, method: str, target: str, sent_range: str) -> int:
         """Return the kind of what goes wrong with a request; 0 for nothing."""
+        text = f"{target} {sent_range}" if sent_range else target
         with self.lock:
             self.asked.append(f"{method} {target}")
             for fault in self.faults:
-                if fault.times and fault.method == method and re.search(fault.target, target):
+                if fault.times and fault.method == method and re.search(fault.target, text):
                     fault.times -= 1
                     return fault.kind
         return 0
@@ -172,7 +180,8 @@ class _Handler(BaseHTTPRequestHandler):
         return going_on
 
     def _handle(self) -> None:
-        fault = self.server.fault_of(self.command, self.path)
+        sent_range = self.headers.get("Content-Range", "")
+        fault = self.server.fault_of(self.command, self.path, sent_range)
         size_bytes = int(self.headers.get("Content-Length") or 0)
         if fault == CUT and size_bytes:
             self.rfile.read(size_bytes // 2)
@@ -183,11 +192,18 @@ class _Handler(BaseHTTPRequestHandler):
         if fault == CHANGED and body:
             body = _changed(body)
             fault = 0
+        end = None
+        if fault == WHOLE:
+            end = int(self.headers["Range"].rpartition("-")[2]) + _MORE_BYTES
+            del self.headers["Range"]
         parts = urlsplit(self.path)
         query = dict(parse_qsl(parts.query, keep_blank_values=True))
         request = Request(self.command, self.path, parts.path, query, self.headers, body)
         told = self.server.failure(fault) if fault > 0 else self.server.answer(request)
-        self._send(told, fault)
+        if fault == LOST:
+            self.close_connection = True
+        else:
+            self._send(told, fault, end)
 
     do_GET = do_PUT = do_POST = do_HEAD = do_DELETE = do_PATCH = _handle
 
@@ -199,7 +215,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.rfile.readline()
         return b"".join(found)
 
-    def _send(self, told: Answer, fault: int) -> None:
+    def _send(self, told: Answer, fault: int, end: int | None) -> None:
         body = _changed(told.body) if fault == CHANGED and told.body else told.body
         self.send_response(told.status)
         for name, value in told.headers.items():
@@ -211,6 +227,9 @@ class _Handler(BaseHTTPRequestHandler):
             return
         if fault == CUT:
             body = body[: len(body) // 2]
+            self.close_connection = True
+        if end is not None and end < len(body):
+            body = body[:end]
             self.close_connection = True
         self.wfile.write(body)
 

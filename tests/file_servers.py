@@ -177,13 +177,24 @@ def wsgidav(folder: Path) -> Iterator[FileServer]:
 _FTP = """
 import os, sys
 from pyftpdlib.authorizers import DummyAuthorizer
+from pyftpdlib.filesystems import AbstractedFS
 from pyftpdlib.handlers import FTPHandler
 from pyftpdlib.servers import FTPServer
-folder, port, user, password = sys.argv[1:]
+folder, port, user, password, knows_facts = sys.argv[1:]
 FTPHandler.authorizer = DummyAuthorizer()
 FTPHandler.authorizer.add_user(user, password, folder, perm="elradfmwMT")
 FTPHandler.auth_failed_timeout = 0
+class Guarded(AbstractedFS):
+    def listdir(self, path):
+        if not os.stat(path).st_mode & 0o444:  # root may read it all the same
+            raise PermissionError(13, "Permission denied", path)
+        return super().listdir(path)
 class Busy(FTPHandler):
+    abstracted_fs = Guarded
+    proto_cmds = {
+        name: told for name, told in FTPHandler.proto_cmds.items()
+        if knows_facts == "yes" or not name.startswith("ML")
+    }
     def ftp_MLSD(self, path):
         busy = os.path.join(os.path.dirname(folder), "busy")
         if not os.path.exists(busy):
@@ -201,15 +212,20 @@ FTPServer(("127.0.0.1", int(port)), Busy).serve_forever()
 
 
 @contextlib.contextmanager
-def ftp(folder: Path) -> Iterator[FileServer]:
+def ftp(folder: Path, *, knows_facts: bool = True) -> Iterator[FileServer]:
     """A pyftpdlib for `USER` of `tests.databases` with his password.
 
     It answers so often that it cannot list now as a file ``busy`` beside its folder says.
+
+    Args:
+        folder: For its files.
+        knows_facts: Whether it knows MLST and MLSD, as older servers do not.
     """
     (folder / "data").mkdir()
     port = free_port()
     data = str(folder / "data")
-    command = [sys.executable, "-c", _FTP, data, str(port), USER, PASSWORD]
+    knows = "yes" if knows_facts else "no"
+    command = [sys.executable, "-c", _FTP, data, str(port), USER, PASSWORD, knows]
     with running(command, folder / "log", port):
         yield FileServer(port, folder / "data")
 

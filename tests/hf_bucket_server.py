@@ -7,8 +7,11 @@ storage is a folder, as hf_xet has it for its own tests: it makes the chunks and
 from __future__ import annotations
 
 import json
+import shutil
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -48,6 +51,7 @@ class HfBucketServer(HfServer):
         super().__init__()
         self._folder = tempfile.TemporaryDirectory(prefix="mlflow-exec-xet-")
         self._own = self.storage = f"local://{self._folder.name}"
+        self._of_another = ""
         self.fresh_s = 3600
         self._xet = hf_xet.XetSession()
         self.files: dict[str, _File] = {}
@@ -55,6 +59,19 @@ class HfBucketServer(HfServer):
     def server_close(self) -> None:
         super().server_close()
         self._folder.cleanup()
+
+    @contextmanager
+    def storage_of_another_process(self) -> Iterator[None]:
+        """Have contents sent to another storage, since each is locked by the process that has it.
+
+        What is there is kept only as far as it gets a name.
+        """
+        with tempfile.TemporaryDirectory(prefix="mlflow-exec-xet-") as folder:
+            self.storage, self._of_another = f"local://{folder}", folder
+            try:
+                yield
+            finally:
+                self.storage, self._of_another = self._own, ""
 
     def storage_bytes(self) -> int:
         """Return how much is kept of all contents that were sent."""
@@ -132,7 +149,16 @@ class HfBucketServer(HfServer):
         for file in self.files.values():
             if file.xet_hash == xet_hash:
                 return file.content
-        group = self._xet.new_download_stream_group(endpoint=self._own)
+        content = self._content_in(self._own, xet_hash)
+        if content is None and self._of_another:
+            with tempfile.TemporaryDirectory(prefix="mlflow-exec-xet-") as folder:
+                copy = f"{folder}/storage"
+                shutil.copytree(self._of_another, copy)
+                content = self._content_in(f"local://{copy}", xet_hash)
+        return content
+
+    def _content_in(self, storage: str, xet_hash: str) -> Content | None:
+        group = self._xet.new_download_stream_group(endpoint=storage)
         try:
             content = Content(tuple(group.download_stream(hf_xet.XetFileInfo(xet_hash))))
         except RuntimeError:  # it is no hash

@@ -9,7 +9,7 @@ import base64
 import json
 import re
 import uuid
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from email.utils import formatdate
 from typing import Any
 
@@ -33,11 +33,12 @@ class _Kept:
     etag: str
     md5: str = ""
     crc: str = ""
+    metadata: dict[str, str] = field(default_factory=dict)
 
     @property
     def told(self) -> dict[str, str]:
         found = {"etag": self.etag, "content-md5": self.md5, "opc-content-crc32c": self.crc}
-        return {name: value for name, value in found.items() if value}
+        return {name: value for name, value in found.items() if value} | self.metadata
 
 
 class OciServer(CloudServer):
@@ -47,7 +48,8 @@ class OciServer(CloudServer):
         key: The private key that requests have to be signed by, as PEM.
         key_ids: Whose requests are let through.
         objects: What is kept, by name.
-        uploads: Parts that have come, by the id of their upload.
+        uploads: Parts that have come, by the id of their upload, which nobody knows once it is
+            ended or removed.
     """
 
     def __init__(self) -> None:
@@ -61,6 +63,7 @@ class OciServer(CloudServer):
         self.key_ids = [f"{TENANCY}/{USER}/{FINGERPRINT}"]
         self.objects: dict[str, _Kept] = {}
         self.uploads: dict[str, dict[int, _Kept]] = {}
+        self._metadata: dict[str, dict[str, str]] = {}
 
     def failure(self, status: int) -> Answer:
         return _error(status, "TooManyRequests" if status == 429 else "InternalError", "told to")
@@ -116,7 +119,8 @@ class OciServer(CloudServer):
     def _post_u(self, request: Request, _: str) -> Answer:
         upload = uuid.uuid4().hex
         self.uploads[upload] = {}
-        key = json.loads(request.body)["object"]
+        asked = json.loads(request.body)
+        key, self._metadata[upload] = asked["object"], asked.get("metadata", {})
         told = {"namespace": NAMESPACE, "bucket": BUCKET, "object": key, "uploadId": upload}
         return _json(told)
 
@@ -146,12 +150,15 @@ class OciServer(CloudServer):
     def _put_u_object(self, request: Request, key: str) -> Answer:
         parts = self.uploads.get(request.query["uploadId"])
         if parts is None:
-            return _error(404, "NoSuchUpload", "The upload was not found.")
+            return _NO_UPLOAD
         kept = parts[int(request.query["uploadPartNum"])] = _kept(request)
         return Answer(headers={**kept.told, "opc-content-md5": kept.md5})
 
     def _post_u_object(self, request: Request, key: str) -> Answer:
-        parts = self.uploads.pop(request.query["uploadId"])
+        upload = request.query["uploadId"]
+        parts = self.uploads.pop(upload, None)
+        if parts is None:
+            return _NO_UPLOAD
         contents: list[bytes] = []
         for asked in json.loads(request.body)["partsToCommit"]:
             kept = parts.get(asked["partNum"])
@@ -162,7 +169,10 @@ class OciServer(CloudServer):
         for content in contents:
             found.update(content)
         crc = base64.b64encode(found.digest()).decode()
-        self.objects[key] = _Kept(Content(tuple(contents)), str(uuid.uuid4()), crc=crc)
+        metadata = self._metadata[upload]
+        self.objects[key] = _Kept(
+            Content(tuple(contents)), str(uuid.uuid4()), crc=crc, metadata=metadata
+        )
         return Answer(headers={"etag": self.objects[key].etag, "opc-content-crc32c": crc})
 
     def _delete_u_object(self, request: Request, key: str) -> Answer:
@@ -211,3 +221,6 @@ def _error(status: int, code: str, message: str) -> Answer:
     told.status = status
     told.headers |= {"opc-request-id": "fra-1:5C3D", "date": formatdate(usegmt=True)}
     return told
+
+
+_NO_UPLOAD = _error(404, "NoSuchUpload", "The upload was not found.")

@@ -9,7 +9,7 @@ import hashlib
 import hmac
 import uuid
 from base64 import b64decode, b64encode
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from urllib.parse import parse_qsl, quote
 from xml.etree import ElementTree
@@ -32,6 +32,7 @@ class _Kept:
     content: Content
     etag: str
     crc64: int
+    metadata: dict[str, str] = field(default_factory=dict)
 
 
 class OssServer(CloudServer):
@@ -39,14 +40,15 @@ class OssServer(CloudServer):
 
     Attributes:
         objects: What is kept, by key.
-        uploads: Parts that have come, by the id of their upload.
+        uploads: Parts that have come, by the id of their upload, which nobody knows once it is
+            ended or removed.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.objects: dict[str, _Kept] = {}
         self.uploads: dict[str, dict[int, _Kept]] = {}
-        self._keys: dict[str, str] = {}
+        self._begun: dict[str, tuple[str, dict[str, str]]] = {}
 
     def failure(self, status: int) -> Answer:
         codes = {503: "ServiceUnavailable", 429: "DownloadTrafficRateLimitExceeded"}
@@ -119,7 +121,7 @@ class OssServer(CloudServer):
     def _post_object(self, request: Request, key: str) -> Answer:
         if "uploads" in request.query:
             upload = uuid.uuid4().hex
-            self.uploads[upload], self._keys[upload] = {}, key
+            self.uploads[upload], self._begun[upload] = {}, (key, _metadata(request))
             return _xml("InitiateMultipartUploadResult", f"<UploadId>{upload}</UploadId>")
         parts = self._parts(request, key)
         if parts is None:
@@ -134,15 +136,18 @@ class OssServer(CloudServer):
             contents += kept.content.parts
         if not contents:
             return _error(400, "MalformedXML", "The XML you provided was not well-formed.")
-        del self.uploads[request.query["uploadId"]]
+        upload = request.query["uploadId"]
+        del self.uploads[upload]
         etag = f'"{uuid.uuid4().hex.upper()}-{len(parts)}"'
-        self.objects[key] = _Kept(Content(tuple(contents)), etag, crc64)
+        metadata = self._begun[upload][1]
+        self.objects[key] = _Kept(Content(tuple(contents)), etag, crc64, metadata)
         return _xml("CompleteMultipartUploadResult", f"<ETag>{escape(etag)}</ETag>")
 
     def _parts(self, request: Request, key: str) -> dict[int, _Kept] | None:
         """Return what has come of an upload; None if there is none of that name to that key."""
         upload = request.query["uploadId"]
-        return self.uploads.get(upload) if self._keys.get(upload) == key else None
+        of_key = self._begun.get(upload, ("", {}))[0] == key
+        return self.uploads.get(upload) if of_key else None
 
     def _delete_object(self, request: Request, key: str) -> Answer:
         if "uploadId" in request.query:
@@ -185,7 +190,11 @@ def _kept(request: Request) -> _Kept:
 
 
 def _told(kept: _Kept) -> dict[str, str]:
-    return {"ETag": kept.etag, "x-oss-hash-crc64ecma": str(kept.crc64)}
+    return {"ETag": kept.etag, "x-oss-hash-crc64ecma": str(kept.crc64), **kept.metadata}
+
+
+def _metadata(request: Request) -> dict[str, str]:
+    return {n: v for n, v in request.headers.items() if n.lower().startswith("x-oss-meta-")}
 
 
 def _xml(name: str, content: str) -> Answer:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
+import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -23,6 +24,7 @@ from mlflow_exec.errors import (
     ClusterError,
     LocationError,
     NotFoundError,
+    RejectedError,
 )
 from mlflow_exec.uris import Location, artifact_names
 
@@ -142,6 +144,22 @@ def explained(location: Location) -> Iterator[None]:
         raise ArtifactNotFoundError(f"{location}: {hide(str(error))}") from error
     except ClusterError as error:
         raise ArtifactError(f"{location}: {hide(str(error))}") from error
+
+
+@contextmanager
+def waiting_in_file() -> Iterator[None]:
+    """Turn what is said of the disk of this machine, where content has to wait, into one sentence.
+
+    Raises:
+        RejectedError: There is no room for it.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise RejectedError(
+            f"{tempfile.tempdir or 'the folder of temporary files'}: {error.strerror or error}: "
+            f"content has to wait there, in a file; name a folder with more room by TMPDIR"
+        ) from error
 
 
 def valid_names(location: Location, names: Iterable[str]) -> Iterator[str]:

@@ -30,7 +30,12 @@ from mlflow_exec.errors import (
 )
 from mlflow_exec.storage.base import PIECE_BYTES
 from mlflow_exec.storage.folders import Folders, FolderStore, Status, is_folder
-from mlflow_exec.storage.ftp_facts import facts_of, listed, prepared
+from mlflow_exec.storage.ftp_facts import (
+    check_that_it_is_empty,
+    facts_of,
+    listed,
+    prepared,
+)
 from mlflow_exec.storage.refusals import told_by
 from mlflow_exec.storage.sent import Sent
 from mlflow_exec.storage.shared import Connections
@@ -148,6 +153,8 @@ class FsspecFolders(Folders):
                 found = listed(files.ftp, path or "/")
             else:
                 entries = files.ls(path or "/", detail=True)
+                if not entries:
+                    check_that_it_is_empty(files, path or "/")
                 found = {e["name"].rstrip("/").rpartition("/")[2]: e for e in entries}
         return {name: _status(entry) for name, entry in found.items()}
 

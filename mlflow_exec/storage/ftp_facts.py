@@ -61,6 +61,17 @@ def listed(ftp: FTP, path: str) -> Mapping[str, Mapping[str, Any]]:
     }
 
 
+def check_that_it_is_empty(files: Any, path: str) -> None:
+    """Ask again for a list in which fsspec has found nothing, where its server knows no MLST.
+
+    Raises:
+        ftplib.error_perm: It may not be read.
+    """
+    ftp = getattr(files, "ftp", None)
+    if isinstance(ftp, FTP):
+        ftp.dir(path, lambda _: None)
+
+
 def _as_fsspec(facts: Mapping[str, str]) -> Mapping[str, Any]:
     is_folder = facts.get("type", "").lower() in _FOLDERS
     return {**facts, "type": "directory" if is_folder else "file"}

@@ -13,6 +13,7 @@ import uuid
 from base64 import b64decode, b64encode
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from typing import Any
 from urllib.parse import quote, urlencode, urlsplit
 
@@ -26,12 +27,15 @@ from mlflow_exec.errors import (
     RejectedError,
     UnreachableError,
 )
-from mlflow_exec.storage.gcs_signing import identity
+from mlflow_exec.storage.base import PIECE_BYTES
+from mlflow_exec.storage.gcs_signing import identity, url_signer
+from mlflow_exec.storage.gcs_urls import GcsUrls
 from mlflow_exec.storage.http import Http
 from mlflow_exec.storage.kept import Hasher, Object
 from mlflow_exec.storage.objects import Objects, ObjectStore, remove_each
-from mlflow_exec.storage.parts import PART_BYTES, Upload, again
-from mlflow_exec.storage.refusals import nothing_of, whole_bytes
+from mlflow_exec.storage.parts import PART_BYTES, Upload, again, mark_in
+from mlflow_exec.storage.ranges import part_of
+from mlflow_exec.storage.refusals import nothing_of
 from mlflow_exec.storage.shared import Connections
 from mlflow_exec.uris import Location
 
@@ -57,6 +61,7 @@ class GcsObjects(Objects):
             "Google Cloud Storage", base, signed_by,
             "the endpoint says whether it speaks TLS: http:// or https://",
         )  # fmt: skip
+        self._base, self._signer = base, url_signer(location, credential)
         self._at = f"/storage/v1/b/{quote(self._bucket, safe='')}/o"
 
     def put(self, key: str, content: bytes) -> None:
@@ -110,24 +115,27 @@ class GcsObjects(Objects):
                     f"{key}: it is kept compressed, so no range of it can be read; keep it as it is"
                 )
             try:
-                content = answer.content
+                content, size_bytes = part_of(
+                    answer.iter_content(PIECE_BYTES), start, end, told.get("Content-Range"),
+                    told.get("Content-Length"),
+                )  # fmt: skip
             except (requests.RequestException, OSError) as error:
                 raise self._http.unanswered(error) from error
         sums = dict(re.findall(r"(\w+)=([\w+/=]+)", told.get("X-Goog-Hash", "")))
-        size_bytes = whole_bytes(told.get("Content-Range"), content)
         return content, _object(size_bytes, told.get("X-Goog-Generation", ""), sums)
 
     def find(self, key: str) -> Object | None:
         """See `Objects`."""
         try:
             told = self._json(
-                self._ask_of(key, "GET", {"fields": "size,generation,crc32c,md5Hash"})
+                self._ask_of(key, "GET", {"fields": "size,generation,crc32c,md5Hash,metadata"})
             )
         except NotFoundError:
             self._check_bucket()
             return None
         sums = {"crc32c": told.get("crc32c", ""), "md5": told.get("md5Hash", "")}
-        return _object(int(told["size"]), str(told.get("generation", "")), sums)
+        version, mark = str(told.get("generation", "")), mark_in(told.get("metadata"))
+        return replace(_object(int(told["size"]), version, sums), mark=mark)
 
     def list(self, prefix: str) -> Iterator[tuple[str, int | None]]:
         """See `Objects`."""
@@ -151,6 +159,16 @@ class GcsObjects(Objects):
         """Remove an object, of which only one generation where that is given."""
         with suppress(NotFoundError):
             self._ask_of(key, "DELETE", {"generation": generation} if generation else {})
+
+    @property
+    def urls(self) -> GcsUrls | None:
+        """See `Objects`; nothing but the key of a service account signs."""
+        signer = self._signer
+        return GcsUrls(self, self._bucket, self._base, signer) if signer is not None else None
+
+    def ask(self, method: str, path: str, **given: Any) -> requests.Response:
+        """Ask for something by a path of Google's XML API, which has uploads in parts."""
+        return self._http.ask(method, path, **given)
 
     def send(
         self, place: str, what: str, content: memoryview, headers: Mapping[str, str]

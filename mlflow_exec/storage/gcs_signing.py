@@ -6,6 +6,7 @@ https://docs.cloud.google.com/docs/authentication/application-default-credential
 from __future__ import annotations
 
 import json
+import os
 import re
 import threading
 from collections.abc import Callable
@@ -27,28 +28,53 @@ _OF_GOOGLE = re.compile(r"https://([a-z0-9-]+\.)+googleapis\.com(:443)?")
 _SCOPES = ("https://www.googleapis.com/auth/devstorage.read_write",)
 _LONGEST = 300
 _CHAIN = "Google's own chain"
+_KEY_FILE = "GOOGLE_APPLICATION_CREDENTIALS"
 
 
 def identity(location: Location, credential: Credential) -> tuple[str, Credential]:
     """Return the base of the server's addresses, and a credential with the token for it.
 
-    What the chain of Google's tools finds goes to Google only, and by TLS; another endpoint, such
-    as an emulator's, is asked without, or with what is given for it. Nothing is asked here.
+    What the environment gives, or the chain of Google's tools finds, goes to Google only, and by
+    TLS; another endpoint, such as an emulator's, is asked without, or with what is named for it.
+    Nothing is asked here.
 
     Raises:
         CredentialError: The endpoint is none, or the key is.
     """
     base = _base(location, credential)
+    is_google = base == _GOOGLE or _OF_GOOGLE.fullmatch(base) is not None
+    if not (is_google or credential.is_whole):
+        return base, Credential(credential.source)
     if "token" in credential.fields:
         return base, credential
     if "private_key" in credential.fields:
         key = _key(location, credential)
         return base, _with_token(_Token(location, lambda: key), credential.source)
-    if base != _GOOGLE and not _OF_GOOGLE.fullmatch(base):
+    if credential.is_whole:
         return base, Credential(credential.source)
     return base, _with_token(
         _Token(location, lambda: google.auth.default(scopes=_SCOPES)[0]), _CHAIN
     )
+
+
+def url_signer(location: Location, credential: Credential) -> Any:
+    """Return the key of a service account, which signs URLs; None where there is none here.
+
+    Raises:
+        CredentialError: As of `identity`.
+    """
+    _, signed_by = identity(location, credential)
+    if "token" in credential.fields or "token" not in signed_by.fields:
+        return None
+    if "private_key" in credential.fields:
+        return _key(location, credential)
+    file = os.environ.get(_KEY_FILE)
+    if not file:
+        return None
+    try:
+        return service_account.Credentials.from_service_account_file(file, scopes=_SCOPES)
+    except (refused.GoogleAuthError, OSError, ValueError, TypeError, AttributeError):
+        return None  # of another identity; who asks for something with it is told
 
 
 def _base(location: Location, credential: Credential) -> str:

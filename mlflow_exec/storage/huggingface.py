@@ -13,7 +13,7 @@ import logging
 import tempfile
 import threading
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Any, BinaryIO
 
@@ -29,7 +29,7 @@ from mlflow_exec.errors import (
     RejectedError,
     UnreachableError,
 )
-from mlflow_exec.storage.base import READ_BACK, Store, explained, is_on
+from mlflow_exec.storage.base import READ_BACK, Store, explained, is_on, waiting_in_file
 from mlflow_exec.storage.huggingface_http import HubObjects
 from mlflow_exec.storage.kept import Hasher, Object
 from mlflow_exec.storage.objects import ObjectStore
@@ -189,10 +189,13 @@ class _HfUpload(Upload):
 
     def __init__(self, objects: HfObjects, key: str) -> None:
         self._objects, self._key = objects, key
-        self._file = tempfile.TemporaryFile(prefix="mlflow-exec-")  # noqa: SIM115 - closed below
+        with waiting_in_file():
+            self._file = tempfile.TemporaryFile(prefix="mlflow-exec-")  # noqa: SIM115 - closed below
 
     def write(self, part: bytes) -> None:
-        self._file.write(part)
+        with waiting_in_file():
+            self._file.write(part)
+            self._file.flush()
 
     def commit(self) -> None:
         with self._file:
@@ -200,7 +203,8 @@ class _HfUpload(Upload):
             repeated(lambda: self._objects.keep(self._key, file))
 
     def abort(self) -> None:
-        self._file.close()
+        with suppress(OSError):  # it is closed then, too
+            self._file.close()
 
 
 class _Held(HfObjects):

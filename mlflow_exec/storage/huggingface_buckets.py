@@ -18,7 +18,7 @@ import time
 import weakref
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import cache
+from functools import cache, partial
 from typing import Any, BinaryIO
 from urllib.parse import quote
 
@@ -29,7 +29,14 @@ from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_st
 from mlflow_exec.clients.pauses import repeated
 from mlflow_exec.credential_sources import Credential
 from mlflow_exec.errors import ClusterError, NotFoundError, RejectedError
-from mlflow_exec.storage.base import PIECE_BYTES, READ_BACK, Store, explained, is_on
+from mlflow_exec.storage.base import (
+    PIECE_BYTES,
+    READ_BACK,
+    Store,
+    explained,
+    is_on,
+    waiting_in_file,
+)
 from mlflow_exec.storage.budget import Budget
 from mlflow_exec.storage.huggingface_http import HubObjects
 from mlflow_exec.storage.kept import Object
@@ -271,8 +278,9 @@ class _Held(HfBucketObjects):
     def keep_held(self) -> None:
         with self._asked(""):
             self._together.wait_to_finish()
-        if self._held:
-            repeated(lambda: self.keep(self._held))
+        held = list(self._held.items())
+        for start in range(0, len(held), _AT_ONCE):  # what has its name is not named again
+            repeated(partial(self.keep, dict(held[start : start + _AT_ONCE])))
 
 
 class _HeldUpload(_XetUpload):
@@ -290,14 +298,16 @@ class _XetHasher:
     """Hashes as Xet does, which hf_xet does for files only: the content waits in one."""
 
     def __init__(self) -> None:
-        self._file, self._path = tempfile.mkstemp(prefix="mlflow-exec-")
+        with waiting_in_file():
+            self._file, self._path = tempfile.mkstemp(prefix="mlflow-exec-")
         self._end = weakref.finalize(self, _remove, self._file, self._path)
 
     def update(self, piece: bytes, /) -> None:
         """See `Hasher`."""
         view = memoryview(piece)
-        while view:
-            view = view[os.write(self._file, view) :]
+        with waiting_in_file():
+            while view:
+                view = view[os.write(self._file, view) :]
 
     def hexdigest(self) -> str:
         """See `Hasher`; nothing can be added then."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from contextlib import AbstractContextManager
 from typing import Any, cast
 
@@ -14,6 +13,7 @@ from mlflow_exec.clients.tls import tls_refusal
 from mlflow_exec.credential_sources import Credential
 from mlflow_exec.errors import ClusterError, RejectedError, UnreachableError
 from mlflow_exec.storage.objects import Objects
+from mlflow_exec.storage.ranges import taken
 from mlflow_exec.storage.refusals import refusal, told_by
 
 _TIMEOUT_S = 120.0
@@ -26,8 +26,11 @@ class HubObjects(Objects):
         """Keep what is asked by, and what the place is called in errors."""
         self._where = where
         self._credential = credential
-        self._endpoint = (credential.get("endpoint") or constants.ENDPOINT).rstrip("/")
-        self._token = credential.get("token")  # else its client looks where it has put one
+        is_whole = credential.is_whole
+        usual = constants._HF_DEFAULT_ENDPOINT if is_whole else constants.ENDPOINT
+        self._endpoint = (credential.get("endpoint") or usual).rstrip("/")
+        # None has its client look where it has put one, and in variables; False does not.
+        self._token = credential.get("token") or (False if is_whole else None)
         self._api = hub.HfApi(endpoint=self._endpoint, token=self._token)
 
     def close(self) -> None:
@@ -46,9 +49,8 @@ class HubObjects(Objects):
             passed: dict[str, str] = {}
             for answer in (*told.history, told):
                 passed.update(answer.headers)
-            if told.status_code != 206:
-                return bytes(told.read()[start:end]), passed
-            return _all_of(told.iter_raw(), end - start), passed
+            is_all = told.status_code != 206
+            return taken(told.iter_raw(), start, end, is_all=is_all), passed
 
     def _asked(self, what: str) -> AbstractContextManager[None]:
         """Turn what the client says into errors of ours."""
@@ -75,16 +77,6 @@ class HubObjects(Objects):
             )  # fmt: skip
             return refused or UnreachableError(f"{where}: no answer: {said}")
         return RejectedError(f"{where}: {said}")
-
-
-def _all_of(pieces: Iterable[bytes], size_bytes: int) -> bytes:
-    """Return them as one, of at most that size; many small ones at a time would fill the memory."""
-    found, count = bytearray(size_bytes), 0
-    for piece in pieces:
-        found[count : count + len(piece)] = piece
-        count += len(piece)
-    del found[count:]
-    return cast(bytes, found)  # which reads as they do; a copy would be another part in memory
 
 
 def _client() -> Any:

@@ -27,12 +27,14 @@ class Object:
         version: Differs once it is replaced.
         checksum: What `hasher` makes of its content; empty where the system tells none.
         hasher: Makes what hashes as the system does.
+        mark: That of the upload in parts which it is of, see `Begun`; empty where it has none.
     """
 
     size_bytes: int
     version: str = ""
     checksum: str = ""
     hasher: Callable[[], Hasher] = field(default=hashlib.sha256, compare=False)
+    mark: str = field(default="", compare=False)
 
     def is_content(self, content: bytes) -> bool:
         """Whether that is what is kept, as far as the system tells."""

@@ -21,6 +21,7 @@ from azure.core.pipeline.transport import RequestsTransport
 from azure.storage.blob import BlobBlock, ContainerClient
 from requests.adapters import HTTPAdapter
 
+from mlflow_exec.clients.tls import tls_refusal
 from mlflow_exec.credential_sources import Credential
 from mlflow_exec.errors import (
     AccessDeniedError,
@@ -187,7 +188,7 @@ class AzureObjects(Objects):
         secret: Any = get("key_secret")
         if secret is None and (token := get("token")):
             secret = AzureSasCredential(token)
-        if secret is None:
+        if secret is None and not self._credential.is_whole:
             secret = load("azure.identity:DefaultAzureCredential", "azure")()
         return ContainerClient(
             f"https://{account}.blob.core.windows.net", self._bucket, secret, **options
@@ -214,6 +215,13 @@ class AzureObjects(Objects):
                 status=status,
                 reason=code,
             )
+        refused = tls_refusal(  # Azure's client has it there, and not as a cause
+            self._bucket, getattr(error, "inner_exception", None) or error,
+            way_to_trust="set REQUESTS_CA_BUNDLE to a file with its authority",
+            way_to_plain="the endpoint says whether it speaks TLS: http:// or https://",
+        )  # fmt: skip
+        if refused is not None:
+            return refused
         if code in _ONCE_MORE:
             return UnreachableError(text, status=status, reason=code)
         if code == "ContainerNotFound":

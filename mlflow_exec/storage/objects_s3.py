@@ -6,13 +6,12 @@ the version that its own fork of botocore is made of.
 
 from __future__ import annotations
 
-import hashlib
-import re
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
 
+from botocore import UNSIGNED
 from botocore.config import Config
 from botocore.exceptions import (
     BotoCoreError,
@@ -31,9 +30,11 @@ from mlflow_exec.errors import (
     RejectedError,
     UnreachableError,
 )
+from mlflow_exec.storage.base import PIECE_BYTES
 from mlflow_exec.storage.kept import Object
 from mlflow_exec.storage.objects import Objects, ObjectStore
-from mlflow_exec.storage.parts import PartsUpload, Upload
+from mlflow_exec.storage.parts import MARK, Begun, PartsUpload, Upload, ended, mark_in, new_mark
+from mlflow_exec.storage.ranges import part_of
 from mlflow_exec.storage.refusals import kind_of
 from mlflow_exec.storage.shared import Connections
 from mlflow_exec.storage.signed_urls import SignedUrl, SignedUrls
@@ -41,7 +42,7 @@ from mlflow_exec.uris import Location
 
 _CONNECTIONS = 64
 _REMOVED_AT_ONCE = 1000
-_NOT_FOUND, _NO_RANGE = 404, 416
+_NO_RANGE = 416
 _NOT_OF_KEYS = ("NoSuchBucket", "NoSuchUpload")  # and yet 404
 
 
@@ -51,6 +52,7 @@ class S3Objects(Objects, SignedUrls):
     def __init__(self, location: Location, credential: Credential) -> None:
         self._bucket = location.host
         self._credential = credential
+        self._signs = "key_id" in credential.fields or not credential.is_whole
         self._lock = threading.Lock()
         self._made: Any = None
 
@@ -72,9 +74,10 @@ class S3Objects(Objects, SignedUrls):
                 raise
             return b"", found  # nothing is no range
         with self._asked(key), told["Body"] as body:
-            content = bytes(body.read())
-        whole = str(told.get("ContentRange", "")).rpartition("/")[2]
-        size_bytes = int(whole) if whole.isdigit() else len(content)
+            content, size_bytes = part_of(
+                body.stream(PIECE_BYTES), start, end, told.get("ContentRange"),
+                told.get("ContentLength"),
+            )  # fmt: skip
         return content, Object(size_bytes, str(told.get("ETag", "")))
 
     def find(self, key: str) -> Object | None:
@@ -87,7 +90,8 @@ class S3Objects(Objects, SignedUrls):
                 self.call("list_objects_v2", "", Prefix=key, MaxKeys=1)
             return None
         size_bytes = int(self._told(told, "ContentLength", key))
-        return Object(size_bytes, str(told.get("ETag", "")))
+        mark = mark_in(told.get("Metadata"))
+        return Object(size_bytes, str(told.get("ETag", "")), mark=mark)
 
     def list(self, prefix: str) -> Iterator[tuple[str, int | None]]:
         """See `Objects`."""
@@ -118,6 +122,11 @@ class S3Objects(Objects, SignedUrls):
 
     # -- signed URLs ------------------------------------------------------------------------
 
+    @property
+    def urls(self) -> SignedUrls | None:
+        """See `Objects`."""
+        return self if self._signs else None
+
     def get_url(self, key: str, life_s: int) -> SignedUrl:
         """See `SignedUrls`."""
         return self._url("get_object", life_s, Key=key)
@@ -128,24 +137,35 @@ class S3Objects(Objects, SignedUrls):
 
     def begin_parts(self, key: str) -> str:
         """See `SignedUrls`."""
-        told = self.call("create_multipart_upload", key, Key=key)
-        return str(self._told(told, "UploadId", key))
+        mark = new_mark()
+        told = self.call("create_multipart_upload", key, Key=key, Metadata={MARK: mark})
+        return str(Begun(str(self._told(told, "UploadId", key)), mark))
 
     def part_url(self, key: str, upload: str, number: int, life_s: int) -> SignedUrl:
         """See `SignedUrls`."""
-        return self._url("upload_part", life_s, Key=key, UploadId=upload, PartNumber=number)
+        id_ = Begun.parse(upload).id
+        return self._url("upload_part", life_s, Key=key, UploadId=id_, PartNumber=number)
 
     def finish_parts(self, key: str, upload: str, etags: Mapping[int, str]) -> None:
         """See `SignedUrls`."""
         parts = [{"PartNumber": number, "ETag": etags[number]} for number in sorted(etags)]
-        self.call(
-            "complete_multipart_upload", key, Key=key, UploadId=upload,
-            MultipartUpload={"Parts": parts},
-        )  # fmt: skip
+        self.complete(key, Begun.parse(upload), parts)
 
     def abort_parts(self, key: str, upload: str) -> None:
         """See `SignedUrls`."""
-        self.call("abort_multipart_upload", key, Key=key, UploadId=upload)
+        self.call("abort_multipart_upload", key, Key=key, UploadId=Begun.parse(upload).id)
+
+    def complete(self, key: str, begun: Begun, parts: Sequence[Mapping[str, Any]]) -> str:
+        """Make an object of parts, as the client takes them; return its version."""
+
+        def end() -> str:
+            told = self.call(
+                "complete_multipart_upload", key, Key=key, UploadId=begun.id,
+                MultipartUpload={"Parts": parts},
+            )  # fmt: skip
+            return str(told.get("ETag", ""))
+
+        return ended(begun, end, lambda: self.find(key))
 
     def _url(self, method: str, life_s: int, **arguments: Any) -> SignedUrl:
         with self._asked(str(arguments["Key"])):
@@ -203,7 +223,9 @@ class S3Objects(Objects, SignedUrls):
                     aws_session_token=get("session_token"),
                     config=Config(
                         # Version 2 is what signs URLs in old regions, and is refused there now.
-                        signature_version="s3v4", max_pool_connections=_CONNECTIONS,
+                        signature_version="s3v4" if self._signs else UNSIGNED,
+                        ignore_configured_endpoint_urls=self._credential.is_whole,
+                        max_pool_connections=_CONNECTIONS,
                         retries={"mode": "standard", "total_max_attempts": 2},
                         connect_timeout=15, read_timeout=60, user_agent_extra="mlflow-exec",
                     ),
@@ -247,42 +269,23 @@ class _S3Upload(PartsUpload):
     def __init__(self, objects: S3Objects, key: str) -> None:
         super().__init__()
         self._objects, self._key = objects, key
-        self._id = objects.begin_parts(key)
+        self._begun = Begun.parse(objects.begin_parts(key))
 
     def send(self, number: int, part: bytes) -> dict[str, Any]:
-        told = self._call("upload_part", PartNumber=number, Body=part)
+        told = self._objects.call(
+            "upload_part", self._key, Key=self._key, UploadId=self._begun.id, PartNumber=number,
+            Body=part,
+        )  # fmt: skip
         sums = {name: value for name, value in told.items() if name.startswith("Checksum")}
         sums.pop("ChecksumType", None)
         etag = self._objects._told(told, "ETag", self._key)
         return {"PartNumber": number, "ETag": etag, **sums}
 
     def finish(self, sent: Sequence[Any]) -> str:
-        try:
-            told = self._call("complete_multipart_upload", MultipartUpload={"Parts": list(sent)})
-        except RejectedError as error:
-            # Some know no more of an upload that a request has ended whose answer was lost.
-            found = self._objects.find(self._key) if error.status == _NOT_FOUND else None
-            if found is None or found.version != _etag_of(sent):
-                raise
-            return found.version
-        return str(told.get("ETag", ""))
+        return self._objects.complete(self._key, self._begun, list(sent))
 
     def remove(self) -> None:
-        self._objects.abort_parts(self._key, self._id)
-
-    def _call(self, method: str, **arguments: Any) -> dict[str, Any]:
-        return self._objects.call(
-            method, self._key, Key=self._key, UploadId=self._id, **arguments
-        )
-
-
-def _etag_of(sent: Sequence[Any]) -> str:
-    """Return that of an object of parts, where those of the parts are their MD5s."""
-    etags = "".join(part["ETag"].strip('"') for part in sent)
-    if not re.fullmatch("([0-9a-f]{32})+", etags):
-        return ""
-    joined = hashlib.md5(bytes.fromhex(etags), usedforsecurity=False).hexdigest()
-    return f'"{joined}-{len(sent)}"'
+        self._objects.abort_parts(self._key, str(self._begun))
 
 
 class S3Store(ObjectStore):

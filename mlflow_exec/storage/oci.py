@@ -24,11 +24,13 @@ from mlflow_exec.errors import (
     RejectedError,
     UnreachableError,
 )
+from mlflow_exec.storage.base import PIECE_BYTES
 from mlflow_exec.storage.kept import Hasher, Object
 from mlflow_exec.storage.objects import Objects, ObjectStore
 from mlflow_exec.storage.oci_signing import identity
-from mlflow_exec.storage.parts import PartsUpload, Upload
-from mlflow_exec.storage.refusals import nothing_of, refusal, told_by, whole_bytes
+from mlflow_exec.storage.parts import MARK, Begun, PartsUpload, Upload, ended, new_mark
+from mlflow_exec.storage.ranges import part_of
+from mlflow_exec.storage.refusals import nothing_of, refusal, told_by
 from mlflow_exec.storage.shared import Connections
 from mlflow_exec.uris import Location
 
@@ -38,6 +40,7 @@ _PAGE = 1000
 # Damaged on its way, or in the way of another one.
 _AGAIN = ("UnmatchedContentMD5", "UnmatchedContentCRC32C", "BadDigest", "IncorrectState")
 _ALGORITHM = {"opc_checksum_algorithm": "CRC32C"}
+_MARK = f"opc-meta-{MARK}"
 
 
 class OciObjects(Objects):
@@ -84,8 +87,10 @@ class OciObjects(Objects):
         except RejectedError as error:
             return nothing_of(error, self.find(key))
         with self._asked(key), told.data as body:
-            content = bytes(body.content)
-        size_bytes = whole_bytes(told.headers.get("content-range"), content)
+            content, size_bytes = part_of(
+                body.iter_content(PIECE_BYTES), start, end, told.headers.get("content-range"),
+                told.headers.get("content-length"),
+            )  # fmt: skip
         return content, _object(told.headers, size_bytes)
 
     def find(self, key: str) -> Object | None:
@@ -171,12 +176,16 @@ class OciObjects(Objects):
 class _OciUpload(PartsUpload):
     def __init__(self, objects: OciObjects, key: str) -> None:
         super().__init__()
-        self._objects = objects
-        details = oci.object_storage.models.CreateMultipartUploadDetails(object=key)
+        self._objects, self._key = objects, key
+        mark = new_mark()
+        details = oci.object_storage.models.CreateMultipartUploadDetails(
+            object=key, metadata={_MARK: mark}
+        )
         told = objects.ask(
             "create_multipart_upload", create_multipart_upload_details=details, **_ALGORITHM
         )
-        self._id = {"object_name": key, "upload_id": told.data.upload_id}
+        self._begun = Begun(str(told.data.upload_id), mark)
+        self._id = {"object_name": key, "upload_id": self._begun.id}
 
     def send(self, number: int, part: bytes) -> Any:
         part = bytes(part)  # which the SDK takes no other for
@@ -188,22 +197,27 @@ class _OciUpload(PartsUpload):
             part_num=number, etag=told.headers["etag"]
         )
 
-    def finish(self, sent: Sequence[Any]) -> None:
+    def finish(self, sent: Sequence[Any]) -> str:
         details = oci.object_storage.models.CommitMultipartUploadDetails(parts_to_commit=list(sent))
-        self._objects.ask(
-            "commit_multipart_upload", commit_multipart_upload_details=details, **self._id
-        )
+
+        def end() -> str:
+            told = self._objects.ask(
+                "commit_multipart_upload", commit_multipart_upload_details=details, **self._id
+            )
+            return str(told.headers.get("etag", ""))
+
+        return ended(self._begun, end, lambda: self._objects.find(self._key))
 
     def remove(self) -> None:
         self._objects.ask("abort_multipart_upload", **self._id)
 
 
 def _object(headers: Any, size_bytes: int) -> Object:
-    version = headers.get("etag", "")
+    version, mark = headers.get("etag", ""), headers.get(_MARK, "")
     if crc := headers.get("opc-content-crc32c"):
-        return Object(size_bytes, version, b64decode(crc).hex(), crc32c.CRC32CHash)
+        return Object(size_bytes, version, b64decode(crc).hex(), crc32c.CRC32CHash, mark)
     md5 = headers.get("content-md5")
-    return Object(size_bytes, version, b64decode(md5).hex() if md5 else "", _md5)
+    return Object(size_bytes, version, b64decode(md5).hex() if md5 else "", _md5, mark)
 
 
 def _sum(content: bytes) -> str:

@@ -32,6 +32,8 @@ def identity(location: Location, credential: Credential) -> tuple[dict[str, Any]
     try:
         if kind in ("", "api_key") and credential.get("private_key"):
             config = _given(credential, region)
+        elif not kind and credential.is_whole:
+            raise ValueError("it has neither private_key nor principal")
         elif kind in _BY_KEY or not (kind or _delegation_token().exists()):
             config, others = _of_file()
         else:

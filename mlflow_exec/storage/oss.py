@@ -29,10 +29,12 @@ from mlflow_exec.errors import (
     RejectedError,
     UnreachableError,
 )
+from mlflow_exec.storage.base import PIECE_BYTES
 from mlflow_exec.storage.kept import Object
 from mlflow_exec.storage.objects import Objects, ObjectStore
-from mlflow_exec.storage.parts import PartsUpload, Upload
-from mlflow_exec.storage.refusals import nothing_of, refusal, told_by, whole_bytes
+from mlflow_exec.storage.parts import MARK, Begun, PartsUpload, Upload, ended, mark_in, new_mark
+from mlflow_exec.storage.ranges import part_of
+from mlflow_exec.storage.refusals import nothing_of, refusal, told_by
 from mlflow_exec.storage.shared import Connections
 from mlflow_exec.storage.signed_urls import SignedUrl, SignedUrls
 from mlflow_exec.uris import Location
@@ -69,7 +71,12 @@ class OssObjects(Objects, SignedUrls):
         self._session = _session()
         config = oss.config.load_default()
         config.region, config.endpoint = region, endpoint or None
-        config.credentials_provider = oss.credentials.CredentialsProviderFunc(self._keys)
+        self._signs = "key_id" in credential.fields or not credential.is_whole
+        config.credentials_provider = (
+            oss.credentials.CredentialsProviderFunc(self._keys)
+            if self._signs
+            else oss.credentials.AnonymousCredentialsProvider()
+        )
         config.http_client = RequestsHttpClient(
             session=self._session, connect_timeout=_TIMEOUT_S[0], readwrite_timeout=_TIMEOUT_S[1]
         )
@@ -94,8 +101,11 @@ class OssObjects(Objects, SignedUrls):
         except RejectedError as error:
             return nothing_of(error, self.find(key))
         with self._asked(key), told.body as body:
-            content = bytes(body.read())
-        return content, _object(told, whole_bytes(told.content_range, content))
+            content, size_bytes = part_of(
+                body.iter_bytes(block_size=PIECE_BYTES), start, end, told.content_range,
+                told.content_length,
+            )  # fmt: skip
+        return content, _object(told, size_bytes)
 
     def find(self, key: str) -> Object | None:
         """See `Objects`."""
@@ -105,7 +115,7 @@ class OssObjects(Objects, SignedUrls):
             if error.reason == "NoSuchBucket":
                 raise
             return None
-        return _object(told, told.content_length)
+        return _object(told, told.content_length, mark_in(told.metadata))
 
     def list(self, prefix: str) -> Iterator[tuple[str, int | None]]:
         """See `Objects`."""
@@ -134,6 +144,11 @@ class OssObjects(Objects, SignedUrls):
 
     # -- signed URLs ------------------------------------------------------------------------
 
+    @property
+    def urls(self) -> SignedUrls | None:
+        """See `Objects`."""
+        return self if self._signs else None
+
     def get_url(self, key: str, life_s: int) -> SignedUrl:
         """See `SignedUrls`."""
         return self._url(oss.GetObjectRequest, key, life_s)
@@ -145,28 +160,40 @@ class OssObjects(Objects, SignedUrls):
 
     def begin_parts(self, key: str) -> str:
         """See `SignedUrls`."""
-        told = self.ask("initiate_multipart_upload", oss.InitiateMultipartUploadRequest, key)
-        return str(told.upload_id)
+        mark = new_mark()
+        told = self.ask(
+            "initiate_multipart_upload", oss.InitiateMultipartUploadRequest, key,
+            metadata={MARK: mark},
+        )  # fmt: skip
+        return str(Begun(str(told.upload_id), mark))
 
     def part_url(self, key: str, upload: str, number: int, life_s: int) -> SignedUrl:
         """See `SignedUrls`."""
-        return self._url(
-            oss.UploadPartRequest, key, life_s, upload_id=upload, part_number=number
-        )
+        id_ = Begun.parse(upload).id
+        return self._url(oss.UploadPartRequest, key, life_s, upload_id=id_, part_number=number)
 
     def finish_parts(self, key: str, upload: str, etags: Mapping[int, str]) -> None:
         """See `SignedUrls`."""
-        parts = [oss.UploadPart(part_number=n, etag=etags[n]) for n in sorted(etags)]
-        self.ask(
-            "complete_multipart_upload", oss.CompleteMultipartUploadRequest, key,
-            upload_id=upload, complete_multipart_upload=oss.CompleteMultipartUpload(parts=parts),
-        )  # fmt: skip
+        self.complete(key, Begun.parse(upload), etags)
 
     def abort_parts(self, key: str, upload: str) -> None:
         """See `SignedUrls`."""
-        self.ask(
-            "abort_multipart_upload", oss.AbortMultipartUploadRequest, key, upload_id=upload
-        )
+        id_ = Begun.parse(upload).id
+        self.ask("abort_multipart_upload", oss.AbortMultipartUploadRequest, key, upload_id=id_)
+
+    def complete(self, key: str, begun: Begun, etags: Mapping[int, str]) -> str:
+        """Make an object of parts, by what the bucket has called them; return its version."""
+        named = [oss.UploadPart(part_number=n, etag=etags[n]) for n in sorted(etags)]
+        parts = oss.CompleteMultipartUpload(parts=named)
+
+        def end() -> str:
+            told = self.ask(
+                "complete_multipart_upload", oss.CompleteMultipartUploadRequest, key,
+                upload_id=begun.id, complete_multipart_upload=parts,
+            )  # fmt: skip
+            return str(told.etag or "")
+
+        return ended(begun, end, lambda: self.find(key))
 
     def _url(self, request: Any, key: str, life_s: int, **arguments: Any) -> SignedUrl:
         with self._asked(key):
@@ -252,22 +279,22 @@ class _OssUpload(PartsUpload):
     def __init__(self, objects: OssObjects, key: str) -> None:
         super().__init__()
         self._objects, self._key = objects, key
-        self._id = objects.begin_parts(key)
+        self._begun = Begun.parse(objects.begin_parts(key))
 
     def send(self, number: int, part: bytes) -> Any:
         part = bytes(part)  # which the SDK takes no other for
         told = self._objects.ask(
             "upload_part", oss.UploadPartRequest, self._key,
-            part_number=number, body=part, content_md5=_md5(part), upload_id=self._id,
+            part_number=number, body=part, content_md5=_md5(part), upload_id=self._begun.id,
         )  # fmt: skip
         return number, told.etag
 
-    def finish(self, sent: Sequence[Any]) -> None:
+    def finish(self, sent: Sequence[Any]) -> str:
         etags = {number: str(etag) for number, etag in sent}
-        self._objects.finish_parts(self._key, self._id, etags)
+        return self._objects.complete(self._key, self._begun, etags)
 
     def remove(self) -> None:
-        self._objects.abort_parts(self._key, self._id)
+        self._objects.abort_parts(self._key, str(self._begun))
 
 
 def _session() -> requests.Session:
@@ -278,9 +305,9 @@ def _session() -> requests.Session:
     return session
 
 
-def _object(told: Any, size_bytes: int) -> Object:
+def _object(told: Any, size_bytes: int, mark: str = "") -> Object:
     checksum = f"{int(told.hash_crc64):016x}" if told.hash_crc64 else ""
-    return Object(size_bytes, told.etag or "", checksum, _crc64)
+    return Object(size_bytes, told.etag or "", checksum, _crc64, mark)
 
 
 class _Crc64(Crc64):  # type: ignore[misc]

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import logging
+import re
 import time
+import uuid
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Any, TypeVar, cast
 
 from mlflow_exec.clients.pauses import Pauses
-from mlflow_exec.errors import UnreachableError
+from mlflow_exec.errors import ConflictError, NotFoundError, RejectedError, UnreachableError
 from mlflow_exec.storage.base import PIECE_BYTES
 from mlflow_exec.storage.budget import Budget, Share
+from mlflow_exec.storage.kept import Object
 from mlflow_exec.storage.sent import Sent
 
 T = TypeVar("T")
@@ -146,6 +150,60 @@ class PartsUpload(Upload):
 
     def _send(self, number: int, part: bytes) -> None:
         self._sent[number] = again(lambda: self.send(number, part))
+
+
+MARK = "mlflow-exec-upload"
+"""What the metadata of an object calls the mark of the upload that it is of."""
+
+
+def new_mark() -> str:
+    """Return what marks one upload; see `Begun`."""
+    return uuid.uuid4().hex
+
+
+def mark_in(metadata: Mapping[str, Any] | None) -> str:
+    """Return the mark in the metadata of an object, whose names come in upper case, too."""
+    return next((str(v) for name, v in (metadata or {}).items() if name.lower() == MARK), "")
+
+
+@dataclass(frozen=True)
+class Begun:
+    """An upload in parts that a system has begun; as a text, both are told apart again.
+
+    Attributes:
+        id: What the system calls it, as long as it is neither ended nor removed.
+        mark: What stands in the metadata of its object from the beginning, so that it is known
+            whose that is when the system knows no more of the upload.
+    """
+
+    id: str
+    mark: str = ""
+
+    @classmethod
+    def parse(cls, text: str) -> Begun:
+        """Return what was made a text; one that was not has no mark."""
+        found = re.fullmatch(r"([0-9a-f]{32})\.(.+)", text)
+        return cls(found[2], found[1]) if found else cls(text)
+
+    def __str__(self) -> str:
+        return f"{self.mark}.{self.id}"
+
+
+def ended(begun: Begun, end: Callable[[], str], find: Callable[[], Object | None]) -> str:
+    """Make the object of an upload, or see that it is made: an answer that said so may be lost.
+
+    Args:
+        begun: The upload.
+        end: Asks for it, and returns the version of the object.
+        find: Returns what is kept under its key.
+    """
+    try:
+        return end()
+    except (ConflictError, NotFoundError, RejectedError):
+        found = find() if begun.mark else None
+        if found is None or found.mark != begun.mark:
+            raise
+        return found.version
 
 
 def read_in_parts(

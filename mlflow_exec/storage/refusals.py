@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -76,9 +75,3 @@ def nothing_of(error: RejectedError, found: Object | None) -> tuple[bytes, Objec
     if error.status != _NO_RANGE or found is None or found.size_bytes:
         raise error
     return b"", found
-
-
-def whole_bytes(content_range: str | None, content: bytes) -> int:
-    """Return the size of an object of which a range has come."""
-    match = re.fullmatch(r"bytes \d+-\d+/(\d+)", content_range or "")
-    return int(match[1]) if match else len(content)

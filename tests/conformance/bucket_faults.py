@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Callable, Iterator, Mapping, Sized
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +19,7 @@ from mlflow_exec.storage.base import Store
 from mlflow_exec.storage.objects import ObjectStore
 from mlflow_exec.storage.parts import PART_BYTES
 from mlflow_exec.testing.stores import content, put
-from tests.cloud_server import CHANGED, CUT, CloudServer, Fault
+from tests.cloud_server import CHANGED, CUT, LOST, WHOLE, Answer, CloudServer, Fault, Request
 
 ASKED_OF_S3 = {
     "part": ("PUT", "partNumber=2"), "end": ("POST", "uploadId="), "put": ("PUT", "faults/small"),
@@ -25,6 +27,7 @@ ASKED_OF_S3 = {
     "list": ("GET", "list-type"), "delete": ("POST", "delete"),
 }  # fmt: skip
 """`Bucket.asked` of what speaks as S3 does."""
+SMALL = b"some content" * 100  # so that its middle is not in what stands before it
 LARGE = random.randbytes(PART_BYTES + 1_000_000)  # two parts
 
 
@@ -40,6 +43,7 @@ class Bucket:
             ``put``, ``get large``, ``get small``, ``list``, ``delete``.
         unfinished: Returns the uploads in parts that were begun and neither ended nor removed.
         refusal: What is said of content that arrives changed, as a pattern, where it is noticed.
+        knows_ended: Whether it tells again, to who asks again, that an upload was ended.
     """
 
     server: CloudServer
@@ -47,6 +51,7 @@ class Bucket:
     asked: Mapping[str, tuple[str, str]]
     unfinished: Callable[[], Sized]
     refusal: str = ""
+    knows_ended: bool = False
 
     def fault(self, request: str, kind: int, times: int = 1) -> Fault:
         """Return what lets one kind of request go wrong."""
@@ -75,9 +80,9 @@ def assert_is_done_again(
     """Keep, read, list and delete ``large`` and ``small``, while a request for them goes wrong."""
     server.faults = [fault]
     put(store, "large", large)
-    put(store, "small", b"some content")
+    put(store, "small", SMALL)
     assert content(store, "large") == large
-    assert content(store, "small") == b"some content"
+    assert content(store, "small") == SMALL
     assert len(store.entries("")) == 2
     store.delete("")
     assert store.entries("") == []
@@ -136,7 +141,8 @@ class BucketFaults:
     @pytest.mark.parametrize(
         ("request_", "kind"),
         [("part", CUT), ("end", 503), ("put", 503), ("get large", CUT), ("get large", 429),
-         ("list", CUT), ("delete", 503)],
+         ("list", CUT), ("delete", 503),
+         ("put", LOST), ("part", LOST), ("end", LOST), ("delete", LOST)],
     )  # fmt: skip
     def test_what_fails_once_is_done_again(
         self, bucket: Bucket, faulty: ObjectStore, request_: str, kind: int
@@ -157,6 +163,39 @@ class BucketFaults:
         assert isinstance(told.value.__cause__, RejectedError)
         assert [entry.path for entry in faulty.entries("")] == [name]
         assert content(faulty, name) == b"before"
+
+    def test_of_a_server_that_takes_no_ranges_no_more_is_read_than_is_needed(
+        self, bucket: Bucket, faulty: ObjectStore
+    ) -> None:
+        put(faulty, "large", LARGE)
+        bucket.server.faults = [bucket.fault("get large", WHOLE, times=100)]
+        assert content(faulty, "large") == LARGE
+
+    def test_what_another_upload_has_replaced_before_it_was_asked_for_again_is_not_taken_for_ours(
+        self, bucket: Bucket, faulty: ObjectStore, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        answer = bucket.server.answer
+        method, target = bucket.asked["end"]
+        another, lost = bytes(len(LARGE)), 0
+
+        def is_asked(request: Request) -> bool:
+            sent = f"{request.target} {request.headers.get('Content-Range', '')}"
+            return request.method == method and bool(re.search(target, sent))
+
+        def losing(request: Request) -> Answer:
+            nonlocal lost
+            told = answer(request)
+            if not lost and is_asked(request):
+                lost += 1
+                put(bucket.store("faults"), "large", another)
+                raise ConnectionError("it is lost")
+            return told
+
+        monkeypatch.setattr(bucket.server, "answer", losing)
+        with nullcontext() if bucket.knows_ended else pytest.raises(ArtifactError):
+            put(faulty, "large", LARGE)
+        assert lost == 1
+        assert content(faulty, "large") == another
 
     def test_a_marker_of_a_folder_is_no_file(self, faulty: ObjectStore) -> None:
         put(faulty, "d/a", b"1")

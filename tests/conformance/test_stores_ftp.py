@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from pathlib import Path
 from typing import BinaryIO
 
 import fsspec
@@ -147,6 +148,22 @@ def test_what_a_server_cannot_tell_now_is_not_taken_for_nothing(
     assert not busy.exists()
     assert not (server.folder / "busy" / "d").exists()
     store.delete("")
+
+
+@pytest.mark.parametrize("knows_facts", [True, False])
+def test_a_folder_that_may_not_be_read_is_not_taken_for_an_empty_one(
+    tmp_path: Path, knows_facts: bool
+) -> None:
+    with ftp(tmp_path, knows_facts=knows_facts) as server:
+        store, folder = store_at(server, "closed"), server.folder / "closed" / "d"
+        put(store, "d/a", b"1")
+        folder.chmod(0o300)
+        for action in (store.entries, store.delete):
+            with pytest.raises(ArtifactError, match=r"550 .*Permission denied") as told:
+                action("d")
+            assert "\n" not in str(told.value)
+        folder.chmod(0o700)
+        assert [entry.path for entry in store.entries("d")] == ["d/a"]
 
 
 def test_a_password_in_the_settings_of_fsspec_is_sent_nowhere(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import random
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,12 +19,13 @@ from mlflow_exec.errors import ArtifactError, ArtifactNotFoundError
 from mlflow_exec.storage.huggingface import HfStore
 from mlflow_exec.testing.stores import StoreConformance, Stored, content, put
 from mlflow_exec.uris import Location
-from tests.cloud_server import CHANGED, CUT, Fault, serving
+from tests.cloud_server import CHANGED, CUT, LOST, WHOLE, Fault, serving
 from tests.conformance.bucket_faults import (
     assert_a_folder_is_one_request,
     assert_is_done_again,
     assert_pages_are_listed_and_deleted,
 )
+from tests.conformance.small_disks import small_disk
 from tests.hf_server import REPOSITORY, TOKEN, HfServer
 
 LARGE = random.randbytes(20_000_000)
@@ -66,6 +68,7 @@ class TestHf(StoreConformance):
     ("method", "target", "kind"),
     [("PUT", "number=2", CUT), ("PUT", "number=2", 503),
      ("POST", "/preupload/", 503), ("POST", "/commit/", 412), ("POST", "/commit/", CUT),
+     ("POST", "/commit/", LOST),
      ("POST", "/paths-info/", 429), ("GET", "/cdn/", CUT), ("GET", "resolve.*small", CHANGED),
      ("GET", "/tree/", CUT)],
 )  # fmt: skip
@@ -75,6 +78,30 @@ def test_what_fails_once_is_done_again(
     large = random.randbytes(20_000_000)  # of a hash that is not there yet
     fault = Fault(method, target, kind)
     assert_is_done_again(server, store_at(server, "faults"), fault, large)
+
+
+def test_of_a_server_that_takes_no_ranges_no_more_is_read_than_is_needed(
+    server: HfServer,
+) -> None:
+    store = store_at(server, "whole")
+    put(store, "large", LARGE)
+    server.faults = [Fault("GET", "/cdn/", WHOLE, times=100)]
+    assert content(store, "large") == LARGE
+    server.faults = []
+    store.delete("")
+
+
+def test_content_that_has_no_room_to_wait_in_is_one_sentence(
+    server: HfServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = store_at(server, "full")
+    with small_disk(tmp_path / "full"):
+        monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "full"))
+        with pytest.raises(ArtifactError, match=r"full: No space left .* by TMPDIR") as told:
+            put(store, "large", LARGE)
+        assert "\n" not in str(told.value)
+        assert list((tmp_path / "full").iterdir()) == []
+    assert store.entries("") == []
 
 
 def test_what_comes_changed_is_noticed(server: HfServer) -> None:

@@ -34,8 +34,7 @@ from mlflow_exec.storage.parts import READING, SENDING
 from mlflow_exec.testing.stores import Random, StoreConformance, Stored, content, put
 from mlflow_exec.uris import Location
 from tests.answering_server import Answer, answering
-from tests.cloud_server import Answer as ForwardedAnswer
-from tests.cloud_server import Request, serving
+from tests.cloud_server import serving
 from tests.conformance.bucket_faults import ASKED_OF_S3, Bucket, BucketFaults
 from tests.conformance.cutting import assert_survives_cuts
 from tests.forwarding_server import ForwardingServer
@@ -128,6 +127,9 @@ class TestFaultsOfAzure(BucketFaults):
         place = ObjectServer(before_azure.server_port)
         return Bucket(before_azure, lambda name: in_azure(place, name), asked, lambda: [])
 
+    # The range is signed there.
+    test_of_a_server_that_takes_no_ranges_no_more_is_read_than_is_needed = None  # type: ignore[assignment]
+
 
 @pytest.mark.parametrize(("server", "store_in"), [("s3", in_s3), ("azure", in_azure)])
 def test_a_connection_that_breaks_in_the_middle_loses_nothing(
@@ -198,36 +200,6 @@ def test_a_store_is_used_in_a_forked_process(s3: ObjectServer) -> None:
     assert os.waitpid(child, 0)[1] == 0
     assert store._objects is before
     assert b"".join(store.read("b")) == b"2" * 10_000_000
-    store.delete("")
-
-
-@pytest.mark.parametrize(
-    ("server", "store_in", "end"),
-    [("s3", in_s3, "uploadId="), ("azure", in_azure, "comp=blocklist")],
-)
-def test_an_upload_whose_last_answer_is_lost_is_done(
-    server: str,
-    store_in: Callable[[ObjectServer, str], ObjectStore],
-    end: str,
-    request: pytest.FixtureRequest,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(pauses, "_FIRST_S", 0.01)
-    before: ForwardingServer = request.getfixturevalue(f"before_{server}")
-    store, answer = store_in(ObjectServer(before.server_port), "lost"), before.answer
-    lost: list[ForwardedAnswer] = []
-
-    def losing(asked: Request) -> ForwardedAnswer:
-        told = answer(asked)
-        if not lost and asked.method in ("POST", "PUT") and end in asked.target:
-            lost.append(told)
-            raise ConnectionError("it is lost")
-        return told
-
-    monkeypatch.setattr(before, "answer", losing)
-    put(store, "a", bytes(9_000_000))
-    assert len(lost) == 1
-    assert content(store, "a") == bytes(9_000_000)
     store.delete("")
 
 

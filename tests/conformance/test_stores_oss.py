@@ -12,6 +12,7 @@ from mlflow_exec.clients import pauses
 from mlflow_exec.credential_sources import NOTHING, Credential
 from mlflow_exec.credentials import Secret
 from mlflow_exec.errors import ArtifactError, ArtifactNotFoundError, CredentialError
+from mlflow_exec.storage.opening import open_store
 from mlflow_exec.storage.oss import OssStore
 from mlflow_exec.testing.stores import StoreConformance, Stored, content, put
 from mlflow_exec.uris import Location
@@ -118,7 +119,9 @@ def test_keys_come_from_alibabas_own_chain_where_none_are_given(
         # They read the environment when they are imported.
         monkeypatch.setattr(auth_util, "environment_credentials_uri", keys.url)
         monkeypatch.setattr(auth_util, "environment_ecs_metadata_disabled", "true")
-        store = store_at(server, "chain", key_id="", key_secret="", session_token="")
+        monkeypatch.setenv("OSS_ENDPOINT", server.url)
+        monkeypatch.setenv("OSS_REGION", REGION)
+        store = open_store(f"oss://{BUCKET}/chain")
         store.put("a", io.BytesIO(b"1"))
         assert content(store, "a") == b"1"
         store.delete("")

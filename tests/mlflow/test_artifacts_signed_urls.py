@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import re
 from collections.abc import Iterator
@@ -27,8 +28,9 @@ from mlflow.store.artifact.http_artifact_repo import HttpArtifactRepository
 from mlflow_exec.credentials import hide
 from mlflow_exec.plugins.artifacts import ExecArtifactRepository
 from mlflow_exec.plugins.bucket_artifacts import ExecBucketRepository
-from tests import oss_server
+from tests import gcs_server, oss_server
 from tests.cloud_server import serving
+from tests.gcs_server import GcsServer
 from tests.object_servers import ACCOUNT, ACCOUNT_KEY, BUCKET, azurite, gofakes3
 from tests.oss_server import OssServer
 from tests.servers import MlflowServer, mlflow_server, until
@@ -95,6 +97,26 @@ def in_oss(folder: Path) -> Iterator[Place]:
 
 
 @contextmanager
+def in_gcs(folder: Path) -> Iterator[Place]:
+    with serving(server := GcsServer()):
+        def named(name: str, **secret: str) -> dict[str, str]:
+            file = folder / name
+            file.write_text(json.dumps({"team": {"endpoint": server.url, **secret}}))
+            file.chmod(0o600)
+            return {"MLFLOW_EXEC_CREDENTIALS": str(file)}
+
+        secret = json.loads(server.account)["private_key"]
+        yield Place(
+            f"fsspec+gs://{gcs_server.BUCKET}/of-the-server?cred=team",
+            f"{server.url}/{gcs_server.BUCKET}/of-the-server",
+            named("key.yaml", private_key=server.account), secret,
+            "X-Goog-Algorithm=GOOG4-RSA-SHA256",
+            cannot_sign=named("token.yaml", token=gcs_server.TOKEN),
+        )  # fmt: skip
+        assert server.uploads == {}
+
+
+@contextmanager
 def in_azure(folder: Path) -> Iterator[Place]:
     with azurite(folder) as server:
         token = generate_account_sas(
@@ -112,7 +134,7 @@ def in_azure(folder: Path) -> Iterator[Place]:
         )  # fmt: skip
 
 
-@pytest.fixture(scope="module", params=[in_s3, in_oss, in_azure])
+@pytest.fixture(scope="module", params=[in_s3, in_oss, in_gcs, in_azure])
 def place(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Place]:
@@ -150,8 +172,9 @@ def put_part(credential: MultipartUploadCredential, content: bytes) -> Multipart
 
 # A server takes its time to start, and two show it.
 @pytest.mark.parametrize(
-    "place", [in_s3, in_oss, pytest.param(in_azure, marks=pytest.mark.large)], indirect=True,
-    scope="module",
+    "place",
+    [in_s3, in_oss, *(pytest.param(kind, marks=pytest.mark.large) for kind in (in_gcs, in_azure))],
+    indirect=True, scope="module",
 )  # fmt: skip
 def test_a_client_of_the_server_puts_the_parts_of_a_large_file_into_the_bucket_and_gets_them(
     server: MlflowServer, place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -200,7 +223,7 @@ def test_a_file_is_put_by_a_signed_url(repository: ExecBucketRepository) -> None
 
 
 # gofakes3 takes every signature for right.
-@pytest.mark.parametrize("place", [in_oss, in_azure], indirect=True, scope="module")
+@pytest.mark.parametrize("place", [in_oss, in_gcs, in_azure], indirect=True, scope="module")
 def test_a_url_is_good_for_one_object_one_way_and_not_for_long(
     place: Place, repository: ExecBucketRepository, tmp_path: Path
 ) -> None:
@@ -274,6 +297,24 @@ def test_a_file_is_made_of_the_parts_that_have_come_and_of_no_others(
     assert requests.get(url).content == content * 2
 
 
+def test_the_end_of_an_upload_whose_answer_was_lost_can_be_asked_for_again(
+    repository: ExecBucketRepository,
+) -> None:
+    begun = repository.create_multipart_upload("large", 1, "lost")
+    parts = [put_part(begun.credentials[0], b"1")]
+    for _ in range(2):
+        repository.complete_multipart_upload("large", begun.upload_id, parts, "lost")
+        assert [(f.path, f.file_size) for f in repository.list_artifacts("lost")] == [
+            ("lost/large", 1)
+        ]
+    repository.delete_artifacts("lost/large")  # gofakes3 leaves its metadata to the next one
+    signed = repository.create_presigned_upload_url("lost/large")
+    requests.put(signed.presigned_url, data=b"new", headers=signed.headers).raise_for_status()
+    with pytest.raises(MlflowException):
+        repository.complete_multipart_upload("large", begun.upload_id, parts, "lost")
+    assert [found.file_size for found in repository.list_artifacts("lost")] == [3]
+
+
 @pytest.mark.parametrize("path", ["../elsewhere", "/elsewhere", "a/../../b", ""])
 def test_nothing_is_signed_outside_of_the_root(
     repository: ExecBucketRepository, path: str
@@ -318,7 +359,7 @@ def test_more_parts_than_an_upload_can_have_are_not_signed(
 
 
 # Every credential of the others signs.
-@pytest.mark.parametrize("place", [in_azure], indirect=True, scope="module")
+@pytest.mark.parametrize("place", [in_gcs, in_azure], indirect=True, scope="module")
 def test_what_cannot_sign_is_not_said_to_and_clients_go_through_the_server(
     place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -150,6 +150,15 @@ def test_a_mounted_secret_goes_where_it_says_itself_before_where_variables_say(
         assert "by environment variable" not in str(told.value)
 
 
+def test_what_is_named_or_says_where_it_belongs_is_whole(file: Path, tmp_path: Path) -> None:
+    assert find_credential(NAMED, {**env_of(file), **HOST}).is_whole
+    assert not find_credential(BUCKET, ENDPOINT).is_whole
+    env = {**mounted(tmp_path, key_secret=SECRET), **ENDPOINT}
+    assert not find_credential(BUCKET, env).is_whole
+    mounted(tmp_path, endpoint="https://its-own.example")
+    assert find_credential(BUCKET, env).is_whole
+
+
 def test_secrets_of_variables_and_of_a_folder_are_never_mixed(tmp_path: Path) -> None:
     env = mounted(tmp_path, hosts="files.example", user="me")
     env["MLFLOW_EXEC_SQL_PASSWORD"] = SECRET
@@ -169,6 +178,7 @@ def test_where_no_secret_is_given_that_is_said_of_the_source(tmp_path: Path) -> 
 
 def test_where_nothing_is_given_it_is_left_to_the_sdk() -> None:
     assert find_credential(PLACE, {}) is NOTHING
+    assert not NOTHING.is_whole
 
 
 def test_a_password_in_a_uri_is_used_with_a_warning_that_names_the_way_on(
