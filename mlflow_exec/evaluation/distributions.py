@@ -15,6 +15,7 @@ import pandas as pd
 from scipy import stats
 
 from mlflow_exec.evaluation.arrays import Floats, Integers, Values
+from mlflow_exec.evaluation.findings import MISSING
 from mlflow_exec.evaluation.statistics import cramers_v, independence
 
 _BINS = 10
@@ -22,7 +23,7 @@ _QUANTILES = 1_000
 _PARTS = np.arange(1, _BINS) / _BINS
 _CATEGORIES = 20  # or values; other categories are counted together
 _DRAWS = 400
-_MISSING, _OTHERS = "(missing)", "(others)"
+_OTHERS = "(others)"
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,7 +80,7 @@ def change_of_numbers(
     sizes = {"ks": ks} | _wasserstein(one[np.isfinite(one)], other[np.isfinite(other)])
     size = max(round(len(before) * len(after) / (len(before) + len(after))), 1)
     p_value = float(stats.kstwo.sf(ks, size)) if ks else 1.0
-    return _change(counts[0], counts[1], [*labels, _MISSING], p_value, sizes, rng, alpha)
+    return _change(counts[0], counts[1], [*labels, MISSING], p_value, sizes, rng, alpha)
 
 
 def change_of_categories(
@@ -103,7 +104,7 @@ def change_of_categories(
         np.bincount(place[part], minlength=n_groups) for part in (codes[:size], codes[size:])
     ]
     table = np.array(counts, dtype=np.float64)
-    labels = [*(str(texts[position]) for position in kept), _OTHERS, _MISSING]
+    labels = [*(str(texts[position]) for position in kept), _OTHERS, MISSING]
     sizes = {"cramers_v": cramers_v(table)}
     return _change(counts[0], counts[1], labels, independence(table), sizes, rng, alpha)
 
