@@ -155,10 +155,7 @@ def _change(
     raw = float(_psi(before, after))
     # Draws from what was found are as much farther apart as that is from the truth: the basic
     # bootstrap takes that off, and with it what two samples of one distribution have by chance.
-    drawn = _psi(
-        rng.multinomial(before.sum(), before / before.sum(), _DRAWS),
-        rng.multinomial(after.sum(), after / after.sum(), _DRAWS),
-    )
+    drawn = _psi(_drawn(before, rng), _drawn(after, rng))
     low, high = np.quantile(drawn, [alpha / 2, 1 - alpha / 2])
     corrected = max(2 * raw - float(drawn.mean()), 0.0)
     interval = (max(2 * raw - float(high), 0.0), max(2 * raw - float(low), corrected))
@@ -168,7 +165,17 @@ def _change(
     )
 
 
-def _psi(before: Integers, after: Integers) -> Floats:
+def _drawn(counts: Integers, rng: np.random.Generator) -> Floats:
+    """Return counts as of other samples, a row each.
+
+    Only shares matter, so the counts are those of Poisson, here by Anscombe's root of them: numpy's
+    own draws of such counts (and of multinomial ones) differ from version to version.
+    """
+    roots = np.sqrt(counts) + rng.normal(0.0, 0.5, (_DRAWS, len(counts)))
+    return np.asarray(np.maximum(roots**2 - 0.25, 0.0) * (counts > 0))
+
+
+def _psi(before: Values, after: Values) -> Floats:
     # Half a row in each bin, so that an empty one is no infinity.
     p, q = before + 0.5, after + 0.5
     p, q = p / p.sum(axis=-1, keepdims=True), q / q.sum(axis=-1, keepdims=True)
