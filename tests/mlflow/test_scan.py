@@ -119,7 +119,57 @@ def test_a_configuration_for_others_that_is_enabled_is_told(
 ) -> None:
     with caplog.at_level(logging.WARNING, "mlflow_exec"):
         evaluated(frame, model, evaluator_config={"enabled": True, "metric_prefix": "x"})
-    assert "'metric_prefix' is none of its settings" in caplog.text
+    assert "unknown setting 'metric_prefix'" in caplog.text
+    assert "evaluator_config={'mlflow-exec-scan': {...}}" in caplog.text
+
+
+NEAR = {
+    "a key that is nearly ours": {"enabled": True, "tasks": ["x"]},
+    "a value that is none of ours": {"enabled": True, "seed": "none"},
+    "a value of enabled that is none of ours": {"enabled": "for some"},
+    "a suite that is not there": {"enabled": True, "suite": "no-such.yaml"},
+}
+
+
+@pytest.mark.parametrize("config", NEAR)
+def test_what_may_be_meant_for_others_fails_nobody(
+    frame: pd.DataFrame, model: str, config: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.WARNING, "mlflow_exec"):
+        assert not has_scanned(evaluated(frame, model, evaluator_config=NEAR[config]))
+    assert "mlflow-exec-scan: not run" in caplog.text
+
+
+@pytest.mark.parametrize("enabled", ["true", 1, "yes"])
+def test_its_own_settings_turn_it_on_by_what_means_true(
+    frame: pd.DataFrame, model: str, enabled: object
+) -> None:
+    own = {NAME: {"enabled": enabled, "checks": CHECKS}, "default": NO_SHAP}
+    assert has_scanned(evaluated(frame, model, evaluator_config=own))
+
+
+def test_its_own_settings_that_mean_neither_are_refused(frame: pd.DataFrame, model: str) -> None:
+    with pytest.raises(MlflowException, match=r"enabled: .*valid boolean.*; given \"maybe\""):
+        evaluated(frame, model, evaluator_config={NAME: {"enabled": "maybe"}})
+    with pytest.raises(MlflowException, match="a mapping of settings is needed; given str"):
+        evaluated(frame, model, evaluator_config={NAME: "enabled"})
+    assert not has_scanned(evaluated(frame, model, evaluators=["default", NAME],
+                                     evaluator_config={NAME: {"enabled": "no"}}))  # fmt: skip
+
+
+def test_what_a_server_refuses_of_the_metrics_does_not_cost_the_result(
+    frame: pd.DataFrame, model: str, tmp_path: Path
+) -> None:
+    blocks = {f"{n:04}": {"kind": "threshold", "metric": "accuracy", "min": 0} for n in range(1001)}
+    (tmp_path / "suite.yaml").write_text(json.dumps({"validations": blocks}))
+    config = {"suite": str(tmp_path / "suite.yaml"), "checks": []}
+    with pytest.raises(MlflowException, match="1000 metrics"), mlflow.start_run() as run:
+        mlflow.models.evaluate(
+            model, frame, targets="label", model_type="classifier", evaluators=NAME,
+            evaluator_config=config,
+        )  # fmt: skip
+    place = f"{run.info.artifact_uri}/scan/result.json"
+    assert len(json.loads(mlflow.artifacts.load_text(place))["suite"]) == 1001
 
 
 def test_named_it_runs_with_defaults(frame: pd.DataFrame, model: str) -> None:
