@@ -151,7 +151,7 @@ def scan_settings(config: Mapping[str, Any] | None, where: str = NAME) -> ScanSe
     behind = settings_of(suite)
     given = {name: getattr(settings, name) for name in settings.model_fields_set}
     merged = behind.model_copy(update=given)
-    if "reference" not in given:
+    if settings.reference is None:
         named = behind.reference or suite.settings.reference
         merged = merged.model_copy(update={"reference": suite.place_of(named)})
     asked = suite.checks()

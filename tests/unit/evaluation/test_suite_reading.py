@@ -37,7 +37,7 @@ REFUSED = {
     ),
     "validations:\n  a: {kind: threshold, metric: accuracy, min: 1}\n"
     "  a: {kind: threshold, metric: accuracy, min: 0}": "line 3: 'a' is given twice",
-    "validations:\n  a b: {kind: threshold, metric: accuracy, min: 1}": "a name of letters",
+    "validations:\n  a b: {kind: threshold, metric: accuracy, min: 1}": "a name of 200 letters",
     "slices: {ulm: {column: city, value: Ulm}}\n"
     "validations:\n  a: {kind: threshold, metric: accuracy, min: 1, slice: ullm}": (
         r"line 3: a: unknown slice 'ullm' \(did you mean 'ulm'\?\)"
