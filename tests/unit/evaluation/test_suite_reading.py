@@ -106,7 +106,7 @@ ODD = {
     f"x: \x07\n{VALIDATION}": "it cannot be read: unacceptable character",
     f"? [a]\n: 1\n{VALIDATION}": "line 1: a text is needed as the key",
     f"validations:\n  true: {GOOD}\n  'true': {GOOD}": "line 3: 'true' is given twice",
-    "validations: &v\n  a: *v": "line 2: it contains itself",
+    "validations: &v\n  a: *v": "line 1: it contains itself",
     "validations:\n  a: &v [*v]": "line 2: it contains itself",
     "x: " + "[" * 3000 + "]" * 3000: "it is nested too deeply",
     f"{laughs(9)}\n{VALIDATION}": "over 100000 values, where aliases are written out",
