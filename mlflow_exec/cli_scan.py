@@ -11,7 +11,7 @@ import click
 
 from mlflow_exec.cli_output import emit, errors, output_option
 from mlflow_exec.credentials import without_credentials
-from mlflow_exec.errors import ConfigError
+from mlflow_exec.errors import ConfigError, ScanError
 from mlflow_exec.evaluation.verdicts import SEVERITIES, failing
 from mlflow_exec.settings import cast_options, load_config
 
@@ -60,7 +60,9 @@ def scan(
             if place:
                 _write(option, place, write(found))
     emit(as_data(found), output, _text(found))
-    sys.exit(1 if _fails(found, fail_on) else 0)
+    with errors(2):
+        failed = _fails(found, fail_on)
+    sys.exit(1 if failed else 0)
 
 
 def _check_places(places: dict[str, str | None]) -> None:
@@ -80,12 +82,25 @@ def _write(option: str, place: str, text: str) -> None:
 
 
 def _fails(result: Result, fail_on: str | None) -> bool:
+    """Return whether a model fails.
+
+    Raises:
+        ScanError: It cannot be told, since not all was looked at and nothing that bad was found.
+    """
     if fail_on is None:
         return False
     if result.verdicts:
         return bool(failing(result.verdicts, fail_on))
     bad = SEVERITIES[: SEVERITIES.index(fail_on) + 1]
-    return any(finding.severity.value in bad for finding in result.findings)
+    if any(finding.severity.value in bad for finding in result.findings):
+        return True
+    unknown = [one.check for one in result.skipped if not one.expected]
+    if unknown:
+        raise ScanError(
+            f"--fail-on {fail_on}: it cannot be told: these checks were not run to their end: "
+            f"{', '.join(unknown)}; leave them out by 'skip', or mend what they say"
+        )
+    return False
 
 
 def _settings(file: str | None, options: tuple[str, ...]) -> dict[str, Any]:

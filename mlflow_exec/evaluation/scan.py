@@ -22,7 +22,8 @@ from mlflow_exec.evaluation.registry import check_class
 from mlflow_exec.evaluation.running import Progress, prefixed, run_here
 from mlflow_exec.evaluation.settings import ScanSettings
 from mlflow_exec.evaluation.statistics import benjamini_hochberg
-from mlflow_exec.evaluation.suite.judging import check_suite, judge
+from mlflow_exec.evaluation.suite.fitting import check_suite
+from mlflow_exec.evaluation.suite.judging import judge
 from mlflow_exec.evaluation.suite.reading import suite_of
 from mlflow_exec.settings import Settings, parse_settings
 

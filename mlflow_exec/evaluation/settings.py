@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, field_validator
 
@@ -11,6 +11,9 @@ from mlflow_exec.errors import ConfigError
 from mlflow_exec.evaluation.registry import CHECKS
 from mlflow_exec.settings import Settings, parse_settings
 from mlflow_exec.settings.reading import closest
+
+if TYPE_CHECKING:
+    from mlflow_exec.evaluation.suite.reading import Suite
 
 NAME = "mlflow-exec-scan"
 
@@ -82,6 +85,11 @@ class ScanSettings(Settings):
             return given
         return {_known(name): block or {} for name, block in given.items()}
 
+    @field_validator("skip", mode="before")
+    @classmethod
+    def _one_or_several(cls, given: Any) -> Any:
+        return [given] if isinstance(given, str) else given
+
     @field_validator("skip")
     @classmethod
     def _known_names(cls, given: tuple[str, ...]) -> tuple[str, ...]:
@@ -104,14 +112,25 @@ def own_block(config: Mapping[str, Any] | None) -> Mapping[str, Any]:
     """Return the settings of the scan in a configuration, flat or nested under its name.
 
     Raises:
-        ConfigError: What stands under the name is no mapping.
+        ConfigError: It is no mapping, or what stands under the name is none.
     """
-    block = (config or {}).get(NAME, config or {})
+    block: Any = config or {}
+    if isinstance(block, Mapping):
+        block = block.get(NAME, block)
     if not isinstance(block, Mapping):
         raise ConfigError(
             f"{NAME}: a mapping of settings is needed; given {type(block).__name__}"
         )
     return block
+
+
+def settings_of(suite: Suite) -> ScanSettings:
+    """Return what a suite says of the scan.
+
+    Raises:
+        ConfigError: As of `scan_settings`.
+    """
+    return parse_settings(ScanSettings, suite.settings.scan, f"suite {str(suite.path)!r}: scan")
 
 
 def scan_settings(config: Mapping[str, Any] | None, where: str = NAME) -> ScanSettings:
@@ -129,11 +148,12 @@ def scan_settings(config: Mapping[str, Any] | None, where: str = NAME) -> ScanSe
     from mlflow_exec.evaluation.suite.reading import read_suite
 
     suite = read_suite(settings.suite)
-    behind = parse_settings(ScanSettings, suite.settings.scan, f"suite {settings.suite!r}: scan")
+    behind = settings_of(suite)
     given = {name: getattr(settings, name) for name in settings.model_fields_set}
     merged = behind.model_copy(update=given)
-    if merged.reference is None:
-        merged = merged.model_copy(update={"reference": suite.place_of(suite.settings.reference)})
+    if settings.reference is None:
+        named = behind.reference or suite.settings.reference
+        merged = merged.model_copy(update={"reference": suite.place_of(named)})
     asked = suite.checks()
     if merged.checks is None or not asked:
         return merged

@@ -21,6 +21,8 @@ from mlflow_exec.credentials import hide
 from mlflow_exec.errors import MlflowExecError
 
 if TYPE_CHECKING:
+    from types import FrameType
+
     from mlflow_exec.evaluation.findings import Result
 
 _log = logging.getLogger(__name__)
@@ -37,16 +39,20 @@ class ScanEvaluator(ModelEvaluator):  # type: ignore[misc]
 
     @classmethod
     def can_evaluate(cls, *, model_type: Any, evaluator_config: Any, **kwargs: Any) -> bool:
-        """Whether the user wants it: it is named, or its own settings say ``enabled: true``."""
+        """Whether the user wants it: it is named, or its own settings say ``enabled: true``.
+
+        Raises:
+            MlflowException: Its own settings are wrong. What MLflow hands to every evaluator may be
+                meant for others, and is told as a warning.
+        """
         if model_type not in _MODEL_TYPES:
             return False
-        from mlflow_exec.evaluation.settings import own_block
-
+        asking = sys._getframe(1)
+        is_named = asking.f_code.co_name == _ASKS_THE_CHOSEN
+        if not is_named and _is_for_all(evaluator_config, asking):
+            return _is_ours(evaluator_config)
         with _mlflow_errors():
-            block = own_block(evaluator_config)
-        if sys._getframe(1).f_code.co_name == _ASKS_THE_CHOSEN:
-            return block.get("enabled") is not False
-        return block.get("enabled") is True and _is_ours(block)
+            return _is_enabled(evaluator_config, default=is_named)
 
     def evaluate(
         self,
@@ -89,26 +95,40 @@ def _mlflow_errors() -> Iterator[None]:
         raise MlflowException(hide(str(error)), error_code=INVALID_PARAMETER_VALUE) from error
 
 
-def _is_ours(block: Mapping[str, Any]) -> bool:
-    """Whether settings are meant for the scan.
+def _is_for_all(config: Any, asking: FrameType) -> bool:
+    """Whether a configuration is flat: MLflow hands that to every evaluator there is."""
+    given = asking.f_locals.get("evaluator_config")
+    if not isinstance(given, Mapping):
+        return True  # another version of MLflow: nobody's evaluation fails by what it may mean
+    return len(given) > 1 and all(one is config for one in given.values())
 
-    MLflow hands a flat configuration to every evaluator, so one with keys of others is none of
-    ours; a key that is nearly one of ours is a slip, and `evaluate` names it.
-    """
-    from difflib import get_close_matches
 
-    from mlflow_exec.evaluation.settings import NAME, ScanSettings
-    from mlflow_exec.settings import known_keys
+def _is_enabled(config: Any, *, default: bool) -> bool:
+    """Return the setting `enabled`; the default where it is not there."""
+    from mlflow_exec.evaluation.settings import NAME, ScanSettings, own_block
+    from mlflow_exec.settings import parse_settings
 
-    known = known_keys(ScanSettings)
-    foreign = [key for key in block if not get_close_matches(str(key), [*known, "file"], n=1)]
-    if foreign:
+    block = own_block(config)
+    if "enabled" not in block:
+        return default
+    return parse_settings(ScanSettings, {"enabled": block["enabled"]}, NAME).enabled
+
+
+def _is_ours(config: Any) -> bool:
+    """Whether a configuration that is flat turns the scan on; says so where it only seems to."""
+    from mlflow_exec.evaluation.settings import NAME, scan_settings
+
+    try:
+        if not _is_enabled(config, default=False):
+            return False
+        scan_settings(config)
+    except MlflowExecError as error:
         _log.warning(
-            "%s: not run, although the settings have enabled: true: %s is none of its settings; "
-            "give it settings of its own, as evaluator_config={%r: {...}}", NAME,
-            ", ".join(map(repr, foreign)), NAME,
+            "%s: not run, although the settings have 'enabled'; give it settings of its own, as "
+            "evaluator_config={%r: {...}}: %s", NAME, NAME, hide(str(error)),
         )  # fmt: skip
-    return not foreign
+        return False
+    return True
 
 
 def _scan(model_type: Any, dataset: Any, config: Any, model: Any, predictions: Any) -> Result:
@@ -158,12 +178,13 @@ def _logged(result: Result, run_id: str) -> EvaluationResult:
     from mlflow_exec.evaluation.report_json import as_data, as_json
 
     client = MlflowClient()
+    report = as_html(result)
+    # Before the metrics: what a server refuses of them does not cost the result.
+    client.log_text(run_id, as_json(result), f"{_FOLDER}/result.json")
+    client.log_text(run_id, report, f"{_FOLDER}/report.html")
     metrics = result.scan_metrics()
     now_ms = int(time.time() * 1000)
     client.log_batch(run_id, metrics=[Metric(k, v, now_ms, 0) for k, v in metrics.items()])
-    report = as_html(result)
-    client.log_text(run_id, as_json(result), f"{_FOLDER}/result.json")
-    client.log_text(run_id, report, f"{_FOLDER}/report.html")
     place = client.get_run(run_id).info.artifact_uri
     artifacts = {
         "scan_result": JsonEvaluationArtifact(

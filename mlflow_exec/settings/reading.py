@@ -26,7 +26,7 @@ def load_config(path: str | Path) -> dict[str, Any]:
     """
     try:
         data = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except (OSError, ValueError, OverflowError, RecursionError, yaml.YAMLError) as error:
         raise ConfigError(f"config file {str(path)!r}: cannot be read: {error}") from error
     if not isinstance(data, dict):
         raise ConfigError(
@@ -115,6 +115,7 @@ def _sentence(cls: type[Settings], item: dict[str, Any], where: str) -> str:
     if item["type"] == "missing":
         return f"{where}: {key}: it is needed"  # what is given there is all the rest
     message = item["msg"].removeprefix("Value error, ")
+    message = message.replace("valid tuple", "valid list").replace("Tuple should", "List should")
     given = _shown(item["input"])
     if not key or any(looks_secret(part) for part in [*location, given]):
         return f"{where}: {key + ': ' if key else ''}{message}"

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import logging
+import sqlite3
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -119,7 +121,59 @@ def test_a_configuration_for_others_that_is_enabled_is_told(
 ) -> None:
     with caplog.at_level(logging.WARNING, "mlflow_exec"):
         evaluated(frame, model, evaluator_config={"enabled": True, "metric_prefix": "x"})
-    assert "'metric_prefix' is none of its settings" in caplog.text
+    assert "unknown setting 'metric_prefix'" in caplog.text
+    assert "evaluator_config={'mlflow-exec-scan': {...}}" in caplog.text
+
+
+NEAR = {
+    "a key that is nearly ours": {"enabled": True, "tasks": ["x"]},
+    "a value that is none of ours": {"enabled": True, "seed": "none"},
+    "a value of enabled that is none of ours": {"enabled": "for some"},
+    "a suite that is not there": {"enabled": True, "suite": "no-such.yaml"},
+}
+
+
+@pytest.mark.parametrize("config", NEAR)
+def test_what_may_be_meant_for_others_fails_nobody(
+    frame: pd.DataFrame, model: str, config: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.WARNING, "mlflow_exec"):
+        assert not has_scanned(evaluated(frame, model, evaluator_config=NEAR[config]))
+    assert "mlflow-exec-scan: not run" in caplog.text
+
+
+@pytest.mark.parametrize("enabled", ["true", 1, "yes"])
+def test_its_own_settings_turn_it_on_by_what_means_true(
+    frame: pd.DataFrame, model: str, enabled: object
+) -> None:
+    own = {NAME: {"enabled": enabled, "checks": CHECKS}, "default": NO_SHAP}
+    assert has_scanned(evaluated(frame, model, evaluator_config=own))
+
+
+def test_its_own_settings_that_mean_neither_are_refused(frame: pd.DataFrame, model: str) -> None:
+    with pytest.raises(MlflowException, match=r"enabled: .*valid boolean.*; given \"maybe\""):
+        evaluated(frame, model, evaluator_config={NAME: {"enabled": "maybe"}})
+    with pytest.raises(MlflowException, match="a mapping of settings is needed; given str"):
+        evaluated(frame, model, evaluator_config={NAME: "enabled"})
+    assert not has_scanned(evaluated(frame, model, evaluators=["default", NAME],
+                                     evaluator_config={NAME: {"enabled": "no"}}))  # fmt: skip
+
+
+def test_metrics_that_are_refused_do_not_cost_the_result(frame: pd.DataFrame, model: str) -> None:
+    database = sqlite3.connect(mlflow.get_tracking_uri().removeprefix("sqlite:///"))
+    with closing(database), mlflow.start_run() as run:
+        database.execute("ALTER TABLE metrics RENAME TO metrics_away")
+        try:
+            with pytest.raises(MlflowException, match="no such table: metrics"):
+                mlflow.models.evaluate(
+                    model, frame, targets="label", model_type="classifier", evaluators=NAME,
+                    evaluator_config={"checks": CHECKS},
+                )  # fmt: skip
+        finally:
+            database.execute("ALTER TABLE metrics_away RENAME TO metrics")
+    place = f"{run.info.artifact_uri}/scan"
+    assert len(json.loads(mlflow.artifacts.load_text(f"{place}/result.json"))["findings"]) == 1
+    assert "<html" in mlflow.artifacts.load_text(f"{place}/report.html")
 
 
 UNSET: dict[str, dict[str, Any]] = {

@@ -75,6 +75,28 @@ def test_a_finding_that_bad_is_an_exit_code(place: Path, fail_on: str, code: int
     assert without.exit_code == 0, without.output
 
 
+UNKNOWN = {
+    "performance_bias": ["-C", "time_budget_s=1e-9", "-C", "checks=performance_bias"],
+    "ethical_bias": ["-C", 'checks={"ethical_bias": {"sensitive": ["no such"]}}'],
+}
+
+
+@pytest.mark.parametrize("check", UNKNOWN)
+def test_what_was_not_looked_at_is_no_success(place: Path, check: str) -> None:
+    answer = scan(place, "-t", "label", *UNKNOWN[check], "--fail-on", "major")
+    assert answer.exit_code == 2
+    said = f"it cannot be told: these checks were not run to their end: {check};"
+    assert f"--fail-on major: {said}" in answer.stderr
+    assert f"skipped {check}: " in answer.stdout
+    assert scan(place, "-t", "label", *UNKNOWN[check]).exit_code == 0
+
+
+def test_a_finding_that_bad_fails_whatever_was_not_looked_at(place: Path) -> None:
+    checks = {"ethical_bias": {"sensitive": ["no such"]}, "performance_bias": {"pairs": False}}
+    answer = scan(place, "-t", "label", "-C", f"checks={json.dumps(checks)}", "--fail-on", "major")
+    assert answer.exit_code == 1
+
+
 def test_settings_are_of_a_file_and_of_options(place: Path, tmp_path: Path) -> None:
     file = "mlflow-exec-scan:\n  seed: 5\n  checks: [batch_dependence]"
     (tmp_path / "scan.yaml").write_text(file)

@@ -6,21 +6,22 @@ What cannot be told counts as failed: a gate that does not know stays shut.
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Mapping
 from functools import cached_property, singledispatchmethod
 from typing import Any
 
 import numpy as np
 
-from mlflow_exec.errors import ConfigError, ScanError
+from mlflow_exec.errors import ScanError
 from mlflow_exec.evaluation.arrays import Mask
 from mlflow_exec.evaluation.checks.base import Context, OutOfTimeError
-from mlflow_exec.evaluation.data import Data
 from mlflow_exec.evaluation.findings import Result
+from mlflow_exec.evaluation.settings import settings_of
 from mlflow_exec.evaluation.suite import measuring
 from mlflow_exec.evaluation.suite.answers import Answers, answers_of, gain, labels_of
 from mlflow_exec.evaluation.suite.importance import Sampling, first_ones, importances
-from mlflow_exec.evaluation.suite.names import less_is_better, scan_metric_check
+from mlflow_exec.evaluation.suite.names import is_count, less_is_better, scan_metric_check
 from mlflow_exec.evaluation.suite.reading import Suite
 from mlflow_exec.evaluation.suite.settings import (
     Dummy,
@@ -34,56 +35,10 @@ from mlflow_exec.evaluation.suite.settings import (
 )
 from mlflow_exec.evaluation.suite.slicing import named_slice, slices_by
 from mlflow_exec.evaluation.verdicts import Verdict
-from mlflow_exec.settings.reading import closest
 
 _log = logging.getLogger(__name__)
 
 _Told = tuple[bool, str, float | None, dict[str, Any]]
-
-
-def check_suite(suite: Suite, context: Context) -> None:
-    """Refuse a suite that asks for what data and model do not have.
-
-    Raises:
-        ConfigError: A feature or the reference is not there, or the data has no labels.
-    """
-    features = [column.name for column in context.data.columns]
-    of_slices = {c.column for conditions in suite.settings.slices.values() for c in conditions}
-    for column in sorted(of_slices):
-        _check_feature(f"suite {str(suite.path)!r}: slices", column, features)
-    for name, given in suite.validations.items():
-        where = f"suite {str(suite.path)!r}: {name}"
-        for column in given.columns():
-            _check_feature(where, column, features)
-        if not (given.metric or "").startswith("scan/") and not isinstance(given, InferenceTime) \
-                and context.needs_labels():  # fmt: skip
-            raise ConfigError(f"{where}: the data has no labels; name their column as the target")
-        if given.needs_reference and context.data.reference is None:
-            raise ConfigError(
-                f"{where}: the rows that the model learnt from are needed; name their file as "
-                "'reference'"
-            )
-        if given.needs_reference:
-            _check_whole(where, context.data)
-        if given.asks_model and (reason := context.needs_predictions()):
-            raise ConfigError(f"{where}: {reason}")
-
-
-def _check_whole(where: str, data: Data) -> None:
-    """Refuse a reference that the model cannot be asked about."""
-    assert data.reference is not None, "asked after it is known to be there"
-    there = {column.name for column in data.reference.columns}
-    for column in data.columns:
-        if column.name not in there:
-            raise ConfigError(f"{where}: the reference lacks the feature {column.name!r}")
-
-
-def _check_feature(where: str, column: str, known: list[str]) -> None:
-    if column not in known:
-        shown = ", ".join(known[:20])
-        raise ConfigError(
-            f"{where}: unknown feature {column!r}{closest(column, known)}. Known: {shown}"
-        )
 
 
 def judge(suite: Suite, context: Context, result: Result) -> tuple[Verdict, ...]:
@@ -145,12 +100,17 @@ class _Judge:
     def _threshold(self, given: Threshold) -> _Told:
         if given.metric.startswith("scan/"):
             figure, where = self._of_scan(given.metric), ""
-        elif given.slice is None:
-            figure, where = self._answers.metric(given.metric), ""
         else:
-            rows = self._slice(given.slice)
-            figure = self._answers.on(rows).metric(given.metric)
-            where = f" on {given.slice} ({int(rows.sum())} rows)"
+            answers, where = self._answers, ""
+            if given.slice is not None:
+                answers = answers.on(self._slice(given.slice))
+                where = f" on {given.slice} ({len(answers)} rows)"
+            if len(answers) < given.min_rows:
+                raise ScanError(
+                    f"{len(answers)} rows{where and f' of {given.slice}'} are too few; "
+                    f"{given.min_rows} are needed (min_rows)"
+                )
+            figure = answers.metric(given.metric)
         wanted = _limits(given.min, given.max)
         passed = _within(figure, given.min, given.max)
         if given.equals is not None:
@@ -160,12 +120,27 @@ class _Judge:
         return passed, said, figure, {}
 
     def _of_scan(self, metric: str) -> float:
-        found = self._result.scan_metrics()
-        if metric in found:
-            return found[metric]
+        """Return a metric of the scan, where all was looked at that could add to it."""
         check = scan_metric_check(metric)
-        reasons = [s.reason for s in self._result.skipped if s.check == check]
-        raise ScanError(f"the check {check} was skipped: {'; '.join(reasons) or 'by the settings'}")
+        skipped = {one.check: one for one in self._result.skipped}
+        known = {*skipped, *(one.name for one in self._result.checks)}
+        asked = {check} if check else set()
+        if not check and is_count(metric):
+            asked = known | {*settings_of(self._suite).names()}
+        reasons: dict[str, list[str]] = {}
+        for name in sorted(asked):
+            # One that does not apply adds nothing to a total; alone, it tells nothing either.
+            if name in skipped and (check or not skipped[name].expected):
+                reasons.setdefault(skipped[name].reason, []).append(name)
+            elif name not in known:
+                reasons.setdefault("by the settings", []).append(name)
+        if reasons:
+            raise ScanError("; ".join(
+                f"the check{'s' * (len(names) > 1)} {', '.join(names)} "
+                f"{'were' if len(names) > 1 else 'was'} skipped: {why}"
+                for why, names in reasons.items()
+            ))  # fmt: skip
+        return self._result.scan_metrics()[metric]
 
     @tell.register
     def _spread(self, given: Spread) -> _Told:
@@ -187,7 +162,7 @@ class _Judge:
         figure = self._answers.metric(given.metric)
         before = self._of_reference.metric(given.metric)
         drop = gain(given.metric, before, figure)
-        relative = drop / abs(before) if before else float(np.sign(drop)) * np.inf
+        relative = drop / abs(before) if before else math.copysign(math.inf, drop) if drop else 0.0
         passed = _within(drop, None, given.max_drop)
         passed = passed and _within(relative, None, given.max_relative_drop)
         wanted = [f"{limit:g}{unit}" for limit, unit in (

@@ -46,6 +46,11 @@ def less_is_better(name: str) -> bool:
     return name in OWN
 
 
+def is_count(name: str) -> bool:
+    """Whether a metric of the scan counts findings."""
+    return name.rpartition("/")[2] in _COUNTS
+
+
 def scan_metric_check(name: str) -> str:
     """Return the check that a metric of the scan is of; empty for one of all checks."""
     parts = name.split("/")

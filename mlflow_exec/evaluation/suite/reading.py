@@ -7,9 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
 from mlflow_exec.errors import ConfigError
+from mlflow_exec.evaluation.suite.parsing import parsed
 from mlflow_exec.evaluation.suite.settings import KINDS, NAME_RULE, SuiteSettings, Validation
 from mlflow_exec.settings import parse_settings
 from mlflow_exec.settings.reading import closest
@@ -49,19 +48,16 @@ def read_suite(path: str | Path) -> Suite:
         ConfigError: The file cannot be read, or something in it is wrong; the message has the line.
     """
     place = Path(path).expanduser()
+    where = f"suite {str(path)!r}"
     try:
         text = place.read_text(encoding="utf-8")
-        root = yaml.compose(text, Loader=yaml.SafeLoader)
-        given = yaml.safe_load(text)
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ConfigError(f"suite {str(path)!r}: it cannot be read: {error}") from error
-    where = f"suite {str(path)!r}"
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{where}: it cannot be read: {error}") from error
+    given, lines = parsed(text, where)
     if not isinstance(given, dict):
         raise ConfigError(
             f"{where}: a mapping with 'validations' is needed; given {type(given).__name__}"
         )
-    _refuse_repeated(root, where)
-    lines = _lines(root)
     blocks = given.get("validations")
     if not isinstance(blocks, dict) or not blocks:
         raise ConfigError(
@@ -72,8 +68,8 @@ def read_suite(path: str | Path) -> Suite:
     settings = parse_settings(SuiteSettings, rest, where)
     validations = {}
     for name, block in blocks.items():
-        line = f"{where}, line {lines[('validations', name)]}: {name}"
-        validations[str(name)] = _validation(str(name), block, line, settings)
+        line = f"{where}, line {lines['validations', name]}: {name}"
+        validations[name] = _validation(name, block, line, settings)
     return Suite(place, settings, validations)
 
 
@@ -84,13 +80,15 @@ def suite_of(settings: ScanSettings) -> Suite | None:
 
 def _validation(name: str, block: Any, where: str, suite: SuiteSettings) -> Validation:
     if not NAME_RULE.fullmatch(name):
-        raise ConfigError(f"{where}: a name of letters, digits, '_', '-' and '.' is needed")
+        raise ConfigError(
+            f"{where}: a name of 200 letters, digits, '_', '-' and '.' at most is needed"
+        )
     if not isinstance(block, dict):
         raise ConfigError(
             f"{where}: a mapping of settings is needed; given {type(block).__name__}"
         )
     kind = block.get("kind")
-    if kind not in KINDS:
+    if not isinstance(kind, str) or kind not in KINDS:
         given = f"unknown kind {kind!r}{closest(str(kind), list(KINDS))}"
         what = "kind: it is needed" if "kind" not in block else given
         raise ConfigError(f"{where}: {what}. Known: {', '.join(KINDS)}")
@@ -100,31 +98,4 @@ def _validation(name: str, block: Any, where: str, suite: SuiteSettings) -> Vali
             known = ", ".join(suite.slices) or "none; name them under 'slices'"
             guess = closest(slice_name, list(suite.slices))
             raise ConfigError(f"{where}: unknown slice {slice_name!r}{guess}. Known: {known}")
-    return found
-
-
-def _refuse_repeated(node: yaml.Node | None, where: str) -> None:
-    """Refuse a key that is given twice: YAML would take the last one without a word."""
-    if isinstance(node, yaml.SequenceNode):
-        for item in node.value:
-            _refuse_repeated(item, where)
-    if not isinstance(node, yaml.MappingNode):
-        return
-    seen: set[str] = set()
-    for key, value in node.value:
-        if isinstance(key, yaml.ScalarNode) and key.value != "<<":
-            if key.value in seen:
-                line = key.start_mark.line + 1
-                raise ConfigError(f"{where}, line {line}: {key.value!r} is given twice")
-            seen.add(key.value)
-        _refuse_repeated(value, where)
-
-
-def _lines(root: yaml.Node | None) -> dict[tuple[str, Any], int]:
-    """Return the line of each key of the two outer levels, counted from 1."""
-    found: dict[tuple[str, Any], int] = {}
-    for outer, inner in root.value if isinstance(root, yaml.MappingNode) else ():
-        for key, _ in inner.value if isinstance(inner, yaml.MappingNode) else ():
-            constructed = yaml.safe_load(yaml.serialize(key))
-            found[(outer.value, constructed)] = key.start_mark.line + 1
     return found

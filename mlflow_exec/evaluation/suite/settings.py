@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from datetime import date, datetime
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
 
 from mlflow_exec.evaluation.suite.names import check_metric, scan_metric_check
 from mlflow_exec.settings import Settings
 
-NAME_RULE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
+# MLflow takes metrics of 250 characters, and a validation is one, with a few words before it.
+NAME_RULE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,199}")
+MIN_ROWS = 20  # of a slice; what fewer rows tell is chance
 
 Severity = Literal["major", "medium", "minor"]
 Strategy = Literal["most_frequent", "prior", "stratified", "uniform", "mean", "median"]
@@ -24,8 +27,27 @@ class SliceCondition(Settings):
     column: str = Field(description="The feature.")
     low: float | datetime | date | None = Field(None, description="At least this.")
     high: float | datetime | date | None = Field(None, description="Less than this.")
-    value: Any = Field(None, description="Exactly this.")
+    value: str | float | bool | datetime | date | None = Field(None, description="Exactly this.")
     missing: bool = Field(False, description="Rows where it is missing.")
+
+    @field_validator("low", "high", mode="before")
+    @classmethod
+    def _number_or_date(cls, given: Any) -> Any:
+        if given is None or isinstance(given, date):
+            return given
+        if isinstance(given, (int, float)) and not isinstance(given, bool):
+            return given
+        if isinstance(given, str):
+            with suppress(ValueError):
+                return datetime.fromisoformat(given)
+        raise ValueError("a number or a date is needed")
+
+    @field_validator("value", mode="before")
+    @classmethod
+    def _one_value(cls, given: Any) -> Any:
+        if given is None or isinstance(given, (str, int, float, date)):
+            return given
+        raise ValueError("a text, a number, true or false, or a date is needed")
 
     @model_validator(mode="after")
     def _one_form(self) -> SliceCondition:
@@ -47,10 +69,18 @@ class SuiteSettings(Settings):
     scan: dict[str, Any] = Field(
         default_factory=dict, description="Settings of the scan; those of a call go before them."
     )
-    slices: dict[str, tuple[SliceCondition, ...]] = Field(
+    slices: dict[str, Annotated[tuple[SliceCondition, ...], Field(min_length=1)]] = Field(
         default_factory=dict,
         description="Slices by name: a condition, or several that all hold.",
     )
+
+    @field_validator("scan")
+    @classmethod
+    def _of_the_checks(cls, given: dict[str, Any]) -> dict[str, Any]:
+        for name in ("enabled", "file", "suite"):
+            if name in given:
+                raise ValueError(f"{name!r} has no effect in a suite; leave it out")
+        return given
 
     @field_validator("slices", mode="before")
     @classmethod
@@ -104,6 +134,7 @@ class Threshold(Validation):
     kind: Literal["threshold"]
     metric: str
     slice: str | None = Field(None, description="A named slice; all rows if null.")
+    min_rows: int = Field(MIN_ROWS, ge=1, description="By fewer rows it cannot be told.")
     min: float | None = Field(None, description="At least.")
     max: float | None = Field(None, description="At most.")
     equals: float | None = Field(None, description="Exactly, up to rounding.")
@@ -129,7 +160,7 @@ class Spread(Validation):
     by: str | None = Field(
         None, description="A feature: one slice per value; quarters of the rows for numbers."
     )
-    min_rows: int = Field(20, ge=1, description="Slices of fewer rows are left out.")
+    min_rows: int = Field(MIN_ROWS, ge=1, description="Slices of fewer rows are left out.")
     min: float | None = Field(None, description="At least, on each slice.")
     max: float | None = Field(None, description="At most, on each slice.")
     max_std: float | None = Field(None, ge=0, description="The most standard deviation.")
