@@ -77,15 +77,22 @@ def needs_confidence(context: Context) -> str | None:
     return None
 
 
-def recalibrated(confidence: Floats, right: Floats) -> Floats:
-    """Return the confidences after a logistic regression of right answers on their logits."""
+def recalibrated(confidence: Floats, right: Floats, rows: Mask) -> Floats:
+    """Return all confidences after a logistic regression on their logits of the right answers.
+
+    Args:
+        confidence: Of each row.
+        right: 1 where the answer is right, else 0.
+        rows: Those that the regression learns from.
+    """
     from sklearn.linear_model import LogisticRegression
 
-    if np.ptp(right) == 0:
-        return np.full(len(right), float(right[0]))
+    known = right[rows]
+    if np.ptp(known) == 0:
+        return np.full(len(right), float(known[0]))
     bounded = np.clip(confidence, 1 - _SUREST, _SUREST)
     logits = np.log(bounded / (1 - bounded))[:, None]
-    fitted = LogisticRegression(C=1e6).fit(logits, right.astype(np.int64))
+    fitted = LogisticRegression(C=1e6).fit(logits[rows], known.astype(np.int64))
     return np.asarray(fitted.predict_proba(logits)[:, 1], dtype=np.float64)
 
 
@@ -101,9 +108,13 @@ def gaps(
         too_sure: Whether errors are counted, and else the right answers.
     """
     confidence, right = confidence_of(context), 1 - context.errors
-    outcomes, promised, expected = right, confidence, recalibrated(confidence, right)
-    if too_sure:
-        outcomes, promised, expected = context.errors, 1 - promised, 1 - expected
+    outcomes, promised = (context.errors, 1 - confidence) if too_sure else (right, confidence)
+
+    def expected_by(rows: Mask) -> Floats:
+        mended = recalibrated(confidence, right, rows)
+        return 1 - mended if too_sure else mended
+
+    expected = expected_by(np.ones(len(right), dtype=np.bool_))
     losses = (outcomes - expected) / np.sqrt(
         np.maximum(expected * (1 - expected), _LEAST_VARIANCE)
     )
@@ -112,7 +123,9 @@ def gaps(
         scattered=True, tick=context.tick,
     )  # fmt: skip
     for found in slices:
-        gap = _gap(outcomes, promised, expected, found.slice.mask, found.level)
+        # What is wrong with the slice is not to be mended elsewhere.
+        others = expected_by(~found.slice.mask)
+        gap = _gap(outcomes, promised, others, found.slice.mask, found.level)
         if min(gap.figure, gap.figure - gap.elsewhere) >= settings.threshold and gap.certain > 0:
             yield found, gap
 

@@ -15,7 +15,6 @@ import numpy as np
 from mlflow_exec.evaluation.arrays import Floats
 from mlflow_exec.evaluation.outputs import Task
 from mlflow_exec.evaluation.sampling import at_most
-from mlflow_exec.evaluation.tables import features_as_numbers
 
 if TYPE_CHECKING:
     from mlflow_exec.evaluation.checks.base import Context
@@ -48,7 +47,7 @@ def _confidence_of_others(context: Context) -> Floats:
     from sklearn.ensemble import ExtraTreesClassifier
 
     rng = context.rng("difficulty")
-    table, labels = features_as_numbers(context.data), context.labels
+    table, labels = context.table.numbers, context.labels
     confidence = np.zeros(len(labels))
     if not table.shape[1] or len(np.unique(labels)) < 2:
         return confidence

@@ -66,7 +66,7 @@ def scan(
         if ran.skipped is not None:
             skipped.append(ran.skipped)
         if ran.skipped is None or ran.found:
-            findings += _certain(ran.found, settings.alpha)
+            findings += certain_ones(ran.found, settings.alpha)
             summaries.append(CheckSummary(check.name, check.title, len(ran.found), ran.duration_s))
     findings.sort(key=lambda f: (f.severity.rank, f.check, f.adjusted_p or 0.0, -f.size))
     result = Result(
@@ -88,8 +88,13 @@ def _check(name: str, settings: ScanSettings) -> Check[Any]:
     return cls(own)
 
 
-def _certain(found: list[Finding], alpha: float) -> list[Finding]:
-    """Return the findings that chance does not explain, with their adjusted p-values."""
+def certain_ones(found: list[Finding], alpha: float) -> list[Finding]:
+    """Return the findings of one check that chance does not explain, with adjusted p-values.
+
+    Args:
+        found: All that it tested; those without a p-value stay.
+        alpha: The level, after the correction by Benjamini and Hochberg for their number.
+    """
     tested = [finding for finding in found if finding.p_value is not None]
     adjusted = benjamini_hochberg([f.p_value for f in tested if f.p_value is not None])
     with_p = [replace(f, adjusted_p=p) for f, p in zip(tested, adjusted, strict=True) if p <= alpha]

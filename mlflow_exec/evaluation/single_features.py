@@ -15,6 +15,7 @@ import pandas as pd
 
 from mlflow_exec.evaluation.arrays import Floats, Integers, Mask, Values
 from mlflow_exec.evaluation.data import Column
+from mlflow_exec.evaluation.statistics import area_under_roc
 
 _DEPTH = 5
 _TREES = 50
@@ -106,6 +107,51 @@ def distance_of_classes(values: Floats, codes: Integers) -> float:
     return float(np.diff(np.sort(means)).min()) / within if within else np.inf
 
 
+def tellable_classes(values: Floats, bins: Integers, codes: Integers) -> float:
+    """Return what the bins of a column tell of the classes, on the rows that it is known from.
+
+    On held-out rows a tree tells hardly more. It takes a fiftieth of its time.
+
+    Args:
+        values: The column; what counts are its bins.
+        bins: The bin of each row; -1 where the value is missing.
+        codes: The classes.
+    """
+    classes, labels = np.unique(codes, return_inverse=True)
+    n_classes = len(classes)
+    cells = np.bincount((bins + 1) * n_classes + labels)
+    table = np.append(cells, np.zeros(-len(cells) % n_classes)).reshape(-1, n_classes)
+    of_bin, of_class = table.sum(axis=1), table.sum(axis=0)
+    areas = []
+    for own, total in zip(table.T, of_class, strict=True):
+        order = np.argsort(own / np.maximum(of_bin, 1), kind="stable")
+        others = (of_bin - own)[order]
+        below = np.cumsum(others) - others / 2
+        areas.append(float(own[order] @ below) / (total * (len(labels) - total)))
+    return float(np.mean(areas))
+
+
+def tellable_numbers(values: Floats, bins: Integers, labels: Floats) -> float:
+    """Return the R2 of a column's bins, or of a line, on the rows that it is known from.
+
+    Args:
+        values: The column.
+        bins: See `tellable_classes`.
+        labels: The numbers to tell.
+    """
+    spread = float(labels.var())
+    if not spread:
+        return 0.0
+    counts = np.bincount(bins + 1)
+    means = np.bincount(bins + 1, labels) / np.maximum(counts, 1)
+    of_bins = float((counts * (means - labels.mean()) ** 2).sum()) / len(labels) / spread
+    there = np.isfinite(values)
+    if there.sum() < 2 or not np.ptp(values[there]) or not np.ptp(labels[there]):
+        return of_bins
+    of_line = float(np.corrcoef(values[there], labels[there])[0, 1]) ** 2
+    return max(of_bins, of_line)
+
+
 def told_classes(column: Column, codes: Integers, rows: Integers, folds: Mask) -> Told:
     """Return the area under the ROC curve of a shallow tree on one column, on held-out rows.
 
@@ -184,24 +230,20 @@ def classes_by_forest(table: Floats, labels: Integers, folds: Mask, *, seed: int
 def area(scores: Floats, labels: Integers) -> Told:
     """Return the mean area under the ROC curves of each class against the others.
 
-    The standard error is that of Hanley and McNeil (1982), for more classes the mean of theirs.
+    The standard error is the mean of theirs. Classes that only one row has, or has not, are left
+    out.
     """
-    from scipy.stats import rankdata
-
     columns = range(scores.shape[1]) if scores.shape[1] > 2 else [1]
     figures, errors = [], []
     for code in columns:
         is_class = labels == code
         n, n_others = int(is_class.sum()), int((~is_class).sum())
-        if not n or not n_others:
+        if min(n, n_others) < 2:
             continue
-        ranks = rankdata(scores[:, code])
-        auc = float((ranks[is_class].sum() - n * (n + 1) / 2) / (n * n_others))
-        both, others = auc / (2 - auc), 2 * auc**2 / (1 + auc)
-        variance = auc * (1 - auc) + (n - 1) * (both - auc**2) + (n_others - 1) * (others - auc**2)
+        figure, error = area_under_roc(scores[:, code], is_class)
+        figures.append(figure)
         # Half a pair in the wrong order is allowed for, where all are right.
-        figures.append(auc)
-        errors.append(float(np.sqrt(max(variance, 0.25) / (n * n_others))))
+        errors.append(max(error, 0.5 / float(np.sqrt(n * n_others))))
     if not figures:
         return Told(0.5, 1.0)
     return Told(float(np.mean(figures)), float(np.mean(errors)))

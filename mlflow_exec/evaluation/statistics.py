@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from scipy import stats
 
-from mlflow_exec.evaluation.arrays import Floats
+from mlflow_exec.evaluation.arrays import Floats, Mask
 
 # Below this expected number in a cell, Fisher's exact test; above, the G test (Giskard: 30).
 _FEW = 30
@@ -97,6 +97,23 @@ def difference_of_means(
     freedom = parts.sum() ** 2 / (parts**2 / np.array([len(one) - 1, len(other) - 1])).sum()
     half = float(stats.t.ppf(1 - alpha / 2, freedom) * np.sqrt(parts.sum()))
     return difference - half, difference + half
+
+
+def area_under_roc(scores: Floats, belongs: Mask) -> tuple[float, float]:
+    """Return the area under the ROC curve and its standard error.
+
+    DeLong, DeLong and Clarke-Pearson, 1988.
+
+    Args:
+        scores: Higher ones for rows that belong to the class, if they tell anything.
+        belongs: Which rows do: two of them at least, and two that do not.
+    """
+    n, n_others = int(belongs.sum()), int((~belongs).sum())
+    ranks = stats.rankdata(scores)
+    below = (ranks[belongs] - stats.rankdata(scores[belongs])) / n_others
+    above = 1 - (ranks[~belongs] - stats.rankdata(scores[~belongs])) / n
+    variance = below.var(ddof=1) / n + above.var(ddof=1) / n_others
+    return float(below.mean()), float(np.sqrt(variance))
 
 
 def bootstrap(

@@ -24,6 +24,7 @@ from mlflow_exec.evaluation.findings import Finding
 from mlflow_exec.evaluation.model import Model
 from mlflow_exec.evaluation.outputs import Task
 from mlflow_exec.evaluation.search import SliceSearch
+from mlflow_exec.evaluation.tables import Table, features_as_numbers
 from mlflow_exec.settings import Settings
 
 N_EXAMPLES = 5
@@ -71,6 +72,11 @@ class Context:
     def search(self) -> SliceSearch:
         """The slices of the data."""
         return SliceSearch(self.data)
+
+    @cached_property
+    def table(self) -> Table:
+        """The features as numbers, for learners."""
+        return features_as_numbers(self.data)
 
     @cached_property
     def labels(self) -> Values:

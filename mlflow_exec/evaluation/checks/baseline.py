@@ -14,12 +14,12 @@ from statistics import NormalDist
 
 import numpy as np
 from pydantic import Field
-from scipy import stats
 
-from mlflow_exec.evaluation.arrays import Floats, Integers, Mask
+from mlflow_exec.evaluation.arrays import Integers, Mask
 from mlflow_exec.evaluation.checks.base import Check, Context
 from mlflow_exec.evaluation.findings import Finding, Severity
 from mlflow_exec.evaluation.outputs import Task
+from mlflow_exec.evaluation.statistics import area_under_roc
 from mlflow_exec.settings import Settings
 
 _LEAST_OF_CLASS = 5
@@ -93,23 +93,12 @@ def _of_classes(context: Context) -> tuple[float, float]:
         context.tick()
         scores = np.asarray(context.model.outputs.codes) == code
         skills.append(
-            _area(scores.astype(np.float64) if table is None else table[:, code], labels == code)
+            area_under_roc(
+                scores.astype(np.float64) if table is None else table[:, code], labels == code
+            )
         )
     area, error = (float(mean) for mean in np.mean(skills, axis=0))
     return 2 * area - 1, 2 * error
-
-
-def _area(scores: Floats, belongs: Mask) -> tuple[float, float]:
-    """Return the area under the ROC curve and its standard error.
-
-    DeLong, DeLong and Clarke-Pearson, 1988.
-    """
-    n, n_others = int(belongs.sum()), int((~belongs).sum())
-    ranks = stats.rankdata(scores)
-    below = (ranks[belongs] - stats.rankdata(scores[belongs])) / n_others
-    above = 1 - (ranks[~belongs] - stats.rankdata(scores[~belongs])) / n
-    variance = below.var(ddof=1) / n + above.var(ddof=1) / n_others
-    return float(below.mean()), float(np.sqrt(variance))
 
 
 def _of_numbers(context: Context) -> tuple[float, float]:

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 
 import numpy as np
 from pydantic import Field
+from threadpoolctl import threadpool_limits
 
 from mlflow_exec.evaluation.changes import ROUNDING, differ
 from mlflow_exec.evaluation.checks.base import Check, Context
@@ -55,9 +56,10 @@ class BatchDependence(Check[BatchDependenceSettings]):
         if differ(together, again, self.settings.tolerance).any():
             return  # It says something else each time: that is another check's (stochasticity).
         alone = []
-        for position in range(n_rows):
-            context.tick()
-            alone.append(context.model.predict(rows.iloc[[position]]))
+        with threadpool_limits(1):  # a row is no work for two: they would wait for each other
+            for position in range(n_rows):
+                context.tick()
+                alone.append(context.model.predict(rows.iloc[[position]]))
         differs = differ(together, _joined(alone), self.settings.tolerance)
         n_different = int(differs.sum())
         if not n_different:

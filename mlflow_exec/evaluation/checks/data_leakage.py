@@ -28,16 +28,18 @@ from mlflow_exec.evaluation.single_features import (
     copied_classes,
     copied_numbers,
     distance_of_classes,
+    tellable_classes,
+    tellable_numbers,
     told_by_others,
     told_classes,
     told_numbers,
 )
 from mlflow_exec.evaluation.statistics import difference_of_shares, proportions, wilson
-from mlflow_exec.evaluation.tables import features_as_numbers
 from mlflow_exec.settings import Settings
 
 _MIN_ROWS = 40  # in each half of the rows enough for a leaf or two
 _MAX_OTHERS = 5  # forests are slow
+_LEEWAY = 0.05  # a tree may cut better than between bins
 
 
 class DataLeakageSettings(Settings):
@@ -154,10 +156,20 @@ class DataLeakage(Check[DataLeakageSettings]):
         strong = settings.strong_auc if is_classes else settings.strong_r2
         rows = at_most(np.arange(len(labels)), settings.max_rows, rng)
         folds = np.asarray(rng.permutation(len(rows)) % 2 == 0)
+        bins = {
+            axis.column: axis.codes for axis in context.search.axes
+            if axis.is_ordered and not axis.property_name
+        }  # fmt: skip
+        tellable = tellable_classes if is_classes else tellable_numbers
         found = []
         for column in columns:
             context.tick()
             context.progress(column.name)
+            # Most features tell little, and to see that takes no tree.
+            if column.name in bins and tellable(
+                column.values[rows], bins[column.name][rows], labels[rows]
+            ) < strong - _LEEWAY:
+                continue
             told = tell(column, labels, rows, folds)
             if told.figure >= strong:
                 found.append((told, column))
@@ -169,7 +181,7 @@ class DataLeakage(Check[DataLeakageSettings]):
 
     def _others(self, context: Context, column: Column, rows: Integers, folds: Mask) -> float:
         """Return what all features but one tell together."""
-        table = features_as_numbers(context.data, without=column.name)[rows]
+        table = context.table.without(column.name)[rows]
         return told_by_others(
             table, context.labels[rows], folds, seed=context.seed,
             is_classes=context.model.task is Task.CLASSIFICATION,

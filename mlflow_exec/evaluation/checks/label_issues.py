@@ -26,7 +26,6 @@ from mlflow_exec.evaluation.plots import percent
 from mlflow_exec.evaluation.sampling import at_most
 from mlflow_exec.evaluation.single_features import classes_by_forest
 from mlflow_exec.evaluation.statistics import wilson
-from mlflow_exec.evaluation.tables import features_as_numbers
 from mlflow_exec.settings import Settings
 
 _SURE = 0.999
@@ -109,7 +108,7 @@ class LabelIssues(Check[LabelIssuesSettings]):
         """Return for which share of the issues a forest says what the model does."""
         rng, labels = context.rng(self.name), context.labels
         rows = at_most(np.arange(len(labels)), self.settings.max_rows, rng)
-        table = features_as_numbers(context.data)[rows]
+        table = context.table.numbers[rows]
         if not table.shape[1] or not wrong[rows].any():
             return 0.0
         context.progress("asking a forest")

@@ -55,10 +55,11 @@ def worse_slice(n_rows: int, seed: int, *, noise: float = 0.1, worse: float = 0.
 
 
 def scanned(
-    features: Any, labels: Any, predict: Any, checks: Any = None, **settings: Any
-) -> Result:
+    features: Any, labels: Any, predict: Any, checks: Any = None, *,
+    reference: Data | None = None, **settings: Any,
+) -> Result:  # fmt: skip
     """Scan a function as a model."""
-    data = Data(features, labels)
+    data = Data(features, labels, reference=reference)
     given = ScanSettings(checks=checks, **settings)
     return scan(data, Model(predict, data, classes=given.classes), given)
 

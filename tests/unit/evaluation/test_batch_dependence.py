@@ -13,6 +13,7 @@ from tests.unit.evaluation.planted import is_rich, people, scanned
 
 CHECK = "batch_dependence"
 FEATURES = people(300, 1)
+SEEDS = [1, *(pytest.param(seed, marks=pytest.mark.large) for seed in range(2, 51))]
 
 
 def scaled_by_the_batch(rows: pd.DataFrame) -> np.ndarray[Any, Any]:
@@ -20,9 +21,11 @@ def scaled_by_the_batch(rows: pd.DataFrame) -> np.ndarray[Any, Any]:
     return np.asarray(rows["height"] > rows["height"].mean()).astype(int)
 
 
-def test_a_model_that_scales_by_its_batch_is_found() -> None:
-    labels = scaled_by_the_batch(FEATURES)
-    [finding] = scanned(FEATURES, labels, scaled_by_the_batch, CHECK).findings
+@pytest.mark.parametrize("seed", SEEDS)
+def test_a_model_that_scales_by_its_batch_is_found(seed: int) -> None:
+    features = people(300, seed)
+    labels = scaled_by_the_batch(features)
+    [finding] = scanned(features, labels, scaled_by_the_batch, CHECK, seed=seed).findings
     assert finding.severity is Severity.MAJOR
     assert finding.figure > 0.3
     assert finding.examples

@@ -13,7 +13,9 @@ from sklearn.model_selection import train_test_split
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from mlflow_exec.evaluation.data import Data
 from mlflow_exec.evaluation.findings import Result, Severity
+from mlflow_exec.evaluation.registry import CHECKS
 from tests.unit.evaluation.planted import scanned
 
 LOADERS = {
@@ -42,7 +44,10 @@ def clean_scan(name: str, seed: int) -> Result:
         simple = make_pipeline(StandardScaler(), LogisticRegression(max_iter=500))
         estimator = simple if linear else RandomForestClassifier(50, random_state=seed)
         predict = estimator.fit(train, known).predict_proba
-    return scanned(test, asked, predict, seed=seed)
+    checks: dict[str, Any] = {check: {} for check in CHECKS}
+    if name == "diabetes":
+        checks["ethical_bias"] = {"sensitive": ["sex"]}
+    return scanned(test, asked, predict, checks, reference=Data(train, known), seed=seed)
 
 
 @pytest.mark.parametrize("name", LOADERS)

