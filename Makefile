@@ -73,7 +73,8 @@ $(OLDEST)/.for-tests: pyproject.toml constraints-oldest.txt scripts/install.sh
 
 test-oldest: $(OLDEST)/.for-tests ## Run the tests of the plugins with the oldest MLflow.
 	$(OLDEST)/bin/python -m pytest -m "not large" $(PYTEST_ARGS) \
-	    tests/unit/test_mlflow_bases.py tests/mlflow/test_artifacts.py tests/mlflow/test_file_plugin.py \
+	    tests/unit/test_mlflow_bases.py tests/unit/evaluation/test_same_everywhere.py \
+	    tests/mlflow/test_artifacts.py tests/mlflow/test_file_plugin.py \
 	    tests/mlflow/test_scan.py tests/mlflow/test_scan_gate.py tests/mlflow/test_scan_suite.py \
 	    -k "not sftp and not s3 and not postgresql and not artifactory and not breaks_off"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +16,7 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 _THIS_MACHINE = "local"
+_MODEL_CODE = "code_model_"
 _PACKAGE = Path(__file__).resolve().parents[1]
 
 
@@ -50,7 +52,7 @@ def connected(address: str | None) -> Iterator[None]:
         ray.init(address=place, **options)
     except Exception as error:
         raise UnreachableError(
-            f"ray: {place!r} does not answer: {_first_line(error)}; name it as 'ray_address' "
+            f"ray: {place!r} does not answer: {_shortened(error)}; name it as 'ray_address' "
             "(ray://host:10001), or leave that out for a Ray on this machine"
         ) from error
     try:
@@ -76,13 +78,14 @@ def results(
 
     task = ray.remote(max_retries=1)(function)  # one more try for a worker that died
     try:
-        reference = ray.put(shared)
+        with _sent_by_value():
+            reference = ray.put(shared)
         running = {task.remote(reference, item): n for n, item in enumerate(items)}
     except Exception as error:
         cause: BaseException = error  # Ray looks for what it is, and can fail at that
         while cause.__context__ is not None:
             cause = cause.__context__
-        raise ConfigError(f"ray: the work cannot be sent there: {_first_line(cause)}") from error
+        raise ConfigError(f"ray: the work cannot be sent there: {_shortened(cause)}") from error
     while running:
         [done], _ = ray.wait(list(running), num_returns=1)
         position = running.pop(done)
@@ -92,5 +95,25 @@ def results(
             yield position, error
 
 
-def _first_line(error: BaseException) -> str:
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)[:300]
+@contextmanager
+def _sent_by_value() -> Iterator[None]:
+    """Have the code of models travel with them where they are made of it.
+
+    MLflow loads it as modules that only this process has.
+    """
+    from ray import cloudpickle
+
+    modules = [module for name, module in sys.modules.items() if name.startswith(_MODEL_CODE)]
+    for module in modules:
+        cloudpickle.register_pickle_by_value(module)
+    try:
+        yield
+    finally:
+        for module in modules:
+            cloudpickle.unregister_pickle_by_value(module)
+
+
+def _shortened(error: BaseException) -> str:
+    """Return what an error says in one line; Ray's begin with the place and end with the reason."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= 400 else f"{text[:100]} … {text[-300:]}"

@@ -15,6 +15,7 @@ import pandas as pd
 from scipy import stats
 
 from mlflow_exec.evaluation.arrays import Floats, Integers, Values
+from mlflow_exec.evaluation.findings import MISSING
 from mlflow_exec.evaluation.statistics import cramers_v, independence
 
 _BINS = 10
@@ -22,7 +23,7 @@ _QUANTILES = 1_000
 _PARTS = np.arange(1, _BINS) / _BINS
 _CATEGORIES = 20  # or values; other categories are counted together
 _DRAWS = 400
-_MISSING, _OTHERS = "(missing)", "(others)"
+_OTHERS = "(others)"
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,7 +80,7 @@ def change_of_numbers(
     sizes = {"ks": ks} | _wasserstein(one[np.isfinite(one)], other[np.isfinite(other)])
     size = max(round(len(before) * len(after) / (len(before) + len(after))), 1)
     p_value = float(stats.kstwo.sf(ks, size)) if ks else 1.0
-    return _change(counts[0], counts[1], [*labels, _MISSING], p_value, sizes, rng, alpha)
+    return _change(counts[0], counts[1], [*labels, MISSING], p_value, sizes, rng, alpha)
 
 
 def change_of_categories(
@@ -103,7 +104,7 @@ def change_of_categories(
         np.bincount(place[part], minlength=n_groups) for part in (codes[:size], codes[size:])
     ]
     table = np.array(counts, dtype=np.float64)
-    labels = [*(str(texts[position]) for position in kept), _OTHERS, _MISSING]
+    labels = [*(str(texts[position]) for position in kept), _OTHERS, MISSING]
     sizes = {"cramers_v": cramers_v(table)}
     return _change(counts[0], counts[1], labels, independence(table), sizes, rng, alpha)
 
@@ -154,10 +155,7 @@ def _change(
     raw = float(_psi(before, after))
     # Draws from what was found are as much farther apart as that is from the truth: the basic
     # bootstrap takes that off, and with it what two samples of one distribution have by chance.
-    drawn = _psi(
-        rng.multinomial(before.sum(), before / before.sum(), _DRAWS),
-        rng.multinomial(after.sum(), after / after.sum(), _DRAWS),
-    )
+    drawn = _psi(_drawn(before, rng), _drawn(after, rng))
     low, high = np.quantile(drawn, [alpha / 2, 1 - alpha / 2])
     corrected = max(2 * raw - float(drawn.mean()), 0.0)
     interval = (max(2 * raw - float(high), 0.0), max(2 * raw - float(low), corrected))
@@ -167,7 +165,17 @@ def _change(
     )
 
 
-def _psi(before: Integers, after: Integers) -> Floats:
+def _drawn(counts: Integers, rng: np.random.Generator) -> Floats:
+    """Return counts as of other samples, a row each.
+
+    Only shares matter, so the counts are those of Poisson, here by Anscombe's root of them: numpy's
+    own draws of such counts (and of multinomial ones) differ from version to version.
+    """
+    roots = np.sqrt(counts) + rng.normal(0.0, 0.5, (_DRAWS, len(counts)))
+    return np.asarray(np.maximum(roots**2 - 0.25, 0.0) * (counts > 0))
+
+
+def _psi(before: Values, after: Values) -> Floats:
     # Half a row in each bin, so that an empty one is no infinity.
     p, q = before + 0.5, after + 0.5
     p, q = p / p.sum(axis=-1, keepdims=True), q / q.sum(axis=-1, keepdims=True)

@@ -10,6 +10,8 @@ from typing import Any
 from mlflow_exec.evaluation.slices import Slice
 from mlflow_exec.evaluation.verdicts import Verdict, verdict_metrics
 
+# Of a value, for people: versions of pandas write NaN, None, NaT or <NA>, each where it likes.
+MISSING = "(missing)"
 
 class Severity(Enum):
     """How bad a finding is; `rank` sorts the worst first.

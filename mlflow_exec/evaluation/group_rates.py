@@ -11,7 +11,7 @@ import numpy as np
 from mlflow_exec.evaluation.arrays import Integers, Mask
 from mlflow_exec.evaluation.axes import binned, cuts
 from mlflow_exec.evaluation.data import Column, Kind
-from mlflow_exec.evaluation.findings import Plot
+from mlflow_exec.evaluation.findings import MISSING, Plot
 from mlflow_exec.evaluation.statistics import difference_of_shares, proportions
 
 _MAX_GROUPS = 20
@@ -86,7 +86,7 @@ def groups_of(column: Column, min_rows: int) -> tuple[Integers, tuple[str, ...]]
     else:
         names = [f"{value:g}" if numeric else str(value) for value in values]
     codes = np.where(codes < 0, len(names), codes)
-    names.append("(missing)")
+    names.append(MISSING)
     counts = np.bincount(codes, minlength=len(names))
     frequent = np.argsort(-counts, kind="stable")[:_MAX_GROUPS]
     kept = np.sort(frequent[counts[frequent] >= min_rows])

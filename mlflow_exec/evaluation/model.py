@@ -113,7 +113,7 @@ class Model:
             except Exception as error:
                 raise ScanError(
                     f"model: it failed on {len(batch)} rows: {type(error).__name__}: "
-                    f"{_first_line(error)}"
+                    f"{_shortened(str(error))}"
                 ) from error
             answers.append(answer_of(output, len(batch), self._column))
             self.n_predicted += len(batch)
@@ -213,5 +213,7 @@ def _classes_of_table(
     )
 
 
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).strip().splitlines()), "")[:300]
+def _shortened(text: str) -> str:
+    """Return a text in one line; MLflow's begin with the rows and end with the reason."""
+    text = " ".join(text.split())
+    return text if len(text) <= 300 else f"{text[:100]} … {text[-200:]}"

@@ -58,7 +58,7 @@ def _typos(text: str, rng: Rng) -> str:
     letters = list(text)
     if len(letters) < 10:
         return text
-    for _ in range(max(int(rng.poisson(_TYPOS * len(letters))), 1)):
+    for _ in range(max(int((rng.random(len(letters)) < _TYPOS).sum()), 1)):
         at = int(rng.integers(0, len(letters) - 1))
         kind = int(rng.integers(0, 4))
         if kind == 0:

@@ -7,7 +7,7 @@ import numpy as np
 from mlflow_exec.evaluation.arrays import Floats, Integers
 from mlflow_exec.evaluation.axes import binned, cuts
 from mlflow_exec.evaluation.data import Data, Kind
-from mlflow_exec.evaluation.findings import Plot
+from mlflow_exec.evaluation.findings import MISSING, Plot
 from mlflow_exec.evaluation.properties import numbers_of, property_title
 from mlflow_exec.evaluation.slices import Condition, Slice
 
@@ -55,7 +55,7 @@ def _groups(data: Data, condition: Condition) -> tuple[Integers, list[str], list
         codes, values = column.categories
         kept = values[: _BARS - 1]
         groups = np.where(codes < 0, len(kept), np.where(codes < len(kept), codes, -1))
-        labels = [*(str(value) for value in kept), "(missing)"]
+        labels = [*(str(value) for value in kept), MISSING]
         inside = [value == condition.value and not condition.missing for value in kept]
         return groups, labels, [*inside, condition.missing]
     if condition.missing or (condition.property_name and condition.low is condition.high is None):

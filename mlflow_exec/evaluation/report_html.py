@@ -17,7 +17,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from markupsafe import Markup
 
 from mlflow_exec.evaluation import report_words as words
-from mlflow_exec.evaluation.findings import Result
+from mlflow_exec.evaluation.findings import MISSING, Result
 from mlflow_exec.evaluation.report_json import as_data
 from mlflow_exec.evaluation.report_plots import effect_svg, legend, plot_svg
 
@@ -190,7 +190,7 @@ def _table(
 
 def _cell(value: str, n_chars: int) -> tuple[str, str]:
     """Return the class and the text of a cell: numbers stand on the right."""
-    if value in ("nan", "None", "NaT", "<NA>", ""):
+    if value in (MISSING, ""):
         return "none", value
     try:
         float(value)

@@ -9,10 +9,12 @@ from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
+import pandas as pd
+
 from mlflow_exec.errors import ScanError
 from mlflow_exec.evaluation.checks.base import Check, Context
 from mlflow_exec.evaluation.data import MIN_ROWS, Data
-from mlflow_exec.evaluation.findings import CheckSummary, Finding, Result, Skipped
+from mlflow_exec.evaluation.findings import MISSING, CheckSummary, Finding, Result, Skipped
 from mlflow_exec.evaluation.model import Model
 from mlflow_exec.evaluation.performance import metrics_of
 from mlflow_exec.evaluation.ray_engine import run_on_ray
@@ -128,5 +130,7 @@ def _samples(context: Context, findings: list[Finding]) -> dict[int, dict[str, s
 
 
 def _shown(value: Any) -> str:
+    if pd.api.types.is_scalar(value) and pd.isna(value):
+        return MISSING
     text = f"{value:.6g}" if isinstance(value, float) else str(value)
     return text if len(text) <= _SHOWN_CHARS else text[: _SHOWN_CHARS - 1] + "…"

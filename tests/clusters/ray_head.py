@@ -34,6 +34,7 @@ class RayHead:
     Attributes:
         folder: Its temporary files; short, for the sake of the sockets in it.
         port: Of its dashboard, on loopback.
+        client_port: Of Ray's own client, of the start that is up.
         session: The start of Ray that is up.
     """
 
@@ -41,6 +42,7 @@ class RayHead:
     port: int
     environment: Mapping[str, str]
     session: str = ""
+    client_port: int = 0
     _started: list[Family] = field(default_factory=list)
 
     @property
@@ -57,12 +59,13 @@ class RayHead:
     def start(self) -> None:
         """Start it; returns when it takes jobs."""
         mark = secrets.token_hex(8)
+        self.client_port = free_port()
         log = self.folder / "start.log"
         process = start(
             [
                 "ray", "start", "--head", "--port=0", "--num-cpus=2", f"--temp-dir={self.folder}",
                 "--dashboard-host=127.0.0.1", f"--dashboard-port={self.port}",
-                f"--ray-client-server-port={free_port()}", "--dashboard-agent-listen-port=0",
+                f"--ray-client-server-port={self.client_port}", "--dashboard-agent-listen-port=0",
                 "--min-worker-port=0", "--max-worker-port=0", "--disable-usage-stats",
                 f"--object-store-memory={_OBJECT_STORE_BYTES}", "--log-color=false",
             ],

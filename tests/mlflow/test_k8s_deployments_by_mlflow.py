@@ -201,6 +201,34 @@ def everything(served: K8sDeployments, name: str) -> list[Any]:
         return [o.to_dict() for find in lists for o in find(served.namespace, **chosen).items]
 
 
+def test_a_gate_applies_nothing_of_a_model_that_fails(registry: Registry, tmp_path: Path) -> None:
+    served = registry.served
+    rows = "".join(f"{n}.5,{2 if n % 10 else 3}\n" for n in range(40))
+    (tmp_path / "rows.csv").write_text("x,label\n" + rows)
+    accurate = {"kind": "threshold", "metric": "accuracy", "min": 0.8}
+    suite = {"data": "rows.csv", "target": "label", "validations": {"accurate": accurate}}
+    (tmp_path / "suite.yaml").write_text(yaml.safe_dump(suite))
+    options = served.given(gate=tmp_path / "suite.yaml", any_python=True)
+    good, bad = (str(save_model(tmp_path, answer)) for answer in (2, 3))
+
+    def deploys(verb: str, model: str) -> subprocess.CompletedProcess[str]:
+        return registry.command(verb, "--name", "gated", "-m", model, **options)
+
+    refused = deploys("create", bad)
+    assert refused.returncode != 0
+    assert "accurate (major): accuracy is 0.1" in refused.stderr
+    assert "Traceback" not in refused.stderr
+    assert served.everything("gated") == []
+    created = deploys("create", good)
+    assert created.returncode == 0, created.stdout + created.stderr
+    assert served.answer("gated") == 2
+    before = sorted(served.everything("gated"))
+    assert deploys("update", bad).returncode != 0
+    assert sorted(served.everything("gated")) == before
+    assert served.answer("gated") == 2
+    served.target().delete("gated")
+
+
 def test_rendering_prints_what_would_be_sent_and_sends_nothing(registry: Registry) -> None:
     served = registry.served
     path = save_model(served.folder, 8)
