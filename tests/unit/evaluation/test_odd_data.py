@@ -87,7 +87,7 @@ LABELLED: dict[str, tuple[Any, Any]] = {
     "texts": (np.where(LABELS, "yes", "no"), np.array(["yes"] * N_ROWS)),
     "booleans": (LABELS.astype(bool), np.ones(N_ROWS, dtype=bool)),
     "a class that the model never says": (np.arange(N_ROWS) % 3, np.zeros(N_ROWS, dtype=int)),
-    "a class that no row has": (LABELS, np.full(N_ROWS, 5)),
+    "a class that no row has": (LABELS, np.where(NUMBERS > 1, 5, 0)),
     "none": (None, LABELS),
     "all the same number": (np.full(N_ROWS, 1.5), np.full(N_ROWS, 1.5)),
 }
@@ -108,7 +108,7 @@ REFUSED: dict[str, tuple[Any, Any, Any, str]] = {
     "too few labels": (frame(), LABELS[:9], LABELS, "given 9 labels for 200 rows"),
     "one dimension": (NUMBERS, LABELS, LABELS, "a table is needed"),
     "predictions that are missing": (frame(), NUMBERS, np.full(N_ROWS, np.nan),
-                                     "200 of 200 predictions are no finite numbers"),
+                                     "model: predictions: 200 of 200 are no finite numbers"),
 }  # fmt: skip
 
 
