@@ -97,10 +97,11 @@ def can_change(column: Column, series: pd.Series) -> bool:
     types, dtype = pd.api.types, series.dtype
     return (
         # Not spans of time, nor decimals of a fixed number of digits.
-        (types.is_integer_dtype(dtype) or types.is_float_dtype(dtype) or dtype == object)
+        any(test(dtype) for test in (types.is_integer_dtype, types.is_float_dtype,
+                                     types.is_object_dtype))
         and len(finite) > 0
         and float(np.abs(finite).max()) < _LARGEST_WHOLE
-    )
+    )  # fmt: skip
 
 
 def changed_numbers(
