@@ -8,7 +8,7 @@ is a slice.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,6 +21,7 @@ from mlflow_exec.evaluation.slices import Condition
 BINS = 40
 _MAX_WORDS = 60
 _SHORTEST_WORD = 3
+_TEXTS_PER_TICK = 100
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,12 +77,22 @@ class Axis:
         return Condition(self.column, self.property_name, low, high, self.word, kind=self.kind)
 
 
-def axes_of(data: Data, min_rows: int) -> list[Axis]:
-    """Return all axes of the data on which there can be a slice of at least `min_rows` rows."""
-    return [axis for column in data.columns for axis in _axes(column, min_rows)]
+Tick = Callable[[], None]
 
 
-def _axes(column: Column, min_rows: int) -> Iterator[Axis]:
+def axes_of(data: Data, min_rows: int, tick: Tick = lambda: None) -> list[Axis]:
+    """Return all axes of the data on which there can be a slice of at least `min_rows` rows.
+
+    Args:
+        data: The rows.
+        min_rows: Of a slice.
+        tick: Called now and then, as long texts take time; what it raises ends it.
+    """
+    return [axis for column in data.columns for axis in _axes(column, min_rows, tick)]
+
+
+def _axes(column: Column, min_rows: int, tick: Tick) -> Iterator[Axis]:
+    tick()
     if column.kind is Kind.NUMERIC:
         yield from _ordered(column, "", column.values)
     elif column.kind is Kind.DATETIME:
@@ -93,11 +104,18 @@ def _axes(column: Column, min_rows: int) -> Iterator[Axis]:
         return
     elif column.kind is Kind.TEXT:
         for name in OF_TEXTS:
-            yield from _ordered(column, name, numbers_of(column.values, name))
-        yield from _words(column, min_rows)
+            parts = [numbers_of(texts, name) for texts in _parts(column.values, tick)]
+            yield from _ordered(column, name, np.concatenate(parts))
+        yield from _words(column, min_rows, tick)
     else:
         return
     yield from _missing(column, min_rows)
+
+
+def _parts(texts: Values, tick: Tick) -> Iterator[Values]:
+    for start in range(0, len(texts), _TEXTS_PER_TICK):
+        tick()
+        yield texts[start : start + _TEXTS_PER_TICK]
 
 
 def _ordered(column: Column, name: str, numbers: Floats) -> Iterator[Axis]:
@@ -158,15 +176,18 @@ def _categories(column: Column, min_rows: int) -> Iterator[Axis]:
         yield _nominal(column, "", None, np.maximum(codes, -1), bins)
 
 
-def _words(column: Column, min_rows: int) -> Iterator[Axis]:
-    words_by_row = [frozenset() if v is None else frozenset(words_of(v)) for v in column.values]
+def _words(column: Column, min_rows: int, tick: Tick) -> Iterator[Axis]:
+    words_by_row = [
+        frozenset(words_of(text or "")) for texts in _parts(column.values, tick) for text in texts
+    ]
     found: Counter[str] = Counter()
     for words in words_by_row:
         found.update(words)
     most = len(column.values) - min_rows
-    frequent = [word for word, count in found.most_common(4 * _MAX_WORDS)
-                if len(word) >= _SHORTEST_WORD and min_rows <= count <= most]  # fmt: skip
-    for word in sorted(frequent[:_MAX_WORDS]):
+    fitting = [(-count, word) for word, count in found.items()
+               if len(word) >= _SHORTEST_WORD and min_rows <= count <= most]  # fmt: skip
+    # By the word where as many rows have it: the order of a set is another in each process.
+    for word in sorted(word for _, word in sorted(fitting)[:_MAX_WORDS]):
         rows = np.fromiter((word in words for words in words_by_row), bool, len(words_by_row))
         yield _nominal(column, "word", word, np.where(rows, 0, -1).astype(np.int64), (True,))
 

@@ -16,6 +16,7 @@ import pandas as pd
 
 from mlflow_exec.errors import ScanError
 from mlflow_exec.evaluation.arrays import Floats, Integers, Mask, Values
+from mlflow_exec.evaluation.outputs import refuse_odd
 
 # Texts are told from categories by what they are like: few different values are categories.
 _MAX_CATEGORIES = 100
@@ -103,12 +104,7 @@ class Data:
             _column(name, position, self.frame[name])
             for position, name in enumerate(self.frame.columns)
         )
-        self.labels: Values | None = None if labels is None else np.asarray(labels)
-        if self.labels is not None and len(self.labels) != len(frame):
-            raise ScanError(
-                f"data: one label per row is needed; given {len(self.labels)} labels "
-                f"for {len(frame)} rows"
-            )
+        self.labels = None if labels is None else _labels(labels, len(frame))
         self.reference = reference
 
     def __len__(self) -> int:
@@ -155,6 +151,23 @@ def unique_names(names: Iterable[Any]) -> list[str]:
     return result
 
 
+def _labels(given: Any, n_rows: int) -> Values:
+    try:
+        labels = np.asarray(given)
+    except ValueError as error:  # lists of different lengths
+        raise ScanError(f"data: one label per row is needed: {error}") from error
+    if labels.ndim == 2 and labels.shape[1] == 1:
+        labels = labels[:, 0]
+    if labels.ndim != 1 or len(labels) != n_rows:
+        shape = "" if labels.ndim == 1 else f", an array of shape {labels.shape},"
+        raise ScanError(
+            f"data: one label per row is needed; given {labels.size} labels{shape} "
+            f"for {n_rows} rows"
+        )
+    refuse_odd(labels, "data: labels")
+    return labels
+
+
 def _framed(rows: Any, names: Sequence[str] | None) -> pd.DataFrame:
     array = np.asarray(rows)
     if array.ndim != 2:
@@ -190,6 +203,7 @@ def _typed(series: pd.Series) -> tuple[Kind, Values]:
 
 
 def _seconds(series: pd.Series) -> Floats:
+    series = pd.to_datetime(series)  # days of Arrow
     if getattr(series.dt, "tz", None) is not None:
         series = series.dt.tz_convert("UTC").dt.tz_localize(None)
     times = series.to_numpy(dtype="datetime64[us]")
@@ -208,7 +222,7 @@ def _of_objects(objects: Values) -> tuple[Kind, Values]:
     there = [value for value in objects if value is not None]
     kinds = {type(value) for value in there}
     if kinds <= {int, float} and kinds:
-        return Kind.NUMERIC, np.array([np.nan if v is None else v for v in objects], dtype=float)
+        return Kind.NUMERIC, np.fromiter(map(_float, objects), np.float64, len(objects))
     if not kinds <= {str, bool, int, float}:
         if all(issubclass(kind, (np.generic, str, int, float)) for kind in kinds):
             plain = [v.item() if isinstance(v, np.generic) else v for v in objects]
@@ -219,6 +233,13 @@ def _of_objects(objects: Values) -> tuple[Kind, Values]:
     n_different = len(set(there))
     few = n_different <= max(min(_MAX_CATEGORIES, _MAX_CATEGORY_SHARE * len(objects)), 2)
     return (Kind.CATEGORY if few else Kind.TEXT), objects
+
+
+def _float(number: float | None) -> float:
+    try:
+        return np.nan if number is None else float(number)
+    except OverflowError:  # a whole number of more than 308 digits
+        return np.inf if number > 0 else -np.inf  # type: ignore[operator]
 
 
 def _of_hashable(objects: Values) -> tuple[Kind, Values]:

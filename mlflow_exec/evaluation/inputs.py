@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
+from sklearn.base import is_regressor
 
 from mlflow_exec.errors import ScanError
 from mlflow_exec.evaluation.data import Data, unique_names
@@ -122,8 +124,9 @@ def model_of(
 ) -> Model:
     """Return the model of a scan.
 
-    A model of scikit-learn tells labels; its probabilities are asked for besides where they agree
-    with what it tells.
+    An estimator as of scikit-learn tells labels; its probabilities are asked for besides where
+    their classes are those that it tells, for all rows. Whether it is a classifier settles the
+    task where nobody says it.
 
     Args:
         pyfunc: A model of MLflow; None where only its predictions are known.
@@ -135,11 +138,13 @@ def model_of(
     Raises:
         ScanError: The model fails, or its answers do not fit the labels.
     """
-    ask, classes = (None, None) if pyfunc is None else _probabilities(pyfunc)
+    raw = None if pyfunc is None else _raw_model(pyfunc)
+    classes = _classes_of(raw)
+    ask = None if classes is None else _probabilities(raw)
     return Model(
         None if pyfunc is None else pyfunc.predict,
         data,
-        task=Task(settings.task) if settings.task else task,
+        task=Task(settings.task) if settings.task else task or _task_of(raw, classes),
         classes=settings.classes or classes,
         probabilities=ask if settings.classes is None else None,
         predictions=predictions,
@@ -148,15 +153,36 @@ def model_of(
     )
 
 
-def _probabilities(pyfunc: Any) -> tuple[Predict | None, Sequence[Any] | None]:
-    """Return how to ask an estimator for probabilities, and its classes."""
+def _raw_model(pyfunc: Any) -> Any:
     try:
-        raw = pyfunc.get_raw_model()
+        return pyfunc.get_raw_model()
     except (AttributeError, NotImplementedError):
-        return None, None
-    classes, ask = getattr(raw, "classes_", None), getattr(raw, "predict_proba", None)
-    if classes is None or ask is None or getattr(classes, "ndim", 1) != 1:
-        return None, None
+        return None
+
+
+def _classes_of(raw: Any) -> list[Any] | None:
+    """Return the classes of an estimator; None where it has none, or some for each output."""
+    classes = np.asarray(getattr(raw, "classes_", ()), dtype=object)
+    if classes.ndim != 1 or not len(classes) or any(np.ndim(one) for one in classes):
+        return None
+    return [c.item() if isinstance(c, np.generic) else c for c in classes]
+
+
+def _task_of(raw: Any, classes: list[Any] | None) -> Task | None:
+    """Return what an estimator predicts; None of another model."""
+    try:
+        if is_regressor(raw):
+            return Task.REGRESSION
+    except (AttributeError, TypeError):  # it is none of scikit-learn's kind
+        pass
+    return None if classes is None else Task.CLASSIFICATION
+
+
+def _probabilities(raw: Any) -> Predict | None:
+    """Return how to ask an estimator for probabilities."""
+    ask = getattr(raw, "predict_proba", None)
+    if ask is None:
+        return None
     names = getattr(raw, "feature_names_in_", None)
 
     def probabilities(rows: Any) -> Any:
@@ -166,4 +192,4 @@ def _probabilities(pyfunc: Any) -> tuple[Predict | None, Sequence[Any] | None]:
             return ask(rows[list(names)])  # as the signature of the model puts them in order
         return ask(pd.DataFrame(rows, columns=names))
 
-    return probabilities, [c.item() if hasattr(c, "item") else c for c in classes]
+    return probabilities

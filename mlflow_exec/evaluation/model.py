@@ -18,15 +18,15 @@ from mlflow_exec.evaluation.outputs import (
     answer_of,
     are_positive_probabilities,
     are_probabilities,
-    as_text_where_needed,
     distinct,
     encoded,
+    named,
     numbers,
+    strangers,
     task_of,
 )
 
 BATCH_ROWS = 10_000
-_ROWS_TO_COMPARE = 1_000
 
 Predict = Callable[[Any], Any]
 
@@ -64,7 +64,7 @@ class Model:
             task: What it predicts; found out where it is None.
             classes: In the order of its probabilities; found out where it is None.
             probabilities: Another way of asking, for the probabilities, with the classes in the
-                order of `classes`; it is used where it agrees with `predict` on the first rows.
+                order of `classes`; it is used where it agrees with `predict` on all rows.
             predictions: Answers to all rows, where they are known already.
             column: Of the answer, where that is a frame with several.
             batch_rows: How many rows are asked for at a time.
@@ -87,11 +87,9 @@ class Model:
         self.task = task or task_of(data.labels, answer)
         self.classes: tuple[Any, ...] = ()
         self.labels: Values | None = self._labels(answer, classes)
-        if self.task is Task.CLASSIFICATION and probabilities is not None and classes is not None:
-            self._use(probabilities, answer)
         self.outputs = self._outputs(answer)
-        if self._probabilities is not None:
-            self.outputs = self.predict(data.frame)
+        if self.task is Task.CLASSIFICATION and probabilities is not None and classes is not None:
+            self._use(probabilities)
 
     def predict(self, rows: pd.DataFrame) -> Outputs:
         """Ask for rows with the columns of `Data.frame`; changed values are fine.
@@ -130,7 +128,7 @@ class Model:
                 "leave these rows out"
             )
         if self.task is Task.REGRESSION:
-            return None if labels is None else numbers(Answer(labels))
+            return None if labels is None else numbers(Answer(labels), "data: labels")
         known = [] if labels is None else distinct(labels)
         if are_probabilities(answer):
             self.classes = _classes_of_table(answer, classes, known)
@@ -148,31 +146,35 @@ class Model:
                 "neither labels nor probabilities"
             )
         else:
-            said = distinct(as_text_where_needed(answer.array, known))
-            first = list(classes or [])
-            self.classes = (*first, *(c for c in distinct(
-                np.array([*known, *said, None], dtype=object)[:-1]) if c not in first))  # fmt: skip
+            said, first = strangers(answer.array, known), list(classes or [])
+            self.classes = (*first, *strangers(distinct([*known, *said]), first))
         if labels is None:
             return None
-        labels = as_text_where_needed(labels, self.classes)
+        is_table = answer.is_table or self._is_positive
+        _refuse_strangers(known, list(self.classes) if is_table else answer.array, classes or [])
         # Labels that the model does not know are classes that it gives no probability.
-        self.classes += tuple(c for c in distinct(labels) if c not in self.classes)
+        self.classes += tuple(strangers(labels, self.classes))
         return encoded(labels, self.classes)
 
-    def _use(self, probabilities: Predict, answer: Answer) -> None:
-        """Ask for probabilities from now on, if that gives the same classes."""
-        if answer.is_table or self._is_positive:
+    def _use(self, probabilities: Predict) -> None:
+        """Ask for probabilities from now on, if they give the classes that are told of all rows.
+
+        Of some rows is not enough: those of a file may be sorted, and a model that tells a class
+        from another probability on is not the one that its probabilities are of.
+        """
+        told = self.outputs
+        if told.probabilities is not None:
             return
-        rows = self._data.frame.iloc[:_ROWS_TO_COMPARE]
-        before = self._outputs(Answer(answer.array[: len(rows)]))
         self._probabilities = probabilities
         try:
-            other = self._outputs(self._ask(rows))
+            self.outputs = self._outputs(self._ask(self._data.frame))
         except ScanError:
-            other = before
-        agrees = [a.codes.tolist() for a in (before, other) if a.codes is not None]
-        if other.probabilities is None or agrees[0] != agrees[1]:
             self._probabilities = None
+            return
+        if self.outputs.probabilities is None or not np.array_equal(
+            np.asarray(self.outputs.codes), np.asarray(told.codes)
+        ):
+            self._probabilities, self.outputs = None, told
 
     def _outputs(self, answer: Answer) -> Outputs:
         if self.task is Task.REGRESSION:
@@ -182,9 +184,8 @@ class Model:
             answer = Answer(np.column_stack([1 - positive, positive]))
         if answer.is_table:
             return self._of_probabilities(np.asarray(answer.array, dtype=np.float64))
-        values = as_text_where_needed(answer.array, self.classes)
         # A class that only appears later, on changed rows, is -1: equal to no label.
-        return Outputs(values, encoded(values, self.classes))
+        return Outputs(*named(answer.array, self.classes))
 
     def _of_probabilities(self, table: Floats) -> Outputs:
         if not np.isfinite(table).all():
@@ -210,6 +211,25 @@ def _classes_of_table(
     raise ScanError(
         f"model: its {n_columns} probabilities per row are of which classes? The labels have "
         f"{len(known)}; name them in the model's order by the setting 'classes'"
+    )
+
+
+def _refuse_strangers(labels: list[Any], said: Any, classes: Sequence[Any]) -> None:
+    """Refuse answers of which none is a label: two ways of writing them look like a bad model.
+
+    Args:
+        labels: The different ones.
+        said: The answers, or the classes that they are of.
+        classes: That are known to be the model's: it may be wrong for all rows that are there.
+    """
+    if (encoded(said, labels) >= 0).any():
+        return
+    if (encoded(said, classes) >= 0).any() and (encoded(labels, classes) >= 0).any():
+        return
+    says, has = (", ".join(repr(value) for value in distinct(v)[:2]) for v in (said, labels))
+    raise ScanError(
+        f"model: none of its answers is a label: it says {says}; labels are {has}; give labels as "
+        "the model says them, or name all classes by the setting 'classes'"
     )
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
+from datetime import date, timedelta
 from enum import Enum
 from typing import Any
 
@@ -17,6 +19,7 @@ from mlflow_exec.evaluation.arrays import Floats, Integers, Values
 _SUM_TOLERANCE = 0.02
 # Whole numbers with more different values than this are taken for a quantity.
 _MAX_CLASSES = 50
+_WHOLE = re.compile(r"-?\d+\.0")
 
 
 class Task(Enum):
@@ -66,7 +69,8 @@ def answer_of(output: Any, n_rows: int, column: str | None = None) -> Answer:
         column: The column of a frame that holds the predictions.
 
     Raises:
-        ScanError: It is none of these, or has another number of rows.
+        ScanError: It is none of these, has another number of rows, or values that are neither
+            classes nor numbers.
     """
     if isinstance(output, dict) and len(output) == 1:
         output = next(iter(output.values()))
@@ -83,6 +87,7 @@ def answer_of(output: Any, n_rows: int, column: str | None = None) -> Answer:
             f"model: one prediction per row is needed; given an answer of shape {array.shape} "
             f"to {n_rows} rows"
         )
+    refuse_odd(array, "model: predictions")
     return Answer(array, names)
 
 
@@ -127,63 +132,145 @@ def are_positive_probabilities(answer: Answer, n_classes: int) -> bool:
 
 
 def task_of(labels: Values | None, answer: Answer) -> Task:
-    """Tell what a model predicts by the data's labels, or by its answers where there are none."""
-    if are_probabilities(answer) or answer.array.dtype.kind in "OUSb":
+    """Tell what a model predicts by its answers and the data's labels, where there are some."""
+    if are_probabilities(answer) or _are_texts(answer.array):
         return Task.CLASSIFICATION
-    values = answer.array if labels is None else labels
-    if values.dtype.kind not in "fiu":
-        try:
-            values = values.astype(np.float64)
-        except (TypeError, ValueError):
-            return Task.CLASSIFICATION
-    if values.dtype.kind == "f" and (values != np.round(values)).any():
+    said, known = _floats(answer.array), None if labels is None else _floats(labels)
+    if said is None or (labels is not None and (known is None or labels.dtype.kind == "b")):
+        return Task.CLASSIFICATION
+    values = said if known is None else known
+    if _has_fractions(values):
         return Task.REGRESSION
-    few = len(np.unique(values)) <= min(_MAX_CLASSES, max(len(values) // 5, 2))
+    n_different = len(np.unique(values))
+    if _has_fractions(said) and not answer.is_table:
+        # Whole labels, such as counts and marks, do not make classes of them.
+        is_class = are_positive_probabilities(answer, n_different)
+        return Task.CLASSIFICATION if is_class else Task.REGRESSION
+    few = n_different <= min(_MAX_CLASSES, max(len(values) // 5, 2))
     return Task.CLASSIFICATION if few else Task.REGRESSION
 
 
-def distinct(values: Values) -> list[Any]:
-    """Return the different values, sorted as scikit-learn sorts classes where they can be."""
-    found = pd.unique(pd.Series(values))
-    plain = [v.item() if isinstance(v, np.generic) else v for v in found]
+def _are_texts(values: Values) -> bool:
+    """Whether values are texts or booleans, which are classes, also if numbers can be read."""
+    if values.dtype.kind == "O":
+        return any(isinstance(value, (str, bool, np.bool_)) for value in values.flat)
+    return values.dtype.kind in "USb"
+
+
+def _floats(values: Values) -> Floats | None:
+    try:
+        return values.astype(np.float64)
+    except (TypeError, ValueError, OverflowError):
+        return None
+
+
+def _has_fractions(values: Floats) -> bool:
+    finite = values[np.isfinite(values)]
+    return bool((finite != np.round(finite)).any())
+
+
+def refuse_odd(values: Values, what: str) -> None:
+    """Refuse what is neither a class nor a number: dates, spans of time, lists.
+
+    Args:
+        values: Labels or answers.
+        what: They are, for the message: ``model: predictions``.
+
+    Raises:
+        ScanError: There is such a value.
+    """
+    kinds = (date, timedelta, np.datetime64, np.timedelta64, tuple, complex)
+    if values.dtype.kind in "mMc":
+        odd: Any = values.flat[0]
+    elif values.dtype.kind == "O":
+        odd = next(
+            (v for v in values.flat if isinstance(v, kinds) or not isinstance(v, Hashable)), None
+        )
+    else:
+        return
+    if odd is not None:
+        raise ScanError(
+            f"{what} are needed that are classes or numbers; given {type(odd).__name__}: "
+            f"{str(odd)[:100]!r}"
+        )
+
+
+def distinct(values: Any) -> list[Any]:
+    """Return the different values, sorted as scikit-learn sorts classes where they can be.
+
+    Missing ones are left out.
+    """
+    plain = [_plain(value) for value in pd.unique(_series(values).dropna())]
     try:
         return sorted(plain)
     except TypeError:
         return sorted(plain, key=lambda value: (type(value).__name__, str(value)))
 
 
-def as_text_where_needed(values: Values, like: Sequence[Any]) -> Values:
-    """Return labels as texts where those that they are compared with are, and they are numbers."""
-    if len(values) and like and isinstance(like[0], str) and not isinstance(values[0], str):
-        return np.array([str(value) for value in values], dtype=object)
-    return values
+def strangers(values: Any, classes: Sequence[Any]) -> list[Any]:
+    """Return the different values that are none of the classes."""
+    found = distinct(values)
+    return [v for v, code in zip(found, encoded(found, classes), strict=True) if code < 0]
 
 
-def encoded(values: Values, classes: Sequence[Any]) -> Integers:
-    """Return the position of each value in the classes; -1 where it is none of them."""
+def encoded(values: Any, classes: Sequence[Any]) -> Integers:
+    """Return the position of each value in the classes; -1 where it is none of them.
+
+    One is a text and the other a number for many a reason (a column of a file, a model that
+    answers by JSON): 1, 1.0, "1" and "1.0" are one class, and True and "True", unless the classes
+    tell them apart.
+    """
     positions = {value: position for position, value in enumerate(classes)}
-    codes, found = pd.factorize(pd.Series(values), use_na_sentinel=True)
-    known = [positions.get(v.item() if isinstance(v, np.generic) else v, -1) for v in found]
+    by_text: dict[str, int] = {}
+    for value, position in positions.items():
+        by_text.setdefault(_text_of(value), position)
+    codes, found = pd.factorize(_series(values), use_na_sentinel=True)
+    known = [positions.get(v, by_text.get(_text_of(v), -1)) for v in map(_plain, found)]
     return np.asarray(np.array([*known, -1], dtype=np.int64)[codes])
 
 
-def numbers(answer: Answer) -> Floats:
+def named(values: Values, classes: Sequence[Any]) -> tuple[Values, Integers]:
+    """Return values as the classes have them, unknown ones as they are; and their positions."""
+    codes = encoded(values, classes)
+    known = np.array([*classes, None], dtype=object)
+    return np.where(codes >= 0, known[codes], values.astype(object)), codes
+
+
+def _series(values: Any) -> pd.Series:
+    # A list may be of numbers and truths, which are to stay what they are.
+    return pd.Series(values, dtype=object if isinstance(values, (list, tuple)) else None)
+
+
+def _plain(value: Any) -> Any:
+    return value.item() if isinstance(value, np.generic) else value
+
+
+def _text_of(value: Any) -> str:
+    if isinstance(value, float) and value.is_integer():
+        return str(int(value))
+    text = str(value)
+    return text[:-2] if _WHOLE.fullmatch(text) else text
+
+
+def numbers(answer: Answer, what: str = "model: predictions") -> Floats:
     """Return the numbers of a regression.
+
+    Args:
+        answer: What the model says, or labels.
+        what: It is, for messages.
 
     Raises:
         ScanError: They are no numbers, or some are missing or infinite.
     """
     if answer.is_table:
         raise ScanError(
-            f"model: a regression with one number per row is needed; given {answer.array.shape[1]}"
+            f"{what} of a regression are one number per row; given {answer.array.shape[1]}"
         )
-    try:
-        values = answer.array.astype(np.float64)
-    except (TypeError, ValueError):
-        raise ScanError(
-            f"model: numbers are needed of a regression; given {answer.array[0]!r}"
-        ) from None
-    if not np.isfinite(values).all():
-        n_missing = int((~np.isfinite(values)).sum())
-        raise ScanError(f"model: {n_missing} of {len(values)} predictions are no finite numbers")
+    values = _floats(answer.array)
+    if values is None:
+        odd = next(v for v in answer.array if _floats(np.array([v], dtype=object)) is None)
+        raise ScanError(f"{what} of a regression are numbers; given {odd!r}")
+    n_odd = int((~np.isfinite(values)).sum())
+    if n_odd:
+        raise ScanError(f"{what}: {n_odd} of {len(values)} are no finite numbers")
     return values

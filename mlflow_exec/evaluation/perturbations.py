@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from mlflow_exec.evaluation.arrays import Floats, Mask
+from mlflow_exec.evaluation.arrays import Floats, Integers, Mask
 from mlflow_exec.evaluation.data import Column
 
 Rng = np.random.Generator
@@ -94,15 +94,18 @@ OF_TEXTS: dict[str, OfTexts] = {
 def can_change(column: Column, series: pd.Series) -> bool:
     """Whether a column of numbers can be changed and stay of its type."""
     finite = column.values[np.isfinite(column.values)]
+    types, dtype = pd.api.types, series.dtype
     return (
-        not pd.api.types.is_timedelta64_dtype(series.dtype)
+        # Not spans of time, nor decimals of a fixed number of digits.
+        any(test(dtype) for test in (types.is_integer_dtype, types.is_float_dtype,
+                                     types.is_object_dtype))
         and len(finite) > 0
         and float(np.abs(finite).max()) < _LARGEST_WHOLE
-    )
+    )  # fmt: skip
 
 
 def changed_numbers(
-    column: Column, rows: pd.Series, perturbation: OfNumbers, rng: Rng
+    column: Column, positions: Integers, rows: pd.Series, perturbation: OfNumbers, rng: Rng
 ) -> tuple[pd.Series, Mask]:
     """Return a column's changed numbers, and which of them are others.
 
@@ -111,12 +114,13 @@ def changed_numbers(
 
     Args:
         column: Of the data.
-        rows: Some of its values.
+        positions: Of some rows.
+        rows: Its values there, as they were given.
         perturbation: What to do.
         rng: For noise.
     """
     every = column.values[np.isfinite(column.values)]
-    numbers = pd.to_numeric(rows).to_numpy(dtype=np.float64, na_value=np.nan)
+    numbers = column.values[positions]
     finite = np.isfinite(numbers)
     changed = numbers.copy()
     given, deviation = numbers[finite], float(every.std())
@@ -128,15 +132,27 @@ def changed_numbers(
     different = finite & (changed != numbers)
     if not different.any():
         return rows, different
+    if rows.dtype == object:  # others stay as they are, such as whole numbers that no float is
+        changed = np.where(different, changed, rows.to_numpy())
     return pd.Series(changed, index=rows.index).astype(rows.dtype), different
 
 
-def changed_texts(rows: pd.Series, perturbation: OfTexts, rng: Rng) -> tuple[pd.Series, Mask]:
-    """Return changed texts, and which of them are others; missing ones stay."""
+def changed_texts(
+    rows: pd.Series, perturbation: OfTexts, rng: Rng, tick: Callable[[], None]
+) -> tuple[pd.Series, Mask]:
+    """Return changed texts, and which of them are others; missing ones stay.
+
+    Args:
+        rows: Texts.
+        perturbation: What to do.
+        rng: For typos.
+        tick: Called for each text: a long one takes milliseconds.
+    """
     given = rows.to_numpy(dtype=object)
     there = np.asarray(pd.notna(rows), dtype=np.bool_)
     changed = given.copy()
     for position in np.flatnonzero(there):
+        tick()
         changed[position] = perturbation.apply(str(given[position]), rng)
     different = there & np.asarray(changed != given, dtype=np.bool_)
     return pd.Series(changed, index=rows.index).astype(rows.dtype), different

@@ -14,7 +14,7 @@ import numpy as np
 
 from mlflow_exec.evaluation.arrays import Floats, Mask, Values
 
-_WORD = re.compile(r"\w+")
+WORD = re.compile(r"\w+")
 _DAY_S = 86_400
 # 1970-01-01 was a Thursday; Monday is 0, as in datetime.weekday.
 _FIRST_WEEKDAY = 3
@@ -38,7 +38,7 @@ def is_missing(values: Values) -> Mask:
 
 def words_of(text: str) -> list[str]:
     """Return the words of a text, in lower case."""
-    return _WORD.findall(text.lower())
+    return WORD.findall(text.lower())
 
 
 def _share(belongs: Callable[[str], bool]) -> Callable[[str], float]:
@@ -51,7 +51,7 @@ def _is_punctuation(character: str) -> bool:
 
 _OF_TEXTS: dict[str, tuple[str, Callable[[str], float]]] = {
     "length": ("length of {}", len),
-    "words": ("number of words of {}", lambda text: len(_WORD.findall(text))),
+    "words": ("number of words of {}", lambda text: len(WORD.findall(text))),
     "upper_share": ("share of capitals in {}", _share(str.isupper)),
     "digit_share": ("share of digits in {}", _share(str.isdigit)),
     "punctuation_share": ("share of punctuation in {}", _share(_is_punctuation)),

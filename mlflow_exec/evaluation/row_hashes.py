@@ -76,7 +76,9 @@ def _hashed(values: Values, *, as_text: bool) -> Values:
     # Each different value once; True and 1 are different categories, but equal to Python.
     codes, found = pd.factorize(np.asarray(values, dtype=object), use_na_sentinel=True)
     write = _number_or_text if as_text else str
-    texts = np.array([*map(write, found), _MISSING], dtype=object)
+    # By bytes, as half a pair of surrogates is no text of UTF-8, but may be in a file.
+    raw = (write(value).encode("utf-8", "surrogatepass") for value in found)
+    texts = np.array([*(text.decode("latin-1") for text in raw), _MISSING], dtype=object)
     return np.asarray(pd.util.hash_array(texts, categorize=False)[codes])
 
 

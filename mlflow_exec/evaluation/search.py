@@ -77,10 +77,12 @@ class Found:
 class SliceSearch:
     """Searches the slices of one data set; the axes are made once."""
 
-    def __init__(self, data: Data, size: SliceSize | None = None) -> None:
+    def __init__(
+        self, data: Data, size: SliceSize | None = None, tick: Callable[[], None] = lambda: None
+    ) -> None:
         self.data = data
         self.size = size or SliceSize()
-        self.axes = axes_of(data, self.size.min_rows)
+        self.axes = axes_of(data, self.size.min_rows, tick)
 
     def worst(
         self,

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import yaml
+
+from mlflow_exec.evaluation.properties import WORD
 
 SWAPS = Path(__file__).with_name("swaps.yaml")
 KINDS = ("gender", "religion", "nationality")
@@ -29,15 +31,9 @@ def _choices(kind: str) -> Mapping[str, Sequence[str]]:
     }  # fmt: skip
 
 
-@cache
-def _pattern(kind: str) -> re.Pattern[str]:
-    words = "|".join(sorted(_choices(kind), key=len, reverse=True))
-    return re.compile(rf"\b(?:{words})\b", re.IGNORECASE)
-
-
-def has_words(text: str, kind: str) -> bool:
-    """Whether a text has words of that kind (one of `KINDS`)."""
-    return _pattern(kind).search(text) is not None
+def has_words(words: Set[str], kind: str) -> bool:
+    """Whether some words (of `properties.words_of`) are of that kind (one of `KINDS`)."""
+    return not words.isdisjoint(_choices(kind))
 
 
 def swapped(kind: str, rng: np.random.Generator) -> Callable[[str], str]:
@@ -45,7 +41,7 @@ def swapped(kind: str, rng: np.random.Generator) -> Callable[[str], str]:
 
     Within a text a word always becomes the same one.
     """
-    choices, pattern = _choices(kind), _pattern(kind)
+    choices = _choices(kind)
 
     def swap(text: str) -> str:
         # One offset for the text: "Islam" and "mosque" become "Judaism" and "synagogue".
@@ -53,10 +49,10 @@ def swapped(kind: str, rng: np.random.Generator) -> Callable[[str], str]:
 
         def other(match: re.Match[str]) -> str:
             word = match.group()
-            others = choices[word.lower()]
-            return _cased(others[offset % len(others)], word)
+            others = choices.get(word.lower())
+            return word if others is None else _cased(others[offset % len(others)], word)
 
-        return pattern.sub(other, text)
+        return WORD.sub(other, text)
 
     return swap
 

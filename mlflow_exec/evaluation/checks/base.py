@@ -75,7 +75,7 @@ class Context:
     @cached_property
     def search(self) -> SliceSearch:
         """The slices of the data."""
-        return SliceSearch(self.data)
+        return SliceSearch(self.data, tick=self.tick)
 
     @cached_property
     def table(self) -> Table:

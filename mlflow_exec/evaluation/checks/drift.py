@@ -19,7 +19,7 @@ from mlflow_exec.evaluation.checks.base import Check, Context
 from mlflow_exec.evaluation.data import Column, Data, Kind
 from mlflow_exec.evaluation.distributions import Change, change_of_categories, change_of_numbers
 from mlflow_exec.evaluation.findings import Finding, Plot, Severity, severity_of
-from mlflow_exec.evaluation.outputs import Task, as_text_where_needed, encoded
+from mlflow_exec.evaluation.outputs import Task, named
 from mlflow_exec.evaluation.properties import numbers_of
 from mlflow_exec.settings import Settings
 
@@ -158,16 +158,8 @@ def _of_labels(context: Context, reference: Data) -> Iterator[_Compared]:
             raise ScanError(f"reference: its labels are no numbers: {error}") from error
         yield _Compared("label", "the target", numbers[0], numbers[1])
     else:
-        classes = [_class_names(context, labels) for labels in (before, after)]
+        classes = [named(labels, context.model.classes)[0] for labels in (before, after)]
         yield _Compared("label", "the target", classes[0], classes[1])
-
-
-def _class_names(context: Context, labels: Values) -> Values:
-    """Return the classes as the model has them: 1 and 1.0 are one, unknown ones stay."""
-    known = np.array([*context.model.classes, None], dtype=object)
-    labels = as_text_where_needed(labels, context.model.classes)
-    codes = encoded(labels, context.model.classes)
-    return np.asarray(np.where(codes >= 0, known[codes], labels.astype(object)), dtype=object)
 
 
 def _as_texts(values: Values) -> Values:

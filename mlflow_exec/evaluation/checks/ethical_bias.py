@@ -25,6 +25,7 @@ from mlflow_exec.evaluation.findings import Finding, severity_of
 from mlflow_exec.evaluation.group_rates import Rates, groups_of, rates_of
 from mlflow_exec.evaluation.outputs import Outputs, Task
 from mlflow_exec.evaluation.plots import percent
+from mlflow_exec.evaluation.properties import words_of
 from mlflow_exec.evaluation.sampling import at_most
 from mlflow_exec.evaluation.statistics import wilson
 from mlflow_exec.evaluation.word_swaps import KINDS, has_words, swapped
@@ -187,20 +188,33 @@ class EthicalBias(Check[EthicalBiasSettings]):
         """Ask about texts with other words for people."""
         for column in context.data.of_kind(Kind.TEXT):
             rng = context.rng(f"{self.name}/{column.name}")
-            searched = at_most(np.arange(len(context.data)), _MAX_SEARCHED, rng)
-            for kind in KINDS:
+            for kind, taken in self._rows_with_words(context, column).items():
                 context.tick()
                 context.progress(f"{column.name}, {kind}")
-                found = [n for n in searched
-                         if column.values[n] is not None and has_words(column.values[n], kind)]
-                taken = at_most(np.array(found, dtype=np.int64), self.settings.max_rows, rng)
                 before, after = context.data.rows(taken), context.data.rows(taken)
-                swap = swapped(kind, rng)
-                texts = [swap(text) for text in column.values[taken]]
+                swap, texts = swapped(kind, rng), []
+                for text in column.values[taken]:
+                    context.tick()
+                    texts.append(swap(text))
                 after[column.name] = pd.Series(texts, index=after.index, dtype=object)
                 about = f"words for another {kind} in {column.name}"
                 details = {"feature": column.name, "words": kind}
                 yield from self._changed(context, taken, before, after, about, details)
+
+    def _rows_with_words(self, context: Context, column: Column) -> dict[str, Integers]:
+        """Return for each kind of words as many rows with some as are asked about."""
+        rng = context.rng(f"{self.name}/{column.name}/rows")
+        found: dict[str, list[int]] = {kind: [] for kind in KINDS}
+        for position in rng.permutation(len(context.data))[:_MAX_SEARCHED]:
+            context.tick()
+            words = set(words_of(column.values[position] or ""))
+            wanted = [k for k, rows in found.items() if len(rows) < self.settings.max_rows]
+            for kind in wanted:
+                if has_words(words, kind):
+                    found[kind].append(int(position))
+            if not wanted:
+                break
+        return {kind: np.sort(np.array(rows, dtype=np.int64)) for kind, rows in found.items()}
 
     def _changed(
         self, context: Context, taken: Integers, before: pd.DataFrame, after: pd.DataFrame,

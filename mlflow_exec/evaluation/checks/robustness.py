@@ -156,7 +156,7 @@ class Robustness(Check[RobustnessSettings]):
             context.tick()
             rng = context.rng(f"{self.name}/{name}/{column.name}")
             values[column.name], different = changed_numbers(
-                column, sample.rows[column.name], OF_NUMBERS[name], rng
+                column, sample.positions, sample.rows[column.name], OF_NUMBERS[name], rng
             )
             changed |= different
         failed = self._failed(context, sample, values, changed)
@@ -170,9 +170,9 @@ class Robustness(Check[RobustnessSettings]):
         return _Tried(name, OF_NUMBERS[name].title, changed, failed, by_column=by_column)
 
     def _try_texts(self, context: Context, sample: _Sample, name: str, column: Column) -> _Tried:
-        context.tick()
         rng = context.rng(f"{self.name}/{name}/{column.name}")
-        values, changed = changed_texts(sample.rows[column.name], OF_TEXTS[name], rng)
+        texts = sample.rows[column.name]
+        values, changed = changed_texts(texts, OF_TEXTS[name], rng, context.tick)
         failed = self._failed(context, sample, {column.name: values}, changed)
         title = f"{column.name} {OF_TEXTS[name].title}"
         return _Tried(name, title, changed, failed, column.name)

@@ -14,7 +14,7 @@ from mlflow_exec.errors import ScanError
 from mlflow_exec.evaluation.arrays import Floats, Integers, Mask, Values
 from mlflow_exec.evaluation.data import Data
 from mlflow_exec.evaluation.model import Model
-from mlflow_exec.evaluation.outputs import Answer, Outputs, Task, as_text_where_needed, encoded
+from mlflow_exec.evaluation.outputs import Answer, Outputs, Task, encoded
 from mlflow_exec.evaluation.outputs import numbers as numbers_of
 from mlflow_exec.evaluation.performance import log_loss
 from mlflow_exec.evaluation.suite.names import OWN, less_is_better
@@ -124,8 +124,8 @@ def labels_of(model: Model, data: Data) -> Values:
     if data.labels is None:
         raise ScanError("reference: it has no labels")
     if model.task is Task.REGRESSION:
-        return numbers_of(Answer(data.labels))
-    codes = encoded(as_text_where_needed(data.labels, model.classes), model.classes)
+        return numbers_of(Answer(data.labels), "reference: labels")
+    codes = encoded(data.labels, model.classes)
     if (codes < 0).any():
         unknown = data.labels[codes < 0][0]
         raise ScanError(

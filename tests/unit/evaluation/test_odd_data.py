@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import date
+from decimal import Decimal
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow
 import pytest
 
 from mlflow_exec.errors import ScanError
@@ -50,6 +53,16 @@ ODD: dict[str, pd.DataFrame] = {
     "numbers and texts": frame(b=np.array(["1", 1.0] * (N_ROWS // 2), dtype=object)),
     "nullable numbers": frame(b=pd.array([None, *range(N_ROWS - 1)], dtype="Int64")),
     "lists": frame(b=[[n] for n in range(N_ROWS)]),
+    "numbers that no float is": frame(b=pd.Series(
+        [10**400, -(10**400), *range(N_ROWS - 2)], dtype=object)),
+    "days of Arrow": frame(b=pd.array(
+        [None, *(date(2026, 1, 1 + n % 28) for n in range(1, N_ROWS))],
+        dtype=pd.ArrowDtype(pyarrow.date32()))),
+    "decimals of Arrow": frame(b=pd.array(
+        [None, *(Decimal(n) / 4 for n in range(1, N_ROWS))],
+        dtype=pd.ArrowDtype(pyarrow.decimal128(10, 2)))),
+    "half a pair of surrogates": frame(b=pd.Series(
+        ["\ud800 x", "y"] * (N_ROWS // 2), dtype=object)),
     "names that are numbers": pd.DataFrame({0: NUMBERS, 1: NUMBERS}),
     "names of other scripts": pd.DataFrame({"größe": NUMBERS, "年齢": NUMBERS, "a\nb": NUMBERS}),
     "two columns of one name": two_of_a_name(),
@@ -87,7 +100,7 @@ LABELLED: dict[str, tuple[Any, Any]] = {
     "texts": (np.where(LABELS, "yes", "no"), np.array(["yes"] * N_ROWS)),
     "booleans": (LABELS.astype(bool), np.ones(N_ROWS, dtype=bool)),
     "a class that the model never says": (np.arange(N_ROWS) % 3, np.zeros(N_ROWS, dtype=int)),
-    "a class that no row has": (LABELS, np.full(N_ROWS, 5)),
+    "a class that no row has": (LABELS, np.where(NUMBERS > 1, 5, 0)),
     "none": (None, LABELS),
     "all the same number": (np.full(N_ROWS, 1.5), np.full(N_ROWS, 1.5)),
 }
@@ -108,7 +121,23 @@ REFUSED: dict[str, tuple[Any, Any, Any, str]] = {
     "too few labels": (frame(), LABELS[:9], LABELS, "given 9 labels for 200 rows"),
     "one dimension": (NUMBERS, LABELS, LABELS, "a table is needed"),
     "predictions that are missing": (frame(), NUMBERS, np.full(N_ROWS, np.nan),
-                                     "200 of 200 predictions are no finite numbers"),
+                                     "model: predictions: 200 of 200 are no finite numbers"),
+    "infinite labels": (frame(), np.where(NUMBERS > 1, np.inf, NUMBERS), NUMBERS,
+                        "data: labels: [0-9]+ of 200 are no finite numbers"),
+    "labels of two columns": (frame(), np.column_stack([LABELS, LABELS]), LABELS,
+                              r"data: one label per row .* an array of shape \(200, 2\)"),
+    "labels that are lists": (frame(), pd.Series([[1]] * N_ROWS), LABELS,
+                              r"data: labels are needed that are classes .* given list: '\[1\]'"),
+    "labels of different lengths": (frame(), [[1], [1, 2]] * (N_ROWS // 2), LABELS,
+                                    "data: one label per row is needed: "),
+    "labels that are times": (frame(), pd.date_range("2026-01-01", periods=N_ROWS), NUMBERS,
+                              "data: labels are needed that are classes or numbers; given date"),
+    "labels that are days": (frame(), [date(2026, 1, 1)] * N_ROWS, NUMBERS,
+                             "data: labels .* given date: '2026-01-01'"),
+    "predictions that are times": (frame(), NUMBERS, np.full(N_ROWS, np.datetime64("2026-01-01")),
+                                   "model: predictions .* given datetime64"),
+    "predictions that are texts": (frame(), NUMBERS, np.array(["x"] * N_ROWS),
+                                   "model: none of its answers is a label: it says 'x'"),
 }  # fmt: skip
 
 
