@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from pathlib import Path
 
@@ -34,24 +34,26 @@ def zipped(files: Mapping[str, bytes]) -> tuple[str, bytes]:
 
 
 def files_below(folder: Path) -> dict[str, bytes]:
-    """Return the files in a folder by their relative path."""
-    return {
-        path.relative_to(folder).as_posix(): path.read_bytes()
-        for path in sorted(folder.rglob("*"))
-        if path.is_file()
-    }
+    """Return the files in a folder by their relative path, without what Python compiles there."""
+    return {name: path.read_bytes() for name, path in _files(folder)}
 
 
 def content_hash(folder: Path) -> tuple[str, int]:
-    """Return the sha256 of a folder's content, independent of times and order, and its size."""
+    """Return the sha256 of `files_below`, independent of times and order, and their size."""
     digest, size_bytes = hashlib.sha256(), 0
-    for path in sorted(folder.rglob("*"), key=lambda p: p.relative_to(folder).as_posix()):
-        if path.is_file():
-            name = path.relative_to(folder).as_posix().encode()
-            content = hashlib.sha256()
-            with path.open("rb") as file:
-                while piece := file.read(1 << 20):
-                    content.update(piece)
-                    size_bytes += len(piece)
-            digest.update(len(name).to_bytes(4, "big") + name + content.digest())
+    for name, path in _files(folder):
+        content = hashlib.sha256()
+        with path.open("rb") as file:
+            while piece := file.read(1 << 20):
+                content.update(piece)
+                size_bytes += len(piece)
+        digest.update(len(name.encode()).to_bytes(4, "big") + name.encode() + content.digest())
     return digest.hexdigest(), size_bytes
+
+
+def _files(folder: Path) -> Iterator[tuple[str, Path]]:
+    """Yield files by their relative path, sorted; loading a model adds ``__pycache__``."""
+    found = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*")}
+    for name in sorted(found):
+        if "__pycache__" not in name.split("/") and found[name].is_file():
+            yield name, found[name]
