@@ -123,7 +123,7 @@ CONDITIONS: dict[str, int | str] = {
 
 @pytest.mark.parametrize("condition", CONDITIONS)
 def test_a_condition_fits_the_values_of_its_feature(tmp_path: Path, condition: str) -> None:
-    validation = "it: {kind: threshold, metric: accuracy, min: 0, slice: s, min_rows: 1}"
+    validation = "it: {kind: threshold, metric: accuracy, min: 0, slice: s}"
     path = tmp_path / "suite.yaml"
     path.write_text(f"slices: {{s: {condition}}}\nvalidations: {{{validation}}}", encoding="utf-8")
     wanted = CONDITIONS[condition]
