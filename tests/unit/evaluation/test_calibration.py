@@ -61,6 +61,18 @@ def test_the_error_is_told_without_what_chance_adds() -> None:
     assert finding.title.startswith("the model is too sure of itself")
 
 
+def test_few_rows_do_not_make_the_error_larger() -> None:
+    rng = np.random.default_rng(6)
+    features, figures = people(400, 6), []
+    for _ in range(20):
+        right = rng.uniform(0.5, 0.7, 400)  # of the class 1, which is always said
+        labels = (rng.random(400) < right).astype(int)
+        table = np.column_stack([0.8 - right, 0.2 + right])
+        [finding] = scanned(features, labels, lambda asked, t=table: t[asked.index], CHECK).findings
+        figures.append(finding.figure)
+    assert np.mean(figures) == pytest.approx(0.2, abs=0.015)  # with what chance adds: 0.23
+
+
 def test_a_model_that_is_too_unsure_is_never_major() -> None:
     planted = confident(3_000, 3)
     shown = np.where(planted.probability > 0.5, 0.5001, 0.4999)

@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 
 from mlflow_exec.evaluation.data import Data
+from mlflow_exec.evaluation.scores import scorer_of
 from mlflow_exec.evaluation.search import Found, SliceSearch
 from tests.unit.evaluation.planted import people
 
@@ -84,6 +85,28 @@ def test_losses_of_any_size_are_searched() -> None:
     [found] = SliceSearch(Data(features)).worst(losses, rng)
     assert found.slice.overlap(rows) > 0.8
     assert str(found.slice).startswith("age >= ")
+
+
+def test_the_condition_of_bins_holds_for_their_rows_alone() -> None:
+    data = Data(people(500, 12))
+    for axis in SliceSearch(data).axes:
+        values = data.column(axis.column).values
+        for first in range(0, axis.n_bins, 7):
+            for end in {first + 1, min(first + 9, axis.n_bins)} if axis.is_ordered else {first + 1}:
+                if end - first == axis.n_bins:
+                    continue
+                rows = (axis.codes >= first) & (axis.codes < end)
+                assert (axis.condition(first, end).mask(values) == rows).all()
+
+
+def test_a_score_is_that_of_the_rows_that_are_told() -> None:
+    features, rng = people(N_ROWS, 13), np.random.default_rng(14)
+    rows = planted("middle", features, rng)
+    losses = (rng.random(N_ROWS) < np.where(rows, 0.4, 0.1)).astype(float)
+    found, *_ = SliceSearch(Data(features)).worst(losses, rng, pairs=False)
+    scorer, told = scorer_of(losses), found.slice.mask
+    size, wrong = np.array([[told.sum()], [losses[told].sum()]])
+    assert scorer.scores(wrong, size, scorer.prepared(size)) == pytest.approx(found.score)
 
 
 def test_an_interval_after_a_search_is_wider_than_one_without() -> None:
