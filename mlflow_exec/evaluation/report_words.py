@@ -31,7 +31,9 @@ def cut(text: object, most: int = _MOST_CHARS) -> str:
 
 def readable(sentence: str, most: int) -> str:
     """Return a sentence about rows with the signs that people write, cut where it is long."""
-    return cut(sentence.replace(" <= ", " ≤ ").replace(" >= ", " ≥ "), most)
+    for plain, written in ((" <= ", " ≤ "), (" >= ", " ≥ "), (" %", "\u00a0%")):
+        sentence = sentence.replace(plain, written)
+    return cut(sentence, most)
 
 
 def number(value: float | None) -> str:

@@ -66,8 +66,14 @@ class ScanEvaluator(ModelEvaluator):  # type: ignore[misc]
         Raises:
             MlflowException: The settings are wrong, or data or model cannot be scanned.
         """
+        from mlflow.models import list_evaluators
         from mlflow.utils.autologging_utils import disable_autologging
 
+        from mlflow_exec.evaluation.settings import NAME
+
+        # Settings by evaluator, none of which is ours: MLflow hands all of them on as if flat.
+        if evaluator_config and set(evaluator_config) <= set(list_evaluators()) - {NAME}:
+            evaluator_config = {}
         # The scan fits small models of its own, which are nothing to log.
         with _mlflow_errors(), disable_autologging():
             result = _scan(model_type, dataset, evaluator_config, model, predictions)

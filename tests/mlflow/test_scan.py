@@ -122,10 +122,38 @@ def test_a_configuration_for_others_that_is_enabled_is_told(
     assert "'metric_prefix' is none of its settings" in caplog.text
 
 
-def test_named_it_runs_with_defaults(frame: pd.DataFrame, model: str) -> None:
-    result = evaluated(frame.head(100), model, evaluators=NAME)
-    assert has_scanned(result)
+UNSET: dict[str, dict[str, Any]] = {
+    "alone": {"evaluators": NAME},
+    "in a list": {"evaluators": [NAME]},
+    "in a list with others": {"evaluators": ["default", NAME]},
+    "in a list with others that have settings": {
+        "evaluators": ["default", NAME], "evaluator_config": {"default": NO_SHAP},
+    },
+    "and the settings are empty": {"evaluators": NAME, "evaluator_config": {}},
+    "and the settings are of others": {
+        "evaluators": NAME, "evaluator_config": {"default": NO_SHAP},
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("form", UNSET)
+def test_named_without_settings_it_runs_with_defaults(
+    frame: pd.DataFrame, model: str, form: str
+) -> None:
+    result = evaluated(frame.head(100), model, **UNSET[form])
     assert result.metrics["scan/n_skipped"] == 0
+    assert len(result.artifacts["scan_result"].content["checks"]) > 3
+
+
+def test_named_among_others_and_switched_off_it_is_off(frame: pd.DataFrame, model: str) -> None:
+    config = {NAME: {"enabled": False}, "default": NO_SHAP}
+    result = evaluated(frame, model, evaluators=["default", NAME], evaluator_config=config)
+    assert not has_scanned(result)
+
+
+def test_flat_settings_of_a_list_are_refused_by_mlflow(frame: pd.DataFrame, model: str) -> None:
+    with pytest.raises(MlflowException, match="mapping from evaluator name to individual"):
+        evaluated(frame, model, evaluators=[NAME], evaluator_config={"checks": CHECKS})
 
 
 def test_a_wrong_key_is_refused_in_one_sentence(frame: pd.DataFrame, model: str) -> None:
@@ -146,7 +174,7 @@ def test_the_run_has_a_result_after_the_schema_and_a_report(
     assert condition["column"] == "b"
     assert condition["low"] == pytest.approx(1.3, abs=0.1)
     report = mlflow.artifacts.load_text(result.artifacts["scan_report"].uri)
-    assert finding["title"].replace(">=", "≥") in report
+    assert finding["title"].replace(">=", "≥").replace(" %", "\u00a0%") in report
     result.save(tmp_path)
     assert mlflow.models.EvaluationResult.load(tmp_path).artifacts.keys() == result.artifacts.keys()
 

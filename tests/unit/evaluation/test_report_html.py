@@ -34,7 +34,7 @@ def test_a_finding_has_all_its_parts() -> None:
     [finding] = [f for f in result.findings if f.slice and "height" in str(f.slice)]
     assert finding.slice is not None
     assert card.all("span", "chip")[0].text == finding.severity.value
-    assert re.match(r"accuracy is \d\d\.\d % where height ≥ 1\d\d", card.all("h3")[0].text)
+    assert re.match(r"accuracy is \d\d\.\d\u00a0% where height ≥ 1\d\d", card.all("h3")[0].text)
     assert [code.text for code in card.all("code")] == [str(finding.slice).replace(">=", "≥")]
     facts = {dt.text: dd.text for dt, dd in zip(card.all("dt"), card.all("dd"), strict=True)}
     assert facts["accuracy here"] == f"{100 * finding.figure:.1f} %"
