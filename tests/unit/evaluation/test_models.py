@@ -64,11 +64,14 @@ def test_one_row_of_another_class_is_enough_to_refuse_the_probabilities() -> Non
     told = LABELS.copy()
     told[-1] = 1 - told[-1]
     data = Data(FEATURES, LABELS)
-    kept, refused = (
-        Model(lambda rows, said=said: said[rows.index], data, classes=[0, 1],
-              probabilities=lambda rows: proba[rows.index])
-        for said in (LABELS, told)
-    )  # fmt: skip
+
+    def judged(said: Any) -> Model:
+        return Model(
+            lambda rows: said[rows.index], data, classes=[0, 1],
+            probabilities=lambda rows: proba[rows.index],
+        )  # fmt: skip
+
+    kept, refused = judged(LABELS), judged(told)
     assert kept.outputs.probabilities is not None
     assert refused.outputs.probabilities is None
     assert (accuracy(kept), accuracy(refused)) == (1.0, 1 - 1 / N_ROWS)
