@@ -159,8 +159,9 @@ def test_importing_mlflow_imports_nothing_of_the_flows() -> None:
     assert set(ast.literal_eval(done.stdout)) <= {
         f"mlflow_exec.{name}" for name in (
             "auth", "auth.locks", "errors", "plugins", "plugins.artifacts",
-            "plugins.bucket_artifacts", "plugins.file_plugin", "plugins.request_auth",
-            "plugins.request_header", "plugins.run_context", "surroundings",
+            "plugins.bucket_artifacts", "plugins.file_plugin", "plugins.pace",
+            "plugins.request_auth", "plugins.request_header", "plugins.run_context",
+            "surroundings",
         )
     }  # fmt: skip
 
