@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from mlflow_exec.cli_output import emit, errors, output_option
+from mlflow_exec.cli_output import emit, errors, output_option, parsed
 from mlflow_exec.credentials import without_credentials
 from mlflow_exec.errors import ConfigError, ScanError
 from mlflow_exec.evaluation.verdicts import SEVERITIES, failing
@@ -59,8 +59,7 @@ def scan(
         for (option, place), write in zip(places.items(), (as_html, as_json), strict=True):
             if place:
                 _write(option, place, write(found))
-    emit(as_data(found), output, _text(found))
-    with errors(2):
+        emit(as_data(found), output, _text(found))
         failed = _fails(found, fail_on)
     sys.exit(1 if failed else 0)
 
@@ -104,7 +103,6 @@ def _fails(result: Result, fail_on: str | None) -> bool:
 
 
 def _settings(file: str | None, options: tuple[str, ...]) -> dict[str, Any]:
-    from mlflow_exec.cli_output import parsed
     from mlflow_exec.evaluation.settings import own_block
 
     given = dict(own_block(load_config(file))) if file else {}
