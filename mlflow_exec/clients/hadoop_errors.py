@@ -55,8 +55,11 @@ _STANDBY_TEXTS = (
 _CLASS_NAME = re.compile(r"\b(?:[a-z_][\w$]*\.){2,}[A-Z][\w$]*(?:: *)")
 # A NodeManager answers with 500 or 503 where one may not read a log.
 _NOT_AUTHORIZED = re.compile(r"\bis not authorized to\b|\bUnauthorized attempt\b")
-# BlockManager.java, DataStreamer.java
-_NO_ROOM = re.compile(r"\bcould only be written to \d+ of the\b|^All datanodes .* are bad\b")
+# BlockManager.java, DataStreamer.java, NamenodeWebHdfsMethods.java
+_NO_ROOM = re.compile(
+    r"\bcould only be written to \d+ of the\b"
+    r"|^All datanodes .* are bad\b|^Failed to find datanode\b"
+)
 _TOKEN = re.compile(r"(?i)\b(delegation|token|signature)=[^&\s\"'<>]+")
 _TAG = re.compile(r"<[^>]*>")
 # Jetty's error page and Hadoop's own; the reason stands in a cell of its table.

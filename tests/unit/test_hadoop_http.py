@@ -263,6 +263,19 @@ def test_a_page_for_people_is_told_in_a_sentence() -> None:
     assert isinstance(failure_of(Answer(403, "<h1>Forbidden</h1>")), AccessDeniedError)
 
 
+@pytest.mark.parametrize(
+    "said",
+    [
+        "File /x could only be written to 0 of the 1 minReplication nodes.",
+        "All datanodes [127.0.0.1:9866] are bad. Aborting...",
+        "Failed to find datanode, suggest to check cluster health. excludeDatanodes=null",
+    ],
+)
+def test_where_no_data_node_takes_a_file_two_reasons_are_told(said: str) -> None:
+    failure = failure_of(remote_exception(403, "IOException", said))
+    assert str(failure).endswith("; no DataNode keeps it: they have no room left, or are away")
+
+
 def test_who_may_not_read_a_log_is_told_so_whatever_the_status() -> None:
     text = "User [me] is not authorized to view the logs for application x"
     for answer in (remote_exception(503, "WebApplicationException", text), Answer(500, text)):
