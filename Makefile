@@ -11,7 +11,7 @@ INSTALL := PYTHON="$(PYTHON)" scripts/install.sh "$(VENV)"
 REQUIREMENTS := pyproject.toml constraints.txt scripts/install.sh
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-first-half test-second-half test-elsewhere test-yarn test-serving test-large test-oldest fuzz check docs constraints cluster-up cluster-down clean
+.PHONY: help setup demo test test-first-half test-second-half test-elsewhere test-yarn test-stores test-serving test-large test-oldest fuzz check docs constraints cluster-up cluster-down clean
 
 help: ## Show this list.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -32,8 +32,8 @@ setup: $(VENV)/.for-development ## Make the virtual environment for development.
 demo: $(VENV)/.for-demo ## Train on an embedded Ray; show the run and its log; serve the model.
 	@scripts/demo.sh "$(VENV)" "$(DEMO)"
 
-# Four parts, each with systems of its own: `make -j4 test` runs them side by side. As long as each
-# other they are by what else stands with them.
+# Parts, each with systems of its own: `make -j3 test` runs them side by side, the longest first. More
+# at once make nothing faster on two cores, and everything late.
 PYTEST := $(BIN)/python -m pytest -m "not large" $(PYTEST_ARGS)
 SERVING_TESTS := $(wildcard $(addprefix tests/mlflow/test_,ray_serve*.py k8s_deployments*.py serve*.py))
 SIGN_IN_TESTS := $(wildcard tests/mlflow/test_sign_in*.py)
@@ -43,7 +43,7 @@ STORE_TESTS := $(wildcard tests/conformance/test_stores*.py tests/mlflow/test_ar
 SCAN_TESTS := $(wildcard tests/mlflow/test_scan*.py)
 YARN_TESTS := $(wildcard $(addsuffix /test_yarn*.py,tests/clusters tests/conformance tests/mlflow tests/unit))
 
-test: test-first-half test-second-half test-elsewhere test-yarn ## Run the tests; with -j4 in a third of the time.
+test: test-second-half test-yarn test-first-half test-elsewhere test-stores ## Run the tests; with -j3 in half the time.
 
 LATER_TESTS := $(wildcard $(addprefix tests/mlflow/test_k8s_,[k-z]*.py deployments_[k-z]*.py))
 
@@ -60,7 +60,10 @@ test-elsewhere: setup
 	    --ignore-glob 'tests/unit/test_yarn*' tests/unit $(RAY_TESTS) $(SIGN_IN_TESTS) $(SCAN_TESTS)
 
 test-yarn: setup
-	$(PYTEST) $(YARN_TESTS) $(STORE_TESTS) tests/unit/runtime tests/docs
+	$(PYTEST) $(YARN_TESTS)
+
+test-stores: setup
+	$(PYTEST) $(STORE_TESTS) tests/unit/runtime tests/docs
 
 test-serving: setup ## Run those of the tests that are of serving.
 	$(PYTEST) $(SERVING_TESTS) tests/unit/scoring

@@ -15,8 +15,9 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
+from mlflow_exec.testing.collecting import until
 from tests.clusters.pytest_kubernetes import unavailable
-from tests.servers import free_port, until
+from tests.servers import free_port
 
 POSTGRESQL = Path("/usr/lib/postgresql/15/bin")
 USER, PASSWORD, DATABASE = "scientist", "a-password-that-nobody-may-see", "artifacts"

@@ -74,15 +74,17 @@ class Collected(Generic[T]):
 
 
 def until(check: Callable[[], T], what: str, timeout_s: float = 240) -> T:
-    """Ask until the answer is true, and return it.
+    """Ask until the answer is true, and return it: at first often, then twice a second.
 
     Raises:
         AssertionError: It was not in time.
     """
     deadline_s = time.monotonic() + timeout_s
+    pause_s = 0.02
     while not (found := check()):
         assert time.monotonic() < deadline_s, f"not within {timeout_s:g} s: {what}"
-        time.sleep(0.1)
+        time.sleep(pause_s)
+        pause_s = min(1.3 * pause_s, 0.5)
     return found
 
 

@@ -87,12 +87,12 @@ def joined(
         return any(custom.items() <= found.items() for found in client.node_resources())
 
     try:
-        until(known, f"{custom} in the cluster; see {folder / 'start.log'}", timeout_s=120)
+        until(known, f"{custom} in the cluster; see {folder / 'start.log'}")
         yield node
     finally:
         left = node.processes.end(timeout_s=60)
         assert not left, f"processes of the node are still there: {left}"
-        until(lambda: not known(), "the node has left the cluster", timeout_s=120)
+        until(lambda: not known(), "the node has left the cluster")
 
 
 def _program(pid: int) -> str:

@@ -13,6 +13,7 @@ from mlflow_exec.clients import pauses
 from mlflow_exec.credential_sources import NOTHING
 from mlflow_exec.errors import ArtifactError
 from mlflow_exec.storage.webhdfs import HdfsStore
+from mlflow_exec.testing.collecting import until
 from mlflow_exec.testing.stores import StoreConformance, Stored, put
 from mlflow_exec.uris import Location
 from tests.cloud_server import serving
@@ -22,7 +23,6 @@ from tests.clusters.yarn.hdfs import HdfsCluster
 from tests.conformance.cutting import assert_survives_cuts
 from tests.conformance.small_disks import assert_says_that_it_is_full, small_disk
 from tests.forwarding_server import ForwardingServer
-from tests.servers import until
 from tests.unit.tcp_link import TcpLink
 
 _BLOCK_BYTES = 256 * 1024

@@ -23,6 +23,7 @@ from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
+from mlflow_exec.testing.collecting import until
 from mlflow_exec.testing.served_models import save_model
 from mlflow_exec.testing.stores import ODD_NAMES
 from tests.artifactory_server import ArtifactoryServer, artifactory
@@ -31,7 +32,7 @@ from tests.databases import PASSWORD, USER, DatabaseServer, postgresql
 from tests.file_servers import FileServer, SshServer, apache, ssh_server
 from tests.mlflow.artifact_places import KINDS, Place
 from tests.object_servers import ObjectServer, azurite, gofakes3
-from tests.servers import MlflowServer, mlflow_server, until
+from tests.servers import MlflowServer, mlflow_server
 
 # MLflow's own store of runs, which is in the process of the tests here.
 pytestmark = pytest.mark.filterwarnings("ignore::sqlalchemy.exc.SADeprecationWarning")

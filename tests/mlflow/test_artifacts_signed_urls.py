@@ -28,12 +28,13 @@ from mlflow.store.artifact.http_artifact_repo import HttpArtifactRepository
 from mlflow_exec.credentials import hide
 from mlflow_exec.plugins.artifacts import ExecArtifactRepository
 from mlflow_exec.plugins.bucket_artifacts import ExecBucketRepository
+from mlflow_exec.testing.collecting import until
 from tests import gcs_server, oss_server
 from tests.cloud_server import serving
 from tests.gcs_server import GcsServer
 from tests.object_servers import ACCOUNT, ACCOUNT_KEY, BUCKET, azurite, gofakes3
 from tests.oss_server import OssServer
-from tests.servers import MlflowServer, mlflow_server, until
+from tests.servers import MlflowServer, mlflow_server
 
 # Of Azure's SDK, when it is closed by the collector.
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")

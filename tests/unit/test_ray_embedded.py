@@ -48,11 +48,15 @@ def processes_of(ray: EmbeddedRay) -> list[int]:
     return ray.processes().living()
 
 
+def submit(client: RayClient, job: dict[str, str]) -> None:
+    """Submit a job; the agent that takes it may come late after what answers first."""
+    repeated(lambda: client.submit(job), patience_s=120)
+
+
 def run_forever(ray: EmbeddedRay, name: str) -> None:
     """Start a job that leaves a process in a session of its own behind."""
     client = ray.client()
-    job = {"submission_id": name, "entrypoint": "setsid sleep 1000 & sleep 1000"}
-    repeated(lambda: client.submit(job))
+    submit(client, {"submission_id": name, "entrypoint": "setsid sleep 1000 & sleep 1000"})
     assert appears(lambda: b"sleep\x001000" in titles_of(processes_of(ray)), timeout_s=60)
 
 
@@ -109,7 +113,7 @@ def test_it_serves_only_its_owner_and_passes_on_its_environment(
 
     client = ray.client()
     look = "test \"$MLFLOW_TRACKING_TOKEN\" = 'a secret of the test' -a -z \"$MLFLOW_RUN_ID\""
-    client.submit({"submission_id": "look", "entrypoint": look})
+    submit(client, {"submission_id": "look", "entrypoint": look})
     assert appears(lambda: (client.job("look") or {})["status"] == "SUCCEEDED", timeout_s=60)
 
     same = {"MLFLOW_TRACKING_TOKEN": Secret.of("a secret of the test", "a test")}
@@ -127,7 +131,7 @@ def test_temporary_files_of_its_jobs_go_with_it(monkeypatch: pytest.MonkeyPatch)
     ray = ray_embedded.start_or_reuse()
     client = ray.client()
     make = "exec python -c 'import tempfile; print(tempfile.mkdtemp())'"
-    client.submit({"submission_id": "make", "entrypoint": make})
+    submit(client, {"submission_id": "make", "entrypoint": make})
     assert appears(lambda: (client.job("make") or {})["status"] == "SUCCEEDED", timeout_s=60)
     made = Path(client.job_log("make").split()[-1])
     assert made.is_dir()

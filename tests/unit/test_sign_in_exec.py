@@ -15,7 +15,7 @@ import pytest
 from mlflow_exec.auth.exec_command import ExecCommand
 from mlflow_exec.auth.settings import ExecSettings
 from mlflow_exec.errors import CredentialError
-from tests.servers import until
+from mlflow_exec.testing.collecting import until
 
 TOKEN = "a-token-that-nobody-may-see"
 

@@ -18,7 +18,8 @@ from typing import IO, Any
 from mlflow_exec import runtime
 from mlflow_exec.runtime import RUNTIME_FILES
 from mlflow_exec.runtime.end import END_LINE_PREFIX, End
-from tests.servers import MlflowServer, until
+from mlflow_exec.testing.collecting import until
+from tests.servers import MlflowServer
 
 PYTHON_FOLDER = str(Path(sys.executable).parent)
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import signal
 
-from tests.servers import free_port, relay_to, until
+from mlflow_exec.testing.collecting import until
+from tests.servers import free_port, relay_to
 from tests.unit.runtime.job_in_cluster import Cluster
 
 COMPLETE = "mlflow_exec.log.complete"

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from mlflow_exec.runtime.end import EXIT_OVER
-from tests.servers import MlflowServer, until
+from mlflow_exec.testing.collecting import until
+from tests.servers import MlflowServer
 from tests.unit.runtime.job_in_cluster import Cluster
 
 STATE = "mlflow_exec.state"

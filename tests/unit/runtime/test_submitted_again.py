@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 
-from tests.servers import until
+from mlflow_exec.testing.collecting import until
 from tests.unit.runtime.job_in_cluster import Cluster
 
 STATE = "mlflow_exec.state"

@@ -16,8 +16,8 @@ import pytest
 from mlflow_exec.runtime.job_order import SecretSource
 from mlflow_exec.runtime.token_file import TokenFile, token_file, with_sign_in
 from mlflow_exec.runtime.tracking_server import RequestError, TrackingServer
+from mlflow_exec.testing.collecting import until
 from tests.guarded_server import Guard, guarded, takes
-from tests.servers import until
 from tests.unit.runtime.job_in_cluster import Cluster
 
 FIRST, SECOND = "first-token-of-the-test", "second-token-of-the-test"
