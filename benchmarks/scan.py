@@ -72,9 +72,7 @@ def main() -> int:
     figures = {
         "ours: scan, s": Figure(statistics.median(took_s), at_most=LIMIT_S),
         "ours: memory above the data, GB": Figure(used_gb, at_most=LIMIT_GB),
-        "ours: checks that were skipped by a fault or for want of time": Figure(
-            sum(not one.expected for one in result.skipped), at_most=0
-        ),
+        "ours: checks that were skipped": Figure(len(result.skipped), at_most=0),
         "ours: findings": Figure(len(result.findings)),
     }
     figures |= {f"ours: {c.name}, s": Figure(c.duration_s) for c in result.checks}
@@ -90,10 +88,14 @@ def main() -> int:
 
 
 def _rows(n_rows: int, n_columns: int) -> pd.DataFrame:
-    """Numbers, half of them rounded; labels that are noisier where the first two are high."""
+    """Numbers, half of them rounded; labels that are noisier where the first two are high.
+
+    The last column is a group that people belong to.
+    """
     rng = np.random.default_rng(0)
     values = rng.normal(size=(n_rows, n_columns))
     values[:, ::2] = values[:, ::2].round(2)
+    values[:, -1] = rng.integers(0, 3, size=n_rows)
     rows = pd.DataFrame(values, columns=[f"feature_{n}" for n in range(n_columns)])
     signal = values[:, :5].sum(axis=1) > 0
     noisy = np.where((values[:, 0] > 0.5) & (values[:, 1] > 0.5), 0.25, 0.1)
@@ -105,17 +107,22 @@ def _ours(rows: pd.DataFrame, rounds: int) -> tuple[list[float], float, Any]:
 
     from mlflow_exec.evaluation.data import Data
     from mlflow_exec.evaluation.model import Model
+    from mlflow_exec.evaluation.registry import CHECKS
     from mlflow_exec.evaluation.scan import scan
     from mlflow_exec.evaluation.settings import ScanSettings
 
     features, half = rows.drop(columns="label"), len(rows) // 2
     fitted = HistGradientBoostingClassifier(max_iter=_TREES, max_depth=6, random_state=0)
     fitted.fit(features[:half], rows["label"][:half])
+    learnt = Data(features[:half], rows["label"][:half].to_numpy())
     features, labels = features[half:].reset_index(drop=True), rows["label"][half:].to_numpy()
+    people = {"ethical_bias": {"sensitive": [features.columns[-1]]}}
+    settings = ScanSettings(checks={name: {} for name in CHECKS} | people)
 
     def once() -> Any:
         data = Data(features, labels)
-        return scan(data, Model(fitted.predict_proba, data, classes=[0, 1]), ScanSettings())
+        data.reference = learnt
+        return scan(data, Model(fitted.predict_proba, data, classes=[0, 1]), settings)
 
     took_s, used_gb = [], 0.0
     for _ in range(rounds):

@@ -41,6 +41,7 @@ class Model:
         labels: The data's labels: positions in `classes` (int64), or numbers of a regression
             (float64); None where there are none.
         can_predict: Whether it can be asked again; False where only predictions were given.
+        lacks_probabilities: Why a classification tells none, where it does not.
         n_predicted: How many rows it was asked for so far.
     """
 
@@ -80,6 +81,10 @@ class Model:
         self._is_positive = False
         self.n_predicted = 0
         self.can_predict = predict is not None
+        self.lacks_probabilities = (
+            "the model tells no probabilities (of a scikit-learn model, log it with "
+            'pyfunc_predict_fn="predict_proba")'
+        )
         if predictions is not None:
             answer = answer_of(predictions, len(data), column)
         else:
@@ -168,13 +173,20 @@ class Model:
         self._probabilities = probabilities
         try:
             self.outputs = self._outputs(self._ask(self._data.frame))
-        except ScanError:
-            self._probabilities = None
-            return
-        if self.outputs.probabilities is None or not np.array_equal(
-            np.asarray(self.outputs.codes), np.asarray(told.codes)
-        ):
-            self._probabilities, self.outputs = None, told
+            differ = np.asarray(self.outputs.codes) != np.asarray(told.codes)
+        except ScanError as error:
+            said = str(error).removeprefix("model: ")
+            self.lacks_probabilities = f"the model was asked for its probabilities: {said}"
+        else:
+            if self.outputs.probabilities is not None and not differ.any():
+                return
+            if differ.any():
+                self.lacks_probabilities = (
+                    f"the most probable class is not the one that the model tells in "
+                    f"{differ.sum()} of {len(differ)} rows, so the probabilities are not those of "
+                    f"what it serves"
+                )
+        self._probabilities, self.outputs = None, told
 
     def _outputs(self, answer: Answer) -> Outputs:
         if self.task is Task.REGRESSION:

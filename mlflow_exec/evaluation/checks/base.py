@@ -117,10 +117,7 @@ class Context:
         if self.model.task is not Task.CLASSIFICATION:
             return "it is for classifications"
         if self.model.outputs.probabilities is None:
-            return (
-                "the model tells no probabilities (of a scikit-learn model, log it with "
-                'pyfunc_predict_fn="predict_proba")'
-            )
+            return self.model.lacks_probabilities
         return None
 
     def needs_predictions(self) -> str | None:

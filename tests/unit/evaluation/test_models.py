@@ -58,6 +58,10 @@ def test_the_model_is_judged_by_the_classes_that_it_serves() -> None:
     model = of_estimator(strict, LABELS)
     assert accuracy(model) == strict.score(FEATURES, LABELS) < 0.7
     assert model.outputs.probabilities is None
+    n_others = int((strict.predict(FEATURES) != strict.estimator_.predict(FEATURES)).sum())
+    assert f"not the one that the model tells in {n_others} of {N_ROWS} rows" in (
+        model.lacks_probabilities
+    )
 
 
 def test_one_row_of_another_class_is_enough_to_refuse_the_probabilities() -> None:
@@ -87,6 +91,7 @@ def test_probabilities_that_fail_on_some_rows_are_not_asked_for() -> None:
         lambda rows: LABELS[rows.index], data, classes=[0, 1], probabilities=fails
     )
     assert model.outputs.probabilities is None
+    assert model.lacks_probabilities.endswith(f": it failed on {N_ROWS} rows: ValueError: no")
     assert accuracy(model) == 1.0
 
 
