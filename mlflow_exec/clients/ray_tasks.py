@@ -97,13 +97,18 @@ def results(
 
 @contextmanager
 def _sent_by_value() -> Iterator[None]:
-    """Have the code of models travel with them where they are made of it.
-
-    MLflow loads it as modules that only this process has.
-    """
+    """Have the code of models travel with them: MLflow loads it as modules of this process only."""
     from ray import cloudpickle
 
-    modules = [module for name, module in sys.modules.items() if name.startswith(_MODEL_CODE)]
+    # The `code_paths` of a model: MLflow puts that folder of it on the path.
+    folders = [Path(place) for place in sys.path if Path(place, "..", "MLmodel").is_file()]
+    files = {name: getattr(module, "__file__", None) for name, module in sys.modules.items()}
+    modules = [
+        sys.modules[name]
+        for name, file in files.items()
+        if name.startswith(_MODEL_CODE)
+        or any(file and Path(file).is_relative_to(folder) for folder in folders)
+    ]
     for module in modules:
         cloudpickle.register_pickle_by_value(module)
     try:

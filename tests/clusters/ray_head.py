@@ -23,8 +23,12 @@ from tests.servers import free_port
 
 _MARK = "MLFLOW_EXEC_TEST_RAY_HEAD"
 _OBJECT_STORE_BYTES = 128 * 1024**2
-# A node that is gone is given up soon; one that is only slow is not.
-_QUICK = {"RAY_health_check_period_ms": "1000", "RAY_health_check_failure_threshold": "2"}
+# A node that is gone is given up soon; one that is only slow is not, nor what serves a client.
+_TIMES = {
+    "RAY_health_check_period_ms": "1000",
+    "RAY_health_check_failure_threshold": "2",
+    "RAY_CLIENT_SERVER_CHECK_CHANNEL_TIMEOUT_S": "240",
+}
 
 
 @dataclass
@@ -109,7 +113,7 @@ def ray_head() -> Iterator[RayHead]:
         folder = Path(name)
         (folder / "token").write_text(secrets.token_hex(32))
         environment = {
-            **os.environ, **_QUICK,
+            **os.environ, **_TIMES,
             "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
             "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(folder / "token"),
         }  # fmt: skip

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -21,6 +22,7 @@ _CODE = """
 import os, signal, sys
 from pathlib import Path
 import mlflow
+from rules_of_the_model.signs import is_positive
 class Dies(mlflow.pyfunc.PythonModel):
     def predict(self, context, model_input, params=None):
         deaths = Path({deaths!r})
@@ -28,20 +30,32 @@ class Dies(mlflow.pyfunc.PythonModel):
         if left and len(model_input) == 1 and "default_worker" in sys.argv[0]:
             deaths.write_text(str(left - 1))
             os.kill(os.getpid(), signal.SIGKILL)
-        return (model_input["a"] > 0).astype(int).to_numpy()
+        return is_positive(model_input["a"]).astype(int).to_numpy()
 mlflow.models.set_model(Dies())
 """
 
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Rows, and a model whose file `deaths` says how many of the workers it is to kill."""
+    """Rows, and a model whose file `deaths` says how many of the workers it is to kill.
+
+    It brings a package of its own, which no worker has.
+    """
     folder = tmp_path_factory.mktemp("scanned")
     scanned_models.rows(folder)
     (folder / "deaths").write_text("0")
     (folder / "code.py").write_text(_CODE.format(deaths=str(folder / "deaths")))
-    model = folder / "model"
-    mlflow.pyfunc.save_model(model, python_model=str(folder / "code.py"), pip_requirements=[])
+    package = folder / "brought" / "rules_of_the_model"
+    package.mkdir(parents=True)
+    (package / "__init__.py").touch()
+    (package / "signs.py").write_text("def is_positive(column):\n    return column > 0\n")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(package.parent)  # MLflow runs the code before it keeps it
+        mlflow.pyfunc.save_model(
+            folder / "model", python_model=str(folder / "code.py"), code_paths=[str(package)],
+            pip_requirements=[],
+        )  # fmt: skip
+    shutil.rmtree(package.parent)
     return folder
 
 
