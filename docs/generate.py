@@ -7,12 +7,14 @@ classes, so that what users read is what is checked.
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
+from checks_page import checks_page
 from jinja2 import Environment, meta
 from pydantic.fields import FieldInfo
 from scheme_page import scheme_page
@@ -196,8 +198,11 @@ def type_words(annotation: Any) -> str:
         return ", ".join(f'`"{value}"`' for value in arguments)
     if origin in (Union, UnionType):
         return " or ".join(type_words(part) for part in arguments if part is not NoneType)
-    if origin is list:
-        return f"list of {type_words(arguments[0])}s"
+    if origin in (list, tuple):
+        if arguments[0] is Any:
+            return "list"
+        is_plural = get_origin(arguments[0]) is Literal
+        return f"list of {type_words(arguments[0])}" + ("" if is_plural else "s")
     if origin is dict:
         return "mapping" if arguments[1] is Any else "mapping to " + type_words(arguments[1])
     if isinstance(annotation, type) and issubclass(annotation, Settings):
@@ -228,8 +233,8 @@ def default_words(field: FieldInfo) -> str:
         return "`{}`"
     if isinstance(value, bool) or value is None:
         return {True: "`true`", False: "`false`", None: "`null`"}[value]
-    if isinstance(value, str):
-        return f'`"{value}"`'
+    if isinstance(value, (str, tuple)):
+        return f"`{json.dumps(value)}`"
     if isinstance(value, int) and _is_quantity(field) and value and value % 1024**3 == 0:
         return f"`{value // 1024**3}Gi`"
     if isinstance(value, int) and _is_quantity(field) and value >= 1024**2:
@@ -354,7 +359,8 @@ def outputs() -> dict[Path, str]:
     """Return every generated file with its text."""
     readmes = [_ROOT / "deploy_templates" / name / "README.md" for name in _TEMPLATES]
     pages = {"options.md": options(), "schemes.md": scheme_page(_BEGIN, _END),
-             "sign-in-settings.md": page(table)}  # fmt: skip
+             "sign-in-settings.md": page(table),
+             "evaluation-checks.md": checks_page(table)}  # fmt: skip
     return {_ROOT / "docs" / n: text for n, text in pages.items()} | {
         path: with_tables(path) for path in readmes
     }
