@@ -143,7 +143,7 @@ def environment() -> Mapping[str, str]:
     """
     kept = {k: v for k, v in os.environ.items() if not k.lower().endswith("_proxy")}
     path = f"{kept.get('PATH', '')}:/usr/local/sbin:/usr/sbin:/sbin"
-    return {**kept, "GOGC": "400", "PATH": path}
+    return {**kept, "GOGC": "400", "GOMEMLIMIT": "1GiB", "PATH": path}
 
 
 def _containerd_answers(slot: Slot) -> bool:
