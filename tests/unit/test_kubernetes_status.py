@@ -91,6 +91,12 @@ def mount(message: str, uid: str = CREATING["metadata"]["uid"]) -> Json:
     return {"reason": "FailedMount", "message": message, "involvedObject": {"uid": uid}}
 
 
+# It had to go when the Job was suspended; its container has ended, and its record is there still.
+OF_BEFORE = pod(("job", terminated(143)))
+OF_BEFORE["metadata"]["deletionTimestamp"] = "2026-01-01T00:05:00Z"
+RESUMED = job()
+RESUMED["status"]["startTime"] = "2026-01-01T00:10:00Z"
+
 LIVE: dict[str, tuple[JobStatus, tuple[str, str | None, str, bool]]] = {
     "suspended": (
         job_status(job(suspend=True), []), ("QUEUED", None, "is suspended", True)),
@@ -99,6 +105,14 @@ LIVE: dict[str, tuple[JobStatus, tuple[str, str | None, str, bool]]] = {
     "in a queue that says why": (
         job_status(job(suspend=True, queue="team-a"), [], kueue="no quota"),
         ("QUEUED", None, "'team-a': no quota", True)),
+    "just let go on by its queue": (
+        job_status(job(("Suspended", "JobSuspended", "")), [OF_BEFORE]),
+        ("QUEUED", None, "is suspended", True)),
+    "resumed before its earlier pod is gone": (
+        job_status(RESUMED, [OF_BEFORE]), ("QUEUED", None, "waits for its pod", False)),
+    "resumed with a pod that ends": (
+        job_status(RESUMED, [pod(("job", terminated(7)), born="2026-01-01T00:10:00Z")]),
+        ("RUNNING", None, "has ended", False)),
     "without a pod": (job_status(job(), []), ("QUEUED", None, "waits for its pod", False)),
     "not yet looked at": (
         job_status(job(), [pod(node=None)]), ("QUEUED", None, "waits for its node", False)),

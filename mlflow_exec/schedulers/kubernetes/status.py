@@ -117,15 +117,16 @@ def job_status(
     if now is not None and _is_abandoned(job, now):
         why = Failure(FailureCategory.INFRASTRUCTURE, _ABANDONED, "Submit it again.")
         return JobStatus(JobState.QUEUED, _ABANDONED, why, hopeless=True, native=native)
+    pods = _of_this_start(job, pods)
     state, message, holding = _live(job, pods, events, kueue)
     if holding is not None and holding.category is FailureCategory.UNSCHEDULABLE:
         # A first step would say so, and there is no node for it.
         too_often = _taken_too_often(job, pods)
         if too_often is not None:
             return JobStatus(state, message, too_often, None, attempt, hopeless=True, native=native)
-    held = bool(job["spec"].get("suspend")) or (holding is not None and _passes(holding))
+    held = _is_suspended(job) or (holding is not None and _passes(holding))
     status = JobStatus(state, message, holding, None, attempt, held, native=native)
-    if now is None or job["spec"].get("suspend"):
+    if now is None or _is_suspended(job):
         return status
     waits_s = waited_s(state, job, pods, attempt, now)
     pulling = holding is not None and holding.category is FailureCategory.IMAGE_PULL
@@ -139,10 +140,26 @@ def needs_events(status: JobStatus) -> bool:
     return waits and status.failure is None
 
 
+def _is_suspended(job: Json) -> bool:
+    """Whether a Job may have no pods, as far as the controller has seen so far."""
+    return bool(job["spec"].get("suspend")) or "Suspended" in true_conditions(job)
+
+
+def _of_this_start(job: Json, pods: Sequence[Json]) -> Sequence[Json]:
+    """Return the pods of a Job; none where the newest is of before a pause, and not gone yet.
+
+    The controller sets `startTime` anew each time that a Job is resumed.
+    """
+    started = str((job.get("status") or {}).get("startTime") or "")
+    if not pods or not pods[-1]["metadata"].get("deletionTimestamp"):
+        return pods
+    return [] if pods[-1]["metadata"]["creationTimestamp"] < started else pods
+
+
 def _live(
     job: Json, pods: Sequence[Json], events: Sequence[Json], kueue: str
 ) -> tuple[JobState, str, Failure | None]:
-    if job["spec"].get("suspend"):
+    if _is_suspended(job):
         queue = queue_of(job)
         message = f"waits in queue {queue!r}" if queue else "is suspended"
         return JobState.QUEUED, f"{message}: {kueue}" if kueue else message, None

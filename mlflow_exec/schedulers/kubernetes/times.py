@@ -49,7 +49,7 @@ def waited_s(
         return _at_most(since[0] if since else None, pods[-1], now)
     if state not in (JobState.QUEUED, JobState.STARTING):
         return None
-    if len(pods) > 1 or attempt > 1:  # an earlier start had its resources
+    if pods and (len(pods) > 1 or attempt > 1):  # an earlier start had its resources
         return age_s(pods[-1]["metadata"]["creationTimestamp"], now)
     # The controller sets it anew each time that a Job is resumed. The pod of an attempt stays
     # until that of the next one is there, so a Job without a pod has had none since then.
