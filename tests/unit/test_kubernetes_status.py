@@ -110,9 +110,6 @@ LIVE: dict[str, tuple[JobStatus, tuple[str, str | None, str, bool]]] = {
         ("QUEUED", None, "is suspended", True)),
     "resumed before its earlier pod is gone": (
         job_status(RESUMED, [OF_BEFORE]), ("QUEUED", None, "waits for its pod", False)),
-    "resumed with a pod that ends": (
-        job_status(RESUMED, [pod(("job", terminated(7)), born="2026-01-01T00:10:00Z")]),
-        ("RUNNING", None, "has ended", False)),
     "without a pod": (job_status(job(), []), ("QUEUED", None, "waits for its pod", False)),
     "not yet looked at": (
         job_status(job(), [pod(node=None)]), ("QUEUED", None, "waits for its node", False)),
