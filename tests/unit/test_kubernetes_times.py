@@ -7,7 +7,7 @@ from typing import Any
 
 from mlflow_exec.jobs import JobState, JobStatus
 from mlflow_exec.schedulers.kubernetes.status import job_status
-from tests.unit.test_kubernetes_status import job, pod, waiting
+from tests.unit.test_kubernetes_status import job, pod, terminated, waiting
 
 Json = dict[str, Any]
 
@@ -70,6 +70,10 @@ def test_the_time_in_a_queue_or_suspended_does_not_count() -> None:
     assert (held.held, held.waits_s) == (True, None)
     assert look(submitted(5000, 20)).waits_s == 20, "the controller notes when it was resumed"
     assert look(submitted(5000)).waits_s is None, "it has not noted it yet"
+    of_before = pod(("job", terminated(143)), born=ago(4000), counts=(1, 0))
+    of_before["metadata"]["deletionTimestamp"] = ago(30)
+    resumed = look(submitted(5000, 20), of_before)
+    assert (resumed.state, resumed.waits_s) == (JobState.QUEUED, 20), "not since that pod was made"
 
 
 def test_a_later_attempt_waits_since_its_own_pod_is_there() -> None:

@@ -124,9 +124,10 @@ def job_status(
         too_often = _taken_too_often(job, pods)
         if too_often is not None:
             return JobStatus(state, message, too_often, None, attempt, hopeless=True, native=native)
-    held = _is_suspended(job) or (holding is not None and _passes(holding))
+    suspended = _is_suspended(job)
+    held = suspended or (holding is not None and _passes(holding))
     status = JobStatus(state, message, holding, None, attempt, held, native=native)
-    if now is None or _is_suspended(job):
+    if now is None or suspended:
         return status
     waits_s = waited_s(state, job, pods, attempt, now)
     pulling = holding is not None and holding.category is FailureCategory.IMAGE_PULL
