@@ -28,7 +28,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.figures import Figure, show_figures
-from tests.servers import free_port
+from mlflow_exec.clients.ports import free_port
 
 _LUA = Path(__file__).with_suffix(".lua")
 _BIN = Path(sys.executable).parent

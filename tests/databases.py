@@ -15,9 +15,9 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
+from mlflow_exec.clients.ports import free_port
 from mlflow_exec.testing.collecting import until
 from tests.clusters.pytest_kubernetes import unavailable
-from tests.servers import free_port
 
 POSTGRESQL = Path("/usr/lib/postgresql/15/bin")
 USER, PASSWORD, DATABASE = "scientist", "a-password-that-nobody-may-see", "artifacts"
@@ -75,8 +75,11 @@ def _postgresql(folder: Path) -> Iterator[DatabaseServer]:
     serve = [POSTGRESQL / "postgres", "-D", data, "-p", port, "-k", folder,
              "-c", "listen_addresses=127.0.0.1", "-c", "fsync=off"]  # fmt: skip
     command = [*_as("postgres"), *map(str, serve)]
+    ready = [POSTGRESQL / "pg_isready", "-h", "127.0.0.1", "-p", port]
     # By SIGTERM it would wait for its clients.
-    start = functools.partial(running, command, folder / "log", port, signal.SIGINT)
+    start = functools.partial(
+        running, command, folder / "log", port, signal.SIGINT, [*map(str, ready)]
+    )
     with start():
         yield DatabaseServer(port, data, start)
 
@@ -127,21 +130,41 @@ def hand_over(folder: Path, user: str) -> None:
 
 @contextlib.contextmanager
 def running(
-    command: Sequence[str], log: Path, port: int, end_by: signal.Signals = signal.SIGTERM
+    command: Sequence[str],
+    log: Path,
+    port: int,
+    end_by: signal.Signals = signal.SIGTERM,
+    ready: Sequence[str] = (),
 ) -> Iterator[None]:
-    """A server that listens on a port of the loopback, until the end of the block."""
+    """A server that listens on a port of the loopback, until the end of the block.
+
+    Args:
+        command: Runs it.
+        log: Where its output goes.
+        port: Where it listens.
+        end_by: What it ends by.
+        ready: A command that succeeds when it answers, where that is later than it listens.
+    """
     with log.open("wb") as out:
         # In a session of its own: Samba ends its whole process group.
         process = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=out, stderr=out, start_new_session=True
         )
     try:
-        until(lambda: _listens(port) or process.poll() is not None, f"it listens; see {log}", 120)
+        until(
+            lambda: process.poll() is not None or (_listens(port) and _succeeds(ready)),
+            f"it listens; see {log}",
+            120,
+        )
         assert process.poll() is None, log.read_text(errors="replace")[-2000:]
         yield
     finally:
         process.send_signal(end_by)
         process.wait(60)
+
+
+def _succeeds(command: Sequence[str]) -> bool:
+    return not command or subprocess.run(command, capture_output=True).returncode == 0
 
 
 def _listens(port: int) -> bool:

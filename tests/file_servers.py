@@ -12,9 +12,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from mlflow_exec.clients.ports import free_port
 from tests.clusters.pytest_kubernetes import unavailable
 from tests.databases import PASSWORD, USER, folder_for_others, hand_over, running
-from tests.servers import free_port
 
 SSHD = Path("/usr/sbin/sshd")
 SAMBA_USER = "nobody"  # an account of the machine, as Samba wants it

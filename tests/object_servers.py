@@ -15,10 +15,10 @@ from pathlib import Path
 
 import requests
 
+from mlflow_exec.clients.ports import free_port
 from tests.clusters.cache import build_once, cache_folder
 from tests.clusters.pytest_kubernetes import unavailable
 from tests.databases import running
-from tests.servers import free_port
 
 GOFAKES3 = "github.com/johannesboyne/gofakes3/cmd/gofakes3@v1.2.0"
 FAKE_GCS = "github.com/fsouza/fake-gcs-server@v1.56.1"

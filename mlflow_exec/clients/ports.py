@@ -8,13 +8,21 @@ import socket
 
 # Below those that Ray and Kubernetes (from 30000) and the system (from 32768) hand out.
 _PORTS = range(10_000, 30_000)
+# Without those that Ray gives to its workers where nobody says others.
+_SERVERS = range(20_000, 30_000)
 
 
-def free_port() -> int:
-    """Return a port that nobody uses now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+def free_port(host: str = "127.0.0.1") -> int:
+    """Return a port that nobody uses now.
+
+    Not one that the system gives to outgoing connections, for one of those might have it before
+    the server that it is for.
+    """
+    numbers = random.SystemRandom()  # two processes with the same seed do not draw the same
+    while True:
+        port = numbers.choice(_SERVERS)
+        if _are_free(port, 1, host):
+            return port
 
 
 def free_range(count: int, looked_at: int = 20) -> int:
@@ -29,11 +37,11 @@ def free_range(count: int, looked_at: int = 20) -> int:
     return next((first for first in firsts if _are_free(first, looked_at)), firsts[0])
 
 
-def _are_free(first: int, count: int) -> bool:
+def _are_free(first: int, count: int, host: str = "127.0.0.1") -> bool:
     with contextlib.ExitStack() as bound:
         try:
             for port in range(first, first + count):
-                bound.enter_context(socket.socket()).bind(("127.0.0.1", port))
+                bound.enter_context(socket.socket()).bind((host, port))
         except OSError:
             return False
     return True

@@ -14,12 +14,12 @@ from functools import partial
 from pathlib import Path
 
 from mlflow_exec.clients import ray_processes
+from mlflow_exec.clients.ports import free_port
 from mlflow_exec.clients.ray import RayClient
 from mlflow_exec.clients.ray_processes import Family
 from mlflow_exec.errors import MlflowExecError
 from mlflow_exec.testing.collecting import until
 from tests.clusters.processes import start
-from tests.servers import free_port
 
 _MARK = "MLFLOW_EXEC_TEST_RAY_HEAD"
 _OBJECT_STORE_BYTES = 128 * 1024**2

@@ -15,9 +15,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from unittest.mock import patch
 
+from mlflow_exec.clients.ports import free_port
 from mlflow_exec.testing.collecting import until
 from tests.clusters.pytest_kubernetes import unavailable
-from tests.servers import free_port
 
 
 @dataclass(frozen=True)

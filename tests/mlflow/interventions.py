@@ -76,6 +76,17 @@ def offer(core: client.CoreV1Api, resource: str, count: str | None) -> None:
     )
 
 
+def _admitted(core: client.CoreV1Api, namespace: str, name: str, spec: dict[str, Any]) -> bool:
+    """Create a pod; False where its priority class is so new that admission does not know it."""
+    try:
+        core.create_namespaced_pod(namespace, {"metadata": {"name": name}, "spec": spec})
+    except client.ApiException as error:
+        if "no PriorityClass with name" not in str(error.body):
+            raise
+        return False
+    return True
+
+
 @contextmanager
 def given_way(k8s: K8sRuns, submitted: ExecSubmittedRun) -> Iterator[None]:
     """Have the scheduler preempt the newest pod, for one that needs what only that pod has."""
@@ -89,7 +100,7 @@ def given_way(k8s: K8sRuns, submitted: ExecSubmittedRun) -> Iterator[None]:
     with k8s.cluster.api_client() as api:
         core, scheduling = client.CoreV1Api(api), client.SchedulingV1Api(api)
         scheduling.create_priority_class(priority)
-        core.create_namespaced_pod(space, {"metadata": {"name": name}, "spec": spec})
+        until(lambda: _admitted(core, space, name, spec), "admission knows of the priority class")
         try:
             yield
         finally:

@@ -12,10 +12,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from mlflow_exec.clients.ports import free_port
 from mlflow_exec.testing.collecting import until
 from tests.clusters.pytest_kubernetes import unavailable
 from tests.mlflow.git_server import Repositories
-from tests.servers import free_port
 
 _CONFIG = """
 Port {port}

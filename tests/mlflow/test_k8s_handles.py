@@ -15,6 +15,7 @@ import yaml
 from kubernetes import client
 
 import mlflow_exec
+from mlflow_exec.clients.ports import free_port
 from mlflow_exec.errors import MlflowExecError
 from mlflow_exec.runs.attach import attach
 from tests.clusters.kubernetes import configuration
@@ -23,7 +24,6 @@ from tests.clusters.kubernetes.prerequisites import missing
 from tests.clusters.pytest_kubernetes import unavailable
 from tests.mlflow.k8s_deployments import K8sDeployments
 from tests.mlflow.k8s_runs import WAIT, K8sRuns
-from tests.servers import free_port
 
 RIGHTS = [
     {"apiGroups": ["batch"], "resources": ["jobs"],

@@ -13,6 +13,7 @@ import pytest
 from mlflow.deployments import BaseDeploymentClient, get_deploy_client
 from mlflow.exceptions import MlflowException
 
+from mlflow_exec.clients.ports import free_port
 from mlflow_exec.clients.ray_serve import ServeClient
 from mlflow_exec.runs.deploy import place
 from mlflow_exec.testing.collecting import until
@@ -22,7 +23,6 @@ from tests.clusters.pytest_kubernetes import unavailable
 from tests.clusters.pytest_ray import RayCluster
 from tests.clusters.ray_head import RayHead
 from tests.mlflow.ray_deployments import SMALL
-from tests.servers import free_port
 from tests.unit.tls_relay import Authority, TlsRelay
 
 

@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 import yaml
 
+from mlflow_exec.clients.ports import free_port
 from mlflow_exec.runs.attach import attach
 from mlflow_exec.runs.submitted import ExecSubmittedRun
 from mlflow_exec.testing.collecting import Collected
@@ -25,7 +26,7 @@ from tests.clusters.yarn.cluster import YarnCluster
 from tests.mlflow.conftest import yarn_submissions
 from tests.mlflow.submitted_runs import WAIT
 from tests.mlflow.yarn_runs import YarnRuns
-from tests.servers import MlflowServer, free_port
+from tests.servers import MlflowServer
 
 TAKES_A_CODE = """
 name: takes a code

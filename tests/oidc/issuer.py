@@ -19,10 +19,10 @@ import requests
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import padding, rsa
 
+from mlflow_exec.clients.ports import free_port
 from mlflow_exec.testing.collecting import until
 from tests.clusters.cache import build_once, cache_folder
 from tests.clusters.pytest_kubernetes import unavailable
-from tests.servers import free_port
 
 VERSION = "9.13.3"
 SECRET = "a-secret-of-a-client-that-nobody-may-see"

@@ -16,9 +16,9 @@ import mlflow
 import pytest
 import yaml
 
+from mlflow_exec.clients.ports import free_port
 from mlflow_exec.testing.collecting import until
 from tests.file_servers import ssh_server
-from tests.servers import free_port
 
 # MLflow's own use of its database library; what the examples do is in processes of their own.
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")

@@ -13,12 +13,12 @@ import requests
 
 from mlflow_exec.auth.reading import find_sign_ins
 from mlflow_exec.auth.request_auth import RequestAuth
+from mlflow_exec.clients.ports import free_port
 from mlflow_exec.errors import MlflowExecError
 from tests.clusters.pytest_kubernetes import unavailable
 from tests.clusters.yarn.kdc import Kdc
 from tests.clusters.yarn.layout import Layout
 from tests.guarded_server import Guard, guarded
-from tests.servers import free_port
 
 try:
     import gssapi

@@ -19,11 +19,12 @@ from pydantic import ValidationError
 
 from mlflow_exec.auth.oidc import Oidc
 from mlflow_exec.auth.settings import OidcSettings
+from mlflow_exec.clients.ports import free_port
 from mlflow_exec.errors import ConfigError, MlflowExecError, SignInError, UnreachableError
 from mlflow_exec.testing.collecting import until
 from tests.answering_server import self_signed
 from tests.oidc.issuer import RESOURCE, SECRET, TestIssuer, oidc_issuer
-from tests.servers import FileServer, file_server, free_port
+from tests.servers import FileServer, file_server
 
 
 @pytest.fixture(scope="module")

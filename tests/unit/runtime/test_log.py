@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import signal
 
+from mlflow_exec.clients.ports import free_port
 from mlflow_exec.testing.collecting import until
-from tests.servers import free_port, relay_to
+from tests.servers import relay_to
 from tests.unit.runtime.job_in_cluster import Cluster
 
 COMPLETE = "mlflow_exec.log.complete"

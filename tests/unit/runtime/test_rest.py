@@ -11,9 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from mlflow_exec.clients.ports import free_port
 from mlflow_exec.runtime.rest import ArtifactRoot, RestRunStore
 from mlflow_exec.runtime.tracking_server import RequestError, TrackingServer, redact
-from tests.servers import MlflowServer, file_server, free_port
+from tests.servers import MlflowServer, file_server
 
 EMPTY = {"/api/2.0/mlflow/runs/get": (200, b"{}")}
 

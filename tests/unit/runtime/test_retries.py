@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
+from mlflow_exec.clients.ports import free_port
 from mlflow_exec.runtime.end import EXIT_DISRUPTED
-from tests.servers import free_port
 from tests.unit.runtime.job_in_cluster import Cluster, archive
 
 STATE = "mlflow_exec.state"
