@@ -100,12 +100,16 @@ DavLockDB {folder}/run/locks
 TypesConfig /dev/null
 AddType text/plain .txt
 AddOutputFilterByType DEFLATE text/plain
+LimitRequestBody 0
 <Directory {folder}/data>
     Dav On
     AuthType Basic
     AuthName artifacts
     AuthUserFile {folder}/users
     Require valid-user
+</Directory>
+<Directory {folder}/data/artifacts/limited>
+    LimitRequestBody 1000000
 </Directory>
 """
 _MODULES = (

@@ -28,6 +28,10 @@ TIMEOUT_S = (15.0, 120.0)
 _CONNECTIONS = 64
 _LONGEST = 300
 _BY_SCHEME = "the scheme of the URI says whether it speaks TLS"
+_TOO_LARGE = (
+    "; it, or a proxy before it, takes nothing so large: see its LimitRequestBody (Apache, 1 GiB "
+    "if not set) or client_max_body_size (nginx)"
+)
 _REQUEST_IDS = ("X-Request-Id", "X-Correlation-Id", "X-Trace-Id", "X-GUploader-UploadID")
 _KINDS: dict[int, type[ClusterError]] = {
     401: AccessDeniedError, 403: AccessDeniedError, 404: NotFoundError, 410: NotFoundError,
@@ -154,6 +158,8 @@ class Http:
         elif 300 <= status < 400:
             to = str(answer.headers.get("Location", "")).partition("?")[0]
             told += f": it redirects to {to!r}; give that address"
+        elif status == 413:
+            told += _TOO_LARGE
         pause_s = retry_after_s(answer.headers.get("Retry-After"), answer.headers.get("Date"))
         return kind(hide(told), status=status, retry_after_s=pause_s)
 

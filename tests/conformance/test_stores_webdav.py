@@ -13,7 +13,7 @@ from mlflow_exec.credential_sources import Credential
 from mlflow_exec.credentials import Secret
 from mlflow_exec.errors import ArtifactError
 from mlflow_exec.storage.webdav import WebdavStore
-from mlflow_exec.testing.stores import StoreConformance, Stored
+from mlflow_exec.testing.stores import StoreConformance, Stored, tree
 from mlflow_exec.uris import Location
 from tests.conformance.cutting import assert_survives_cuts
 from tests.conformance.small_disks import assert_says_that_it_is_full, small_disk
@@ -52,6 +52,18 @@ def test_a_connection_that_breaks_in_the_middle_loses_nothing(server: FileServer
 def test_a_disk_that_is_full_is_told_of_and_nothing_is_lost(server: FileServer) -> None:
     with small_disk(server.folder / "artifacts/full"):
         assert_says_that_it_is_full(store_at(server.port, "full/x"), "Insufficient Storage")
+
+
+def test_what_is_larger_than_the_server_takes_says_where_that_is_set(server: FileServer) -> None:
+    store = store_at(server.port, "limited")
+    store.put("small", io.BytesIO(bytes(900_000)))
+    with pytest.raises(ArtifactError, match=r"413 .* see its LimitRequestBody") as told:
+        store.put("large", io.BytesIO(bytes(1_100_000)))
+    assert "\n" not in str(told.value)
+    assert tree(store) == ["small"]
+    assert [path.name for path in (server.folder / "artifacts/limited").iterdir()] == ["small"]
+    store.delete("")
+    store.close()
 
 
 def test_texts_that_the_server_would_compress_come_as_they_are(server: FileServer) -> None:
