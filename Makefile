@@ -11,7 +11,7 @@ INSTALL := PYTHON="$(PYTHON)" scripts/install.sh "$(VENV)"
 REQUIREMENTS := pyproject.toml constraints.txt scripts/install.sh
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-first-half test-second-half test-elsewhere test-ray test-yarn test-stores test-serving test-large test-oldest fuzz check docs constraints cluster-up cluster-down clean
+.PHONY: help setup demo test test-first-half test-second-half test-elsewhere test-ray test-ray-serve test-yarn test-stores test-serving test-large test-oldest fuzz check docs constraints cluster-up cluster-down clean
 
 help: ## Show this list.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -32,19 +32,20 @@ setup: $(VENV)/.for-development ## Make the virtual environment for development.
 demo: $(VENV)/.for-demo ## Train on an embedded Ray; show the run and its log; serve the model.
 	@scripts/demo.sh "$(VENV)" "$(DEMO)"
 
-# Parts, each with systems of its own: `make -j3 test` runs them side by side, the longest first. More
-# at once make nothing faster on two cores, and everything late.
+# Parts, each with systems of its own: `make -j3 test` runs them side by side, in an order in which
+# all end at about the same time. More at once make nothing faster on two cores, and everything late.
 PYTEST := $(BIN)/python -m pytest -m "not large" $(PYTEST_ARGS)
 SERVING_TESTS := $(wildcard $(addprefix tests/mlflow/test_,ray_serve*.py k8s_deployments*.py serve*.py))
 SIGN_IN_TESTS := $(wildcard tests/mlflow/test_sign_in*.py)
-RAY_TESTS := $(wildcard $(addsuffix /test_ray*.py,tests/conformance tests/mlflow tests/unit \
-    tests/unit/evaluation))
+RAY_SERVE_TESTS := $(wildcard tests/mlflow/test_ray_serve*.py tests/unit/test_ray_serve*.py)
+RAY_TESTS := $(filter-out $(RAY_SERVE_TESTS),$(wildcard $(addsuffix /test_ray*.py,tests/conformance \
+    tests/mlflow tests/unit tests/unit/evaluation)))
 STORE_TESTS := $(wildcard tests/conformance/test_stores*.py tests/mlflow/test_artifacts*.py) \
     tests/mlflow/test_file_plugin.py
 SCAN_TESTS := $(wildcard tests/mlflow/test_scan*.py)
 YARN_TESTS := $(wildcard $(addsuffix /test_yarn*.py,tests/clusters tests/conformance tests/mlflow tests/unit))
 
-test: test-second-half test-first-half test-yarn test-ray test-stores test-elsewhere ## Run the tests; with -j3 in half the time.
+test: test-second-half test-first-half test-ray test-yarn test-stores test-ray-serve test-elsewhere ## Run the tests; with -j3 in half the time.
 
 LATER_TESTS := $(wildcard $(addprefix tests/mlflow/test_k8s_,[k-z]*.py deployments_[k-z]*.py))
 
@@ -57,7 +58,10 @@ test-second-half: setup
 	$(PYTEST) $(LATER_TESTS) $(wildcard tests/mlflow/test_serve*.py) tests/unit/scoring
 
 test-ray: setup
-	$(PYTEST) $(RAY_TESTS) $(SIGN_IN_TESTS)
+	$(PYTEST) $(RAY_TESTS)
+
+test-ray-serve: setup
+	$(PYTEST) $(RAY_SERVE_TESTS) $(SIGN_IN_TESTS)
 
 test-elsewhere: setup
 	$(PYTEST) --ignore tests/unit/scoring --ignore tests/unit/runtime \

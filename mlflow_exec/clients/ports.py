@@ -8,8 +8,8 @@ import socket
 
 # Below those that Ray and Kubernetes (from 30000) and the system (from 32768) hand out.
 _PORTS = range(10_000, 30_000)
-# Without those that Ray gives to its workers where nobody says others.
-_SERVERS = range(20_000, 30_000)
+# Without those that Ray gives to its workers and to servers of its clients, up to 23,999.
+_SERVERS = range(24_000, 30_000)
 
 
 def free_port(host: str = "127.0.0.1") -> int:

@@ -17,6 +17,7 @@ R = TypeVar("R")
 
 _THIS_MACHINE = "local"
 _MODEL_CODE = "code_model_"
+_TRIES = 3
 _PACKAGE = Path(__file__).resolve().parents[1]
 
 
@@ -49,7 +50,13 @@ def connected(address: str | None) -> Iterator[None]:
     else:  # the nodes have our dependencies, which are MLflow's, but perhaps not us
         options["runtime_env"] = {"py_modules": [str(_PACKAGE)]}
     try:
-        ray.init(address=place, **options)
+        for left in reversed(range(_TRIES)):
+            try:
+                ray.init(address=place, **options)
+                break
+            except ConnectionAbortedError:  # what Ray starts for each client has not started
+                if not left:
+                    raise
     except Exception as error:
         raise UnreachableError(
             f"ray: {place!r} does not answer: {_shortened(error)}; name it as 'ray_address' "

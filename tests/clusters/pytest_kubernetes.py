@@ -152,7 +152,7 @@ def namespace(_namespaces: client.CoreV1Api) -> Iterator[str]:
     name = _namespaces.create_namespace({"metadata": metadata}).metadata.name
     try:
         # A pod created before its service account is refused.
-        assert appears(lambda: _has_service_account(_namespaces, name), timeout_s=30)
+        assert appears(lambda: _has_service_account(_namespaces, name), timeout_s=120)
         yield name
     finally:
         _namespaces.delete_namespace(name)

@@ -19,7 +19,7 @@ from mlflow_exec.clients.ray import RayClient
 from mlflow_exec.clients.ray_processes import Family
 from mlflow_exec.errors import MlflowExecError
 from mlflow_exec.testing.collecting import until
-from tests.clusters.processes import start
+from tests.clusters.processes import appears, start
 
 _MARK = "MLFLOW_EXEC_TEST_RAY_HEAD"
 _OBJECT_STORE_BYTES = 128 * 1024**2
@@ -97,6 +97,25 @@ class RayHead:
         start(command, log=self.folder / "dashboard.log", record=self.folder / "dashboard.json",
               environment=environment)  # fmt: skip
         until(self._answers, "the dashboard is back")
+
+    def kill_a_client_server(self) -> int:
+        """Kill the process that Ray starts for its next client, before it listens.
+
+        Later than that, Ray would wait for it as long as it waits for a slow one.
+
+        Returns:
+            Its number.
+        """
+
+        def started() -> list[int]:
+            living = self._started[-1].living()
+            return [pid for pid in living if any("specific-server" in a for a in _command(pid))]
+
+        before = started()
+        assert appears(lambda: set(started()) - set(before), timeout_s=240, interval_s=0.01)
+        (pid,) = set(started()) - set(before)
+        kill(pid)
+        return pid
 
     def _answers(self) -> bool:
         try:

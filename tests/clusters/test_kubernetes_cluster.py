@@ -37,7 +37,7 @@ _KILLED_SESSION = """if True:
     core = client.CoreV1Api()
     def accounts():
         return core.list_namespaced_service_account("default").items
-    assert appears(accounts, timeout_s=30)
+    assert appears(accounts, timeout_s=120)
     job = {"name": "job", "image": images.PAUSE, "imagePullPolicy": "Never"}
     pod = {"metadata": {"name": "p"}, "spec": {"containers": [job]}}
     core.create_namespaced_pod("default", pod)

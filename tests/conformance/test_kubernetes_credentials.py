@@ -24,6 +24,7 @@ from mlflow_exec.jobs import JobHandle, JobState, JobStatus
 from mlflow_exec.schedulers.kubernetes.follow import follow
 from mlflow_exec.schedulers.kubernetes.objects import essential
 from mlflow_exec.testing.collecting import Collected, until
+from tests.clusters.kubernetes.rights import await_right
 from tests.clusters.pytest_kubernetes import KubernetesCluster
 from tests.conformance.test_kubernetes_watch import Make
 from tests.conformance.test_kubernetes_watch import client as client  # a fixture
@@ -92,6 +93,7 @@ def account(
         role = {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": ACCOUNT}
         binding = {"metadata": {"name": ACCOUNT}, "subjects": [subject], "roleRef": role}
         rbac.create_namespaced_role_binding(namespace, binding)
+        await_right(api, namespace, ACCOUNT, rules[0])
         server = urlsplit(api.configuration.host)
         link = TcpLink(str(server.hostname), server.port or 443, at=str(server.hostname))
         made = Account(kubernetes.CoreV1Api(api), namespace, tmp_path / "token", link)

@@ -73,7 +73,7 @@ class TestYarnScheduler(SchedulerConformance):
 
         def left(handle: JobHandle) -> list[str]:
             # YARN knows a container's own processes; the guard of the others needs a moment more.
-            appears(lambda: not processes(handle), timeout_s=10)
+            appears(lambda: not processes(handle), timeout_s=60)
             return processes(handle)
 
         return left

@@ -273,7 +273,7 @@ def test_a_classpath_that_hangs_is_ended(path: Path, own: SkeinDriver) -> None:
     command(path, "yarn", f"echo $$ > {path}/pid; sleep 1000; true")
     with pytest.raises(UnreachableError, match=r"yarn classpath --glob gave no answer"):
         own.submit(specification("true"))
-    assert appears(lambda: not _group(int((path / "pid").read_text())), timeout_s=5)
+    assert appears(lambda: not _group(int((path / "pid").read_text())), timeout_s=60)
 
 
 def test_a_driver_that_does_not_start_is_ended(
@@ -284,7 +284,7 @@ def test_a_driver_that_does_not_start_is_ended(
     monkeypatch.delenv("JAVA_HOME")
     with pytest.raises(UnreachableError, match=r"did not start within 1 s.*so far so good"):
         own.submit(specification("true"))
-    assert appears(lambda: not _group(int((path / "pid").read_text())), timeout_s=5)
+    assert appears(lambda: not _group(int((path / "pid").read_text())), timeout_s=60)
 
 
 def test_a_driver_that_fails_is_told_of_with_its_last_words(

@@ -58,7 +58,7 @@ def k8s_namespace(
         metadata = {"generateName": "mlflow-exec-test-", "labels": labels}
         name: str = core.create_namespace({"metadata": metadata}).metadata.name
         accounts = f"{name} has its service account"
-        assert appears(lambda: core.list_namespaced_service_account(name).items, timeout_s=30), (
+        assert appears(lambda: core.list_namespaced_service_account(name).items, timeout_s=120), (
             accounts
         )
         yield name

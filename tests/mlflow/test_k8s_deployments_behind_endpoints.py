@@ -34,7 +34,7 @@ class Pieces(mlflow.pyfunc.PythonModel):
     def predict_stream(self, context, model_input, params=None):
         asked.clear()
         yield "one"
-        yield "two" if asked.wait(30) else "nobody has asked"
+        yield "two" if asked.wait(120) else "nobody has asked"
 mlflow.models.set_model(Pieces())
 """
 

@@ -21,6 +21,7 @@ from mlflow_exec.runs.attach import attach
 from tests.clusters.kubernetes import configuration
 from tests.clusters.kubernetes.cluster import Cluster
 from tests.clusters.kubernetes.prerequisites import missing
+from tests.clusters.kubernetes.rights import await_right
 from tests.clusters.pytest_kubernetes import unavailable
 from tests.mlflow.k8s_deployments import K8sDeployments
 from tests.mlflow.k8s_runs import WAIT, K8sRuns
@@ -52,6 +53,7 @@ def colleague(
         rbac.create_namespaced_role_binding(
             k8s.namespace, {"metadata": metadata, "roleRef": role, "subjects": [subject]}
         )
+        await_right(api, k8s.namespace, name, rules[-1])
         token: str = core.create_namespaced_service_account_token(
             name, k8s.namespace, {"spec": {"expirationSeconds": 3600}}
         ).status.token

@@ -13,6 +13,7 @@ from typing import Any
 import mlflow
 import pytest
 
+from mlflow_exec.testing.collecting import Collected
 from tests.clusters.ray_head import RayHead
 from tests.mlflow import scanned_models
 
@@ -82,15 +83,20 @@ def here(place: Path) -> dict[str, Any]:
     return scanned(place)
 
 
+def scanned_on(ray: RayHead, place: Path) -> dict[str, Any]:
+    """The result of a command that has its tasks done there."""
+    return scanned(
+        place, "-C", "engine=ray", "-C", f"ray_address=ray://127.0.0.1:{ray.client_port}",
+        RAY_AUTH_MODE="token", RAY_AUTH_TOKEN_PATH=str(ray.token_file),
+    )  # fmt: skip
+
+
 @pytest.mark.parametrize("deaths", [0, 1, 2])
 def test_the_result_is_that_of_this_process_where_at_most_one_worker_dies(
     place: Path, here: dict[str, Any], own_ray: RayHead, deaths: int
 ) -> None:
     (place / "deaths").write_text(str(deaths))
-    there = scanned(
-        place, "-C", "engine=ray", "-C", f"ray_address=ray://127.0.0.1:{own_ray.client_port}",
-        RAY_AUTH_MODE="token", RAY_AUTH_TOKEN_PATH=str(own_ray.token_file),
-    )  # fmt: skip
+    there = scanned_on(own_ray, place)
     assert (place / "deaths").read_text() == "0"
     if deaths < 2:
         assert there == here
@@ -100,3 +106,12 @@ def test_the_result_is_that_of_this_process_where_at_most_one_worker_dies(
         assert skipped["reason"].startswith("its task on Ray failed: WorkerCrashedError")
         assert [check["name"] for check in there["checks"]] == ["performance_bias"]
         assert there["findings"] == here["findings"]
+
+
+@pytest.mark.large  # Ray waits four minutes for what is dead
+def test_what_ray_starts_for_a_client_may_die_at_its_start(
+    place: Path, here: dict[str, Any], own_ray: RayHead
+) -> None:
+    killed = Collected(own_ray.kill_a_client_server() for _ in range(1))
+    assert scanned_on(own_ray, place) == here
+    assert len(killed.all()) == 1

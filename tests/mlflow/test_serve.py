@@ -124,7 +124,7 @@ def test_it_answers_and_ends_on_sigterm(models: Path, tmp_path: Path) -> None:
         assert served.ask("GET", "/metrics")[1].count('requests_total{code="200"') == 1
         assert served.ask("POST", "/invocations", "{")[0] == 400
         served.process.send_signal(signal.SIGTERM)
-        assert served.process.wait(30) in (0, -signal.SIGTERM)
+        assert served.process.wait(120) in (0, -signal.SIGTERM)
 
 
 @pytest.mark.parametrize("target", ["ray-serve", "k8s"])
@@ -137,7 +137,7 @@ def test_mlflows_run_local_is_the_same_server(models: Path, tmp_path: Path, targ
         assert 'model="price"' in served.ask("GET", "/metrics")[1]
         assert served.ask("POST", "/invocations", " " * 2000)[0] == 413
         served.process.send_signal(signal.SIGTERM)
-        assert served.process.wait(30) in (0, -signal.SIGTERM)
+        assert served.process.wait(120) in (0, -signal.SIGTERM)
 
 
 @pytest.mark.filterwarnings("ignore")  # of MLflow's own imports
@@ -165,7 +165,7 @@ def test_requests_under_way_are_answered_after_sigterm(models: Path, tmp_path: P
         served.process.send_signal(signal.SIGTERM)
         reply = connection.getresponse()
         assert (reply.status, reply.read()) == (200, b'{"predictions": [1.5]}')
-        served.process.wait(30)
+        served.process.wait(120)
         with pytest.raises(ConnectionRefusedError):
             served.connect().connect()
 
@@ -181,7 +181,7 @@ def test_a_request_may_take_its_time_after_sigterm_too(models: Path, tmp_path: P
         served.process.send_signal(signal.SIGTERM)
         reply = connection.getresponse()
         assert (reply.status, reply.read()) == (200, b'{"predictions": [1.5]}')
-        assert served.process.wait(30) == 0
+        assert served.process.wait(120) == 0
 
 
 @pytest.mark.parametrize("busy_in", ["loading", "predicting"])
@@ -204,7 +204,7 @@ def test_sigterm_ends_what_is_not_ready_and_takes_its_files_away(
             assert process.stdout.readline() == "busy\n"
             assert len(list(files.iterdir())) == 1
             process.send_signal(signal.SIGTERM)
-            assert process.wait(30) == 143
+            assert process.wait(120) == 143
             assert list(files.iterdir()) == []
         finally:
             process.kill()
@@ -221,7 +221,7 @@ def test_traces_are_sent_before_it_ends(
             assert served.ask("POST", "/invocations", "{")[0] == 400
             assert collector.spans == []
             served.process.send_signal(signal.SIGTERM)
-            served.process.wait(30)
+            served.process.wait(120)
     statuses = [span.attributes["http.response.status_code"] for span in collector.spans]
     assert statuses == [200, 400]
     assert {span.resource["service.name"] for span in collector.spans} == {"price"}
@@ -337,11 +337,11 @@ def test_the_port_is_closed_until_the_model_has_predicted(models: Path, tmp_path
 
 
 def test_ping_is_answered_while_a_prediction_computes(models: Path, tmp_path: Path) -> None:
-    body = json.dumps({"inputs": {"a": [2.0], "b": [0]}})
+    body = json.dumps({"inputs": {"a": [4.0], "b": [0]}})
     with serving(models / "slow", tmp_path, "--no-warmup") as served:
         asked = threading.Thread(target=served.ask, args=("POST", "/invocations", body))
         asked.start()
         started_s = time.monotonic()
         assert served.ask("GET", "/ping")[0] == 200
-        assert time.monotonic() - started_s < 1
+        assert time.monotonic() - started_s < 3
         asked.join()

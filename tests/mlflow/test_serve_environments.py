@@ -59,7 +59,7 @@ def test_a_model_gets_what_it_needs_and_the_server_takes_the_commands_place(
         assert command.startswith(os.fsencode(places.home / ".cache/mlflow-exec/environments"))
         assert list(places.scratch.iterdir()) != []
         served.process.send_signal(signal.SIGTERM)
-        assert served.process.wait(30) == 0
+        assert served.process.wait(120) == 0
     assert list(places.scratch.iterdir()) == []
     with serving(model, tmp_path, "--env-manager", manager) as served:
         assert served.ask("POST", "/invocations", ASKED)[0] == 200
@@ -99,7 +99,7 @@ def test_sigterm_ends_what_is_still_being_made(
             index.settimeout(60)
             index.accept()[0].close()
             process.send_signal(signal.SIGTERM)
-            assert process.wait(30) == 143
+            assert process.wait(120) == 143
         finally:
             process.kill()
             process.wait()

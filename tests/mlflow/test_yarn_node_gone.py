@@ -68,7 +68,7 @@ def test_cancelling_fails_and_names_the_node_each_time(frail: YarnRuns, node: Go
         before_s = time.monotonic()
         with pytest.raises(CancelError, match=r"the node localhost:\d+ does not answer \(YARN: "):
             job.cancel()
-        assert time.monotonic() - before_s < CANCEL_S + 20
+        assert time.monotonic() - before_s < CANCEL_S + 60
         tags = frail.server.tags(job.run_id)
         assert tags["mlflow_exec.state"] != "CANCELLED", "it may still run"
 

@@ -147,4 +147,4 @@ def oidc_issuer(folder: Path) -> Iterator[TestIssuer]:
         yield issuer
     finally:
         process.send_signal(signal.SIGTERM)
-        process.wait(10)
+        process.wait(60)

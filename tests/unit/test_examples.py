@@ -162,7 +162,7 @@ def guarded(folder: Path) -> Iterator[str]:
         yield f"http://127.0.0.1:{port}"
     finally:
         os.killpg(process.pid, signal.SIGTERM)
-        process.wait(30)
+        process.wait(120)
 
 
 def test_the_sign_in_example_signs_in_by_the_password_that_it_was_given(tmp_path: Path) -> None:

@@ -113,7 +113,7 @@ def test_a_job_whose_node_is_lost(jobs: JobMaker, node: RayNode) -> None:
     assert "missing too many heartbeats" in last.message
     assert "\n" not in last.message
     assert "Submit it again" in last.failure.hint
-    assert appears(lambda: not driver_processes(job.handle, "main.py"), timeout_s=30)
+    assert appears(lambda: not driver_processes(job.handle, "main.py"), timeout_s=60)
 
     assert "it waits" in "".join(followed.all()), "what was seen of the log is kept"
     for lost in (job, ended):

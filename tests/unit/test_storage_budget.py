@@ -43,7 +43,7 @@ def test_who_wants_more_waits_until_it_is_given_back() -> None:
         assert not waiting.done()
         share.give_back()
         share.give_back()  # once more is nothing more
-        waiting.result(10)
+        waiting.result(60)
 
 
 def test_what_is_larger_than_all_of_it_passes_alone() -> None:
@@ -58,7 +58,7 @@ def test_nobody_waits_for_ever_for_one_who_has_gone(monkeypatch: pytest.MonkeyPa
     budget = Budget(100)
     gone = budget.take(100)
     with ThreadPoolExecutor(1) as pool:
-        share = pool.submit(budget.take, 60).result(10)
+        share = pool.submit(budget.take, 60).result(60)
     gone.give_back()
     share.give_back()
     assert budget.is_free()

@@ -63,7 +63,7 @@ def test_pieces_come_as_they_are_printed(config: HadoopConfig) -> None:
     assert next(pieces) == f"{HEADER}\n".encode()
     assert session(config)
     pieces.close()  # type: ignore[attr-defined]
-    assert appears(lambda: not session(config), timeout_s=5)
+    assert appears(lambda: not session(config), timeout_s=60)
 
 
 def test_much_that_goes_to_the_errors_stops_nothing(config: HadoopConfig) -> None:
@@ -75,7 +75,7 @@ def test_a_command_that_is_silent_is_ended(config: HadoopConfig) -> None:
     yarn(config, "sleep 1000; true")
     with pytest.raises(UnreachableError, match=rf"{APP}: nothing came for 0.2 s"):
         read(config, timeout_s=0.2)
-    assert appears(lambda: not session(config), timeout_s=5)
+    assert appears(lambda: not session(config), timeout_s=60)
 
 
 @pytest.mark.parametrize(

@@ -58,7 +58,7 @@ class TlsRelay:
         self._ready = threading.Event()
         self._thread = threading.Thread(target=lambda: asyncio.run(self._run()), daemon=True)
         self._thread.start()
-        assert self._ready.wait(timeout=10), "the relay did not start"
+        assert self._ready.wait(timeout=60), "the relay did not start"
 
     def close(self) -> None:
         """Break every connection and answer no more."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -29,12 +29,14 @@ class Answers:
         predictions: In the same form.
         probabilities: Rows x classes, where the model tells them.
         n_classes: 0 of a regression.
+        lacks_probabilities: Why there are none, in a classification.
     """
 
     labels: Values
     predictions: Values
     probabilities: Floats | None = None
     n_classes: int = 0
+    lacks_probabilities: str = ""
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -42,7 +44,9 @@ class Answers:
     def on(self, rows: Mask | Integers) -> Answers:
         """Return those of some rows."""
         table = None if self.probabilities is None else self.probabilities[rows]
-        return Answers(self.labels[rows], self.predictions[rows], table, self.n_classes)
+        return replace(
+            self, labels=self.labels[rows], predictions=self.predictions[rows], probabilities=table
+        )
 
     def metric(self, name: str) -> float:
         """Return a metric.
@@ -65,7 +69,7 @@ class Answers:
     def _own(self, name: str) -> float:
         if name == "log_loss":
             if self.probabilities is None:
-                raise ScanError("the model tells no probabilities")
+                raise ScanError(self.lacks_probabilities)
             return log_loss(self.probabilities, self.labels)
         if self.n_classes:
             raise ScanError("it is for regressions")
@@ -103,7 +107,7 @@ class _KnownClasses(ClassifierMixin, _Known):  # type: ignore[misc]
 
     def predict_proba(self, rows: Integers) -> Floats:
         if self.answers.probabilities is None:
-            raise ValueError("the model tells no probabilities")
+            raise ValueError(self.answers.lacks_probabilities)
         return np.asarray(self.answers.probabilities[rows], dtype=np.float64)
 
 
@@ -112,7 +116,8 @@ def answers_of(model: Model, labels: Values, outputs: Outputs) -> Answers:
     if model.task is Task.REGRESSION:
         return Answers(labels, outputs.values)
     codes = np.asarray(outputs.codes)
-    return Answers(labels, codes, outputs.probabilities, len(model.classes))
+    why = model.lacks_probabilities
+    return Answers(labels, codes, outputs.probabilities, len(model.classes), why)
 
 
 def labels_of(model: Model, data: Data) -> Values:

@@ -17,8 +17,8 @@ from kubernetes import client
 from kubernetes.dynamic import DynamicClient
 from kubernetes.dynamic.exceptions import DynamicApiError, NotFoundError
 
-from mlflow_exec.testing.collecting import until
 from tests.clusters.kserve.definition import GROUP, NAME, PLURAL, VERSION, definition
+from tests.clusters.kubernetes.custom_kinds import install
 
 Json = dict[str, Any]
 
@@ -40,14 +40,7 @@ def is_installed(api: client.ApiClient) -> bool:
 @contextlib.contextmanager
 def standing_in(api: client.ApiClient, namespace: str) -> Iterator[None]:
     """Let the cluster know InferenceServices, and serve those of a namespace."""
-    extensions = client.ApiextensionsV1Api(api)
-    extensions.create_custom_resource_definition(definition(api))
-
-    def established() -> bool:
-        conditions = extensions.read_custom_resource_definition(NAME).status.conditions or ()
-        return any(c.type == "Established" and c.status == "True" for c in conditions)
-
-    until(established, "InferenceServices are known")
+    install(api, definition(api))
     stopped = threading.Event()
     controller = _Controller(DynamicClient(api), client.CustomObjectsApi(api), namespace)
     thread = threading.Thread(target=controller.run, args=(stopped,))
@@ -57,7 +50,7 @@ def standing_in(api: client.ApiClient, namespace: str) -> Iterator[None]:
     finally:
         stopped.set()
         thread.join()
-        extensions.delete_custom_resource_definition(NAME)
+        client.ApiextensionsV1Api(api).delete_custom_resource_definition(NAME)
 
 
 class _Controller:

@@ -8,8 +8,8 @@ from pathlib import Path
 import yaml
 from kubernetes import client
 
-from mlflow_exec.testing.collecting import until
 from tests.clusters.kubernetes.build import go
+from tests.clusters.kubernetes.custom_kinds import install
 
 # Kueue asks for a version of it.
 _MODULE = Path(__file__).parents[1] / "kueue"
@@ -21,14 +21,7 @@ def install_http_routes(api: client.ApiClient) -> None:
     """Let the cluster know HTTPRoutes, and check them as the Gateway API does."""
     folder = json.loads(go("mod", "download", "-json", _NAME, module=_MODULE))["Dir"]
     file = Path(folder) / "config/crd/standard/gateway.networking.k8s.io_httproutes.yaml"
-    extensions = client.ApiextensionsV1Api(api)
-    extensions.create_custom_resource_definition(yaml.safe_load(file.read_text()))
-
-    def established() -> bool:
-        conditions = extensions.read_custom_resource_definition(_KIND).status.conditions or ()
-        return any(c.type == "Established" and c.status == "True" for c in conditions)
-
-    until(established, "HTTPRoutes are known")
+    install(api, yaml.safe_load(file.read_text()))
 
 
 def remove_http_routes(api: client.ApiClient) -> None:

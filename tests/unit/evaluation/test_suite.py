@@ -130,7 +130,10 @@ def test_a_failed_validation_says_what_was_wanted_and_what_is(tmp_path: Path) ->
 def test_what_cannot_be_told_has_failed(tmp_path: Path) -> None:
     found = verdict(tmp_path, {"kind": "threshold", "metric": "log_loss", "max": 9})
     assert not found.passed
-    assert found.message == "log_loss cannot be told: the model tells no probabilities"
+    assert found.message == (
+        "log_loss cannot be told: the model tells no probabilities (of a scikit-learn model, log "
+        'it with pyfunc_predict_fn="predict_proba")'
+    )
 
 
 def test_a_check_that_is_asked_about_is_run_and_one_that_was_skipped_fails(tmp_path: Path) -> None:

@@ -22,4 +22,4 @@ def test_a_container_that_is_stopped_in_its_first_moment_ends_at_once(tmp_path: 
         assert process.stdout.readline() == "being imported\n"
         process.send_signal(signal.SIGTERM)
         # -15 is the end of a process without a handler, which the first of a container survives.
-        assert process.wait(10) == 143
+        assert process.wait(120) == 143

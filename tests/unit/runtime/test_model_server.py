@@ -116,9 +116,9 @@ def test_a_stop_signal_ends_the_wait_for_another_pod(pod: Pod) -> None:
         fcntl.flock(held, fcntl.LOCK_EX)
         with pod.start("prepare") as process:
             try:
-                until(lambda: handles(process.pid, signal.SIGCHLD), "it minds signals", 20)
+                until(lambda: handles(process.pid, signal.SIGCHLD), "it minds signals")
                 process.send_signal(signal.SIGTERM)
-                assert process.wait(timeout=20) == 143
+                assert process.wait(timeout=120) == 143
             finally:
                 process.kill()
     assert not pod.message.exists()
@@ -153,5 +153,5 @@ def test_the_server_holds_the_environment_that_it_uses(pod: Pod, tmp_path: Path)
             with pytest.raises(BlockingIOError):
                 fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
             server.stdin.close()
-            server.wait(timeout=30)
+            server.wait(timeout=120)
             fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -114,7 +114,7 @@ while True:
     container = cluster.start(cluster.order(code, term_grace_s=0.3))
     container.says(" ready\n")
     container.signal(signal.SIGTERM)
-    finished = container.wait(20)
+    finished = container.wait(120)
     assert finished.code == 143
     pid = finished.text.split("pid ")[1].split()[0]
     assert not Path(f"/proc/{pid}").exists()
@@ -131,7 +131,7 @@ def test_sigterm_while_the_environment_is_built_stops_that_too(cluster: Cluster)
     container = cluster.start(order, env={"PATH": path})
     container.says("\nbuilding\n")
     container.signal(signal.SIGTERM)
-    assert container.wait(20).code == 143
+    assert container.wait(120).code == 143
     assert cluster.server.tags(order["run_id"])[STATE] == "STARTING"
 
 
