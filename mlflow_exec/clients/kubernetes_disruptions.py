@@ -53,7 +53,7 @@ def node_lost(pod: Json) -> Failure | None:
     node = pod["spec"].get("nodeName")
     return Failure(
         FailureCategory.NODE_LOST,
-        f"The node {node!r} does not answer, and nobody knows whether the pod still runs on it.",
+        f"The node {node!r} does not answer, and nobody knows whether the pod runs on it.",
         "It goes on when the node is back; if the node is gone for good, delete it from the "
         "cluster, or cancel the job.",
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from threading import Event, Thread
@@ -12,6 +12,8 @@ from typing import Any
 
 import pytest
 from kubernetes import client
+from kubernetes.client import ApiException
+from urllib3.exceptions import HTTPError
 
 from mlflow_exec.errors import CancelError
 from mlflow_exec.runs.reconcile import Reconciler
@@ -47,9 +49,10 @@ def another_node(cluster: KubernetesCluster) -> Iterator[None]:
 
         def answer() -> None:
             while not over.wait(0.5):
-                leases.patch_namespaced_lease(
-                    name, "kube-node-lease", {"spec": {"renewTime": now()}}
-                )
+                with suppress(ApiException, HTTPError):
+                    leases.patch_namespaced_lease(
+                        name, "kube-node-lease", {"spec": {"renewTime": now()}}, _request_timeout=5
+                    )
 
         core.create_node(
             {"metadata": {"name": name}, "spec": {"unschedulable": True},
@@ -78,6 +81,7 @@ class Gone:
         too_often: Must not.
         cancelled: Is cancelled by a test.
         late: Has a deadline.
+        unstarted: Was given to the node when it did not answer any more.
     """
 
     cluster: KubernetesCluster
@@ -85,6 +89,7 @@ class Gone:
     too_often: ExecSubmittedRun
     cancelled: ExecSubmittedRun
     late: ExecSubmittedRun
+    unstarted: ExecSubmittedRun = field(init=False)
     followers: list[Collected[bool]] = field(default_factory=list)
     is_back: bool = False
 
@@ -112,9 +117,14 @@ def node(module_k8s: K8sRuns) -> Iterator[Gone]:
         gone.followers.append(Collected(job.wait() for _ in range(1)))
     for job in jobs:
         k8s.says(job, "start 1")
+        until(lambda job=job: job.get_status() == "RUNNING", "the node says so, too")  # type: ignore[misc]
     with another_node(k8s.cluster):
         ours.kill("kubelet")
         try:
+            gone.unstarted = k8s.run(k8s.project("print('start')"), tolerations=FOR_A_SECOND,
+                                     infra_retries=1, ttl_s=0)  # fmt: skip
+            gone.followers.append(Collected(gone.unstarted.wait() for _ in range(1)))
+            until(lambda: gone.unstarted.status().state.value == "STARTING", "it got the node")
             ours.restart("kube-controller-manager", *SOON)
             yield gone
         finally:
@@ -132,7 +142,7 @@ def test_a_job_on_a_node_that_does_not_answer_says_so_and_goes_on(
 ) -> None:
     k8s = module_k8s
     for job in (node.again, node.too_often):
-        until(lambda job=job: reported(job), "the loss is told", 90)  # type: ignore[misc]
+        until(lambda job=job: reported(job), "the loss is told", 180)  # type: ignore[misc]
         status = job.status()
         assert (status.state.value, job.get_status()) == ("RUNNING", "RUNNING")
         assert "'n1' does not answer" in status.message
@@ -149,7 +159,7 @@ def test_a_job_on_a_node_that_does_not_answer_says_so_and_goes_on(
 
 def test_cancelling_returns_in_time_and_says_what_is_left(module_k8s: K8sRuns, node: Gone) -> None:
     job = node.cancelled
-    until(lambda: reported(job), "the loss is told", 90)
+    until(lambda: reported(job), "the loss is told", 180)
     before_s = time.monotonic()
     (pod,) = pods(module_k8s, job)
     with pytest.raises(CancelError, match=rf"{pod.metadata.name} on node n1.*kubectl"):
@@ -157,6 +167,14 @@ def test_cancelling_returns_in_time_and_says_what_is_left(module_k8s: K8sRuns, n
     assert time.monotonic() - before_s < CANCEL_S + 60, "it waits for no node"
     tags = module_k8s.server.tags(job.run_id)
     assert tags["mlflow_exec.state"] not in ENDS, "it may still run"
+
+
+def test_a_job_that_the_node_did_not_start_says_so(module_k8s: K8sRuns, node: Gone) -> None:
+    job = node.unstarted
+    until(lambda: reported(job), "the loss is told", 180)
+    status = job.status()
+    assert (status.state.value, job.get_status()) == ("STARTING", "SCHEDULED")
+    assert "'n1' does not answer" in status.message
 
 
 def test_a_deadline_ends_the_run_all_the_same(module_k8s: K8sRuns, node: Gone) -> None:
@@ -171,10 +189,11 @@ def test_the_ends_are_right_when_the_node_is_back(module_k8s: K8sRuns, node: Gon
     assert run.data.tags["mlflow_exec.attempt"] == "2"
     log = k8s.log(node.again.run_id)
     assert [log.count(f"start {n}") for n in (1, 2)] == [1, 1]
+    k8s.ends(node.unstarted, "SUCCEEDED")
     run = k8s.ends(node.too_often, "FAILED", "node_lost")
     assert "lost" in run.data.tags["mlflow_exec.failure.message"]
     assert "infra_retries" in run.data.tags["mlflow_exec.failure.hint"]
-    for job in (node.again, node.too_often, node.cancelled, node.late):
+    for job in (node.again, node.too_often, node.cancelled, node.late, node.unstarted):
         until(lambda job=job: not left_behind(k8s, job), "nothing is left in the cluster")  # type: ignore[misc]
 
     outcomes = Reconciler(k8s.mlflow, {"k8s": {}}, lost_grace_s=1).once()

@@ -176,6 +176,9 @@ LIVE: dict[str, tuple[JobStatus, tuple[str, str | None, str, bool]]] = {
     "a pod that is deleted from a lost node": (
         job_status(job(), [pod(("job", RUNNING), conditions=(TAKEN,))]),
         ("RUNNING", "node_lost", "'n1' does not answer", False)),
+    "a pod that a lost node did not start": (
+        job_status(job(), [pod(("job", waiting("ContainerCreating")), conditions=(TAKEN,))]),
+        ("STARTING", "node_lost", "'n1' does not answer", False)),
     "a pod that is being evicted": (
         job_status(job(), [pod(("job", RUNNING), conditions=(
             TAKEN | {"reason": "EvictionByEvictionAPI"},))]),
@@ -331,18 +334,6 @@ def test_a_job_that_is_about_to_fail_has_not_failed() -> None:
     failing = job(("FailureTarget", "MaxFailedIndexesExceeded", ""))
     assert job_status(failing, [pod(("job", terminated(7)))]).state is JobState.RUNNING
     assert job_status(failing, []).state is JobState.RUNNING, "its pod is gone, and no other comes"
-
-
-def test_the_deadline_ends_a_job_whose_node_is_gone() -> None:
-    late = job(("FailureTarget", "DeadlineExceeded", "Job was active longer than its deadline"))
-    gone = pod(("job", RUNNING), conditions=(TAKEN,))
-    status = job_status(late, [gone])
-    assert status.state is JobState.FAILED
-    assert status.failure is not None
-    assert status.failure.category is FailureCategory.DEADLINE
-    assert "nobody knows whether the pod still runs" in status.failure.message
-    assert job_status(late, [pod(("job", RUNNING))]).state is JobState.RUNNING, "it is being ended"
-    assert job_status(job(), [gone]).state is JobState.RUNNING
 
 
 def test_a_condition_that_is_false_says_nothing() -> None:

@@ -1,12 +1,13 @@
-"""Jobs that the cluster took more often than they allow, and that get no place again."""
+"""Jobs that the cluster took more often than they allow, or that nobody can ask any more."""
 
 from __future__ import annotations
 
 import pytest
 
-from mlflow_exec.jobs import JobState
+from mlflow_exec.jobs import FailureCategory, JobState
 from mlflow_exec.schedulers.kubernetes.status import job_status
 from tests.unit.test_kubernetes_status import FULL, RUNNING, Json, job, pod, terminated
+from tests.unit.test_kubernetes_status import TAKEN as FROM_A_LOST_NODE
 
 PREEMPTED = {"type": "DisruptionTarget", "status": "True", "reason": "PreemptionByScheduler",
              "message": "preempting to accommodate a higher priority pod"}  # fmt: skip
@@ -42,3 +43,15 @@ def test_where_nothing_tells_what_took_it_their_number_does() -> None:
 )
 def test_it_is_not_where_it_may_start_again_or_has(allowed: str, newest: Json) -> None:
     assert not job_status(allowing(allowed), [TAKEN, newest]).hopeless
+
+
+def test_the_deadline_ends_a_job_whose_node_is_gone() -> None:
+    late = job(("FailureTarget", "DeadlineExceeded", "Job was active longer than its deadline"))
+    gone = pod(("job", RUNNING), conditions=(FROM_A_LOST_NODE,))
+    status = job_status(late, [gone])
+    assert status.state is JobState.FAILED
+    assert status.failure is not None
+    assert status.failure.category is FailureCategory.DEADLINE
+    assert "nobody knows whether the pod runs" in status.failure.message
+    assert job_status(late, [pod(("job", RUNNING))]).state is JobState.RUNNING, "it is being ended"
+    assert job_status(job(), [gone]).state is JobState.RUNNING

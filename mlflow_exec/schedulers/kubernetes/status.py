@@ -252,19 +252,21 @@ def pod_state(pod: Json) -> tuple[JobState, str, Failure | None]:
         if condition["type"] == "PodScheduled" and condition["status"] == "False":
             text = str(condition.get("message") or "waits for a node")
             return JobState.QUEUED, text, failure(FailureCategory.UNSCHEDULABLE, text)
+    containers = {c["name"]: c for c in status.get("containerStatuses") or []}
+    main = containers.get(CONTAINER)
+    now = main["state"] if main is not None else {}
+    if "terminated" in now:
+        return JobState.RUNNING, _ENDING, None
+    lost = node_lost(pod)
+    if "running" in now or lost is not None:
+        state = JobState.RUNNING if "running" in now else JobState.STARTING
+        return state, lost.message if lost else "", lost
     for container in status.get("initContainerStatuses") or []:
         if "terminated" not in container["state"]:
             return _waiting(container, "fetches its source")
-    containers = {c["name"]: c for c in status.get("containerStatuses") or []}
-    main = containers.get(CONTAINER)
     if main is None:
         placed = bool(pod["spec"].get("nodeName"))
         return (JobState.STARTING if placed else JobState.QUEUED), "waits for its node", None
-    if "running" in main["state"]:
-        lost = node_lost(pod)
-        return JobState.RUNNING, lost.message if lost else "", lost
-    if "terminated" in main["state"]:
-        return JobState.RUNNING, _ENDING, None
     return _waiting(main, "is being started")
 
 
