@@ -90,7 +90,7 @@ class LogKeeper:
             nobody does.
         cut: The same where the output broke off, so that its end may be missing.
         kept: Whether the run holds the log, or all of it that could be had.
-        tags: What then is to be written on the run, with whatever else is.
+        whole: Whether nothing is missing in it; None where nothing is to be told of that.
     """
 
     def __init__(
@@ -120,7 +120,7 @@ class LogKeeper:
         self.captured: Path | None = None
         self.cut: Path | None = None
         self.kept = False
-        self.tags: Mapping[str, str] = {}
+        self.whole: bool | None = None
         self._spare = b""
 
     def is_complete(self) -> bool:
@@ -142,7 +142,7 @@ class LogKeeper:
         self._spare = text.encode()
 
     def keep(self, scheduler: Scheduler, handle: JobHandle) -> str | None:
-        """Make sure that the run holds the log, but for `tags`; a log out of reach fails nothing.
+        """Make sure that the run holds the log, `whole` or not; one out of reach fails nothing.
 
         Returns:
             What went wrong, as a sentence; None if the log is whole.
@@ -182,8 +182,8 @@ class LogKeeper:
         if _holds_all(tags):
             self.kept = True
             return None, True
-        head = self._uploaded()
         tail, unread = self._remaining(scheduler, handle)
+        head = self._uploaded()  # asking may have taken long, and another client kept it meanwhile
         started = _has_started(tags)
         if not tail and not unread and started:
             unread = "the scheduler no longer has the job's log"
@@ -193,10 +193,9 @@ class LogKeeper:
             whole = head if tail in head else _on_a_line(head) + tail
         if whole or not unread:  # another client may have kept more
             self._artifacts.write(LOG, whole)
-        complete = not unread and _GAP not in whole
-        self.tags = {TAG_LOG_COMPLETE: "true" if complete else "false"}
+        self.whole = not unread and _GAP not in whole
         self.kept = True
-        return unread, complete
+        return unread, self.whole
 
     def read(self) -> Iterator[str]:
         """Yield the kept log: the whole file, or the parts uploaded so far."""

@@ -38,6 +38,7 @@ from mlflow_exec.runtime.end import (
     TAG_KEPT,
     TAG_STATE,
     failure_tags,
+    log_tags,
     write_end,
 )
 
@@ -301,7 +302,7 @@ def finish(
         except Exception as error:  # each artifact store has errors of its own
             kept = False
             say(f"the diagnosis could not be kept on the run: {error}")
-    write_end(job.store, job.run_id, end_of(status), by="client", also=keeper.tags)
+    write_end(job.store, job.run_id, end_of(status), by="client", log_complete=keeper.whole)
     if status.usage:
         try:
             keep_usage(job.client, job.run_id, job.handle, status)
@@ -325,7 +326,8 @@ def keep_rest(job: Job, progress: Progress | None = None) -> bool:
     trouble = keeper.keep(job.scheduler, job.handle)
     if trouble and progress is not None:
         progress.say(trouble)
-    return keeper.kept and retire(job, progress, keeper.tags)
+    untold = log_tags(keeper.whole, job.store.read(job.run_id).tags)
+    return keeper.kept and retire(job, progress, untold)
 
 
 def retire(

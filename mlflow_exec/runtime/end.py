@@ -201,7 +201,7 @@ def write_end(
     run_id: str,
     end: End,
     by: str,
-    also: Optional[Mapping[str, str]] = None,
+    log_complete: Optional[bool] = None,
 ) -> bool:
     """Write the end of a run, unless it has one.
 
@@ -214,7 +214,8 @@ def write_end(
         run_id: The run.
         end: How it ended.
         by: Who says so, one of ``AUTHORITIES``.
-        also: Further tags that hold from then on; they cost no request of their own.
+        log_complete: Whether the run holds the whole log; None if that is not known. Who found
+            it whole is believed before those who came later and did not.
 
     Returns:
         Whether the end was written, or refined.
@@ -226,14 +227,23 @@ def write_end(
         raise ValueError(f"write_end: 'by' must be one of {', '.join(AUTHORITIES)}; {by!r}")
     record = store.read(run_id)
     if record.tags.get(TAG_STATE) in FINAL_STATES:
-        if also:
-            store.set_tags(run_id, also)
+        untold = log_tags(log_complete, record.tags)
+        if untold:
+            store.set_tags(run_id, untold)
         return _refine(store, run_id, end, by, record)
     _write_failure(store, run_id, end, record)
     _write_status(store, run_id, end.state, record)
-    _commit(store, run_id, end, by, also)
-    _settle(store, run_id, end, by)
+    _commit(store, run_id, end, by, {TAG_LOG_COMPLETE: "true"} if log_complete else {})
+    _settle(store, run_id, end, by, log_complete)
     return True
+
+
+def log_tags(log_complete: Optional[bool], tags: Mapping[str, str]) -> Dict[str, str]:
+    """Return what a run with these tags does not tell yet of whether it holds the whole log."""
+    told = tags.get(TAG_LOG_COMPLETE)
+    if log_complete is None or told == "true" or (told == "false" and not log_complete):
+        return {}
+    return {TAG_LOG_COMPLETE: "true" if log_complete else "false"}
 
 
 def _refine(store: RunStore, run_id: str, end: End, by: str, record: RunRecord) -> bool:
@@ -277,17 +287,20 @@ def _write_status(store: RunStore, run_id: str, state: str, record: RunRecord) -
 
 
 def _commit(
-    store: RunStore, run_id: str, end: End, by: str, also: Optional[Mapping[str, str]] = None
+    store: RunStore, run_id: str, end: End, by: str, also: Mapping[str, str]
 ) -> None:
-    store.set_tags(run_id, {**(also or {}), TAG_STATE_BY: by, TAG_STATE: end.state})
+    store.set_tags(run_id, {**also, TAG_STATE_BY: by, TAG_STATE: end.state})
 
 
-def _settle(store: RunStore, run_id: str, end: End, by: str) -> None:
+def _settle(
+    store: RunStore, run_id: str, end: End, by: str, log_complete: Optional[bool]
+) -> None:
     """Make status and tags agree after several writers committed at the same moment.
 
     MLflow has no compare-and-set. The last commit counts. Everybody can tell the status from it,
     and reads back until the two agree. The failure tags are known to their writer only: so each
     write of them is followed by a commit of the same writer, and nobody damages those of the last.
+    That a part of the log is missing is said here only, after those who have it had their say.
     """
     for _ in range(_SETTLE_ROUNDS):
         record = store.read(run_id)
@@ -297,9 +310,12 @@ def _settle(store: RunStore, run_id: str, end: End, by: str) -> None:
         mine = (state, record.tags.get(TAG_STATE_BY)) == (end.state, by)
         found = {key: record.tags[key] for key in FAILURE_TAGS if key in record.tags}
         damaged = mine and found != failure_tags(end)
-        if record.status == STATUS_OF_STATE[state] and not damaged:
+        untold = log_tags(log_complete, record.tags)
+        if record.status == STATUS_OF_STATE[state] and not damaged and not untold:
             return
+        if untold:
+            store.set_tags(run_id, untold)
         if damaged:
             _write_failure(store, run_id, end, record)
-            _commit(store, run_id, end, by)
+            _commit(store, run_id, end, by, {})
         _write_status(store, run_id, state, record)

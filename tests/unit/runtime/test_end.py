@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -17,6 +17,7 @@ from mlflow_exec.runtime.end import (
     STATUS_OF_STATE,
     TAG_FAILURE_CATEGORY,
     TAG_FAILURE_MESSAGE,
+    TAG_LOG_COMPLETE,
     TAG_STATE,
     TAG_STATE_BY,
     End,
@@ -143,20 +144,37 @@ def test_writers_side_by_side_leave_one_consistent_end(
         assert tags.get(TAG_FAILURE_CATEGORY) == end.category
 
 
-class Dies(Exception):
-    """Stands for a writer that is killed."""
+@pytest.mark.parametrize("writes", [0, 1, 2])
+def test_a_log_that_one_writer_found_whole_is_whole(
+    store: RestRunStore, tracking_server: MlflowServer, run_id: str, writes: int
+) -> None:
+    def other() -> None:
+        write_end(store, run_id, FAILED, "client", log_complete=True)
+
+    slow = InterruptedStore(TrackingServer(tracking_server.url, {}), writes, other)
+    write_end(slow, run_id, FAILED, "client", log_complete=False)
+    assert slow.left < 0
+    assert store.read(run_id).tags[TAG_LOG_COMPLETE] == "true"
+    write_end(store, run_id, FAILED, "client", log_complete=False)
+    assert store.read(run_id).tags[TAG_LOG_COMPLETE] == "true", "it came when the log was gone"
 
 
-class MortalStore(RestRunStore):
-    """Dies before it writes once more than it may."""
+def test_whether_the_log_is_whole_may_be_told_later(store: RestRunStore, run_id: str) -> None:
+    for told, tag in [(None, None), (False, "false"), (None, "false"), (True, "true")]:
+        write_end(store, run_id, FAILED, "client", log_complete=told)
+        assert store.read(run_id).tags.get(TAG_LOG_COMPLETE) == tag
 
-    def __init__(self, server: TrackingServer, writes: int) -> None:
+
+class InterruptedStore(RestRunStore):
+    """Lets another writer write all it has to just before one of its own writes."""
+
+    def __init__(self, server: TrackingServer, writes: int, other: Callable[[], None]) -> None:
         super().__init__(server)
-        self.left = writes
+        self.left, self._other = writes, other
 
     def _count(self) -> None:
         if self.left == 0:
-            raise Dies
+            self._other()
         self.left -= 1
 
     def set_tags(self, run_id: str, tags: Mapping[str, str]) -> None:
@@ -172,6 +190,14 @@ class MortalStore(RestRunStore):
         super().set_status(run_id, status, end_time_ms)
 
 
+class Dies(Exception):
+    """Stands for a writer that is killed."""
+
+
+def die() -> None:
+    raise Dies
+
+
 @pytest.mark.parametrize("end", [SUCCEEDED, FAILED], ids=lambda end: end.state)
 def test_a_writer_that_dies_leaves_the_whole_end_or_an_open_run(
     store: RestRunStore, tracking_server: MlflowServer, end: End
@@ -180,7 +206,7 @@ def test_a_writer_that_dies_leaves_the_whole_end_or_an_open_run(
         run_id = str(tracking_server.create_run()["run_id"])
         store.set_tags(run_id, {TAG_FAILURE_CATEGORY: "evicted"})  # of an earlier attempt
         try:
-            mortal = MortalStore(TrackingServer(tracking_server.url, {}), writes)
+            mortal = InterruptedStore(TrackingServer(tracking_server.url, {}), writes, die)
             write_end(mortal, run_id, end, "entry")
             break
         except Dies:
