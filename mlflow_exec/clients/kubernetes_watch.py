@@ -214,10 +214,10 @@ class ListWatch:
         stream = self._client.stream(
             self._path, query, silence_s=self._silence_s, open_timeout_s=open_s, patience_s=0
         )
-        yield from self._answered()
         began_s, buffer, told = time.monotonic(), b"", False
         try:
             with stream:
+                yield from self._answered()
                 self._stream = stream
                 for piece in stream if not self._stopped.is_set() else ():
                     *lines, buffer = (buffer + piece).split(b"\n")
