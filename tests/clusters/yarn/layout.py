@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import random
-import socket
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from mlflow_exec.clients.ports import free_port
+
 HDFS_PORTS = ("namenode", "namenode-web", "datanode", "datanode-web", "datanode-ipc")
 NODE_PORTS = ("node", "node-localizer", "node-web")
-
-# Below those that Linux gives to outgoing connections: a daemon that is killed and started again
-# finds its port free.
-_RANGE = range(12000, 32000)
 
 
 def resource_manager_ports(daemon: str) -> tuple[str, ...]:
@@ -61,26 +57,12 @@ class Layout:
 
 
 def free_ports(names: Iterable[str], taken: Iterable[int] = ()) -> dict[str, int]:
-    """Return a port of loopback for each name on which nothing listens now, none twice."""
+    """Return a port of loopback for each name that nobody uses now, none twice."""
     used = set(taken)
     found = {}
     for name in names:
-        port = next(port for port in _candidates() if port not in used and _free(port))
+        while (port := free_port()) in used:
+            pass
         used.add(port)
         found[name] = port
     return found
-
-
-def _candidates() -> Iterable[int]:
-    # Not seeded by the tests' seed: two sessions side by side must not draw the same.
-    return random.SystemRandom().sample(_RANGE, len(_RANGE))
-
-
-def _free(port: int) -> bool:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", port))
-        except OSError:
-            return False
-    return True
