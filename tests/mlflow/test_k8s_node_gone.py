@@ -30,6 +30,11 @@ FOR_A_SECOND = [
      "tolerationSeconds": 1}
     for what in ("unreachable", "not-ready")
 ]  # fmt: skip
+# As the scheduler may know already that the node does not answer.
+EVEN_SO = [
+    {"key": toleration["key"], "operator": "Exists", "effect": "NoSchedule"}
+    for toleration in FOR_A_SECOND
+]
 SOON = ("--node-monitor-period=1s", "--node-monitor-grace-period=4s")
 CANCEL_S = 3.0
 
@@ -121,8 +126,8 @@ def node(module_k8s: K8sRuns) -> Iterator[Gone]:
     with another_node(k8s.cluster):
         ours.kill("kubelet")
         try:
-            gone.unstarted = k8s.run(k8s.project("print('start')"), tolerations=FOR_A_SECOND,
-                                     infra_retries=1, ttl_s=0)  # fmt: skip
+            gone.unstarted = k8s.run(k8s.project("print('start')"), infra_retries=1, ttl_s=0,
+                                     tolerations=[*FOR_A_SECOND, *EVEN_SO])  # fmt: skip
             gone.followers.append(Collected(gone.unstarted.wait() for _ in range(1)))
             until(lambda: gone.unstarted.status().state.value == "STARTING", "it got the node")
             ours.restart("kube-controller-manager", *SOON)
