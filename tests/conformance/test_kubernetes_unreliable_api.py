@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import time
 import uuid
@@ -279,6 +280,25 @@ def test_a_watch_that_cannot_be_opened_is_not_tried_often(
     make()
     seen.until(lambda events: events[-1].kind == "ADDED", "the watch goes on")
     watch.stop()
+
+
+def test_a_watch_that_nobody_listens_to_as_the_cluster_is_back_is_closed(
+    api: FaultyApi, client: KubernetesClient, namespace: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[Any] = []  # kept, so that nothing is closed by being forgotten
+    open_stream = client.stream
+
+    def noted(*arguments: Any, **options: Any) -> Any:
+        opened.append(open_stream(*arguments, **options))
+        return opened[-1]
+
+    monkeypatch.setattr(client, "stream", noted)
+    failing = iter(["500", "500"])
+    api.choose = lambda asked: next(failing, "") if asked.is_watch else ""
+    with contextlib.closing(watched(client, namespace).events()) as events:
+        assert "FOUND" in (event.kind for event in events)
+    (stream,) = opened
+    assert stream._response.closed
 
 
 def test_one_failure_alone_of_a_watch_is_not_told(

@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
 from hypothesis import given
 from hypothesis import strategies as st
+from mlflow import MlflowClient
 
-from mlflow_exec.runs.logs import join
+from mlflow_exec.errors import UnreachableError
+from mlflow_exec.jobs import JobHandle
+from mlflow_exec.runs.artifacts import RunArtifacts
+from mlflow_exec.runs.logs import LOG, LogKeeper, join
 from mlflow_exec.runtime.end import GAP_LINE, START_LINE_PREFIX
+from tests.servers import mlflow_server
 
 GAP = GAP_LINE.encode() + b"\n"
 LOGS = st.integers(0, 400).map(lambda n: b"".join(b"line %06d xxxx\n" % i for i in range(n)))
@@ -69,3 +78,28 @@ def test_a_gap_in_a_later_attempt_is_filled_from_the_run() -> None:
     first, second = attempt("one", 10), attempt("two", 9000)
     head, tail = first + second[:30_000], first + GAP + second[20_000:]
     assert join(head, tail) == first + second
+
+
+class LogsAreGone:
+    """Stands for a scheduler that takes its time, and has no log."""
+
+    def __init__(self, meanwhile: Callable[[], None]) -> None:
+        self._meanwhile = meanwhile
+
+    def logs(self, handle: JobHandle) -> Iterator[str]:
+        self._meanwhile()
+        raise UnreachableError("it does not answer")
+
+
+def test_what_another_client_keeps_while_the_scheduler_is_asked_stays(tmp_path: Path) -> None:
+    with mlflow_server(tmp_path) as server:
+        client = MlflowClient(server.url)
+        run = client.create_run("0")
+        artifacts = RunArtifacts(client, run.info.artifact_uri)
+        artifacts.write(LOG, attempt("a", 3))
+        keeper = LogKeeper(client, run.info.run_id, artifacts, uploads=False)
+        scheduler: Any = LogsAreGone(lambda: artifacts.write(LOG, attempt("a", 9)))
+        handle = JobHandle.parse("k8s://c/team/mlflow-a-1", "a test")
+        assert "does not answer" in str(keeper.keep(scheduler, handle))
+        assert artifacts.read(LOG) == attempt("a", 9)
+    assert keeper.whole is False
