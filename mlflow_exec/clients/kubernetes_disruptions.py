@@ -32,7 +32,7 @@ def true_conditions(obj: Json) -> dict[str, Json]:
 
 
 def node_lost(pod: Json) -> Failure | None:
-    """Why nobody knows how a pod is that was running, while its Job still counts on it.
+    """Why nobody knows how a pod is, while its Job still counts on it.
 
     A node that does not answer leaves its pods' states as they were. The node controller only says
     that they are not ready, although all of their containers are; later it has them deleted, which

@@ -9,7 +9,7 @@ import queue
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator
 from contextlib import closing, nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -326,19 +326,18 @@ def keep_rest(job: Job, progress: Progress | None = None) -> bool:
     trouble = keeper.keep(job.scheduler, job.handle)
     if trouble and progress is not None:
         progress.say(trouble)
-    untold = log_tags(keeper.whole, job.store.read(job.run_id).tags)
-    return keeper.kept and retire(job, progress, untold)
+    return keeper.kept and retire(job, progress, keeper.whole)
 
 
 def retire(
-    job: Job, progress: Progress | None = None, tags: Mapping[str, str] | None = None
+    job: Job, progress: Progress | None = None, log_complete: bool | None = None
 ) -> bool:
     """Let the cluster forget a job of which all was kept; then nobody looks at it again.
 
     Args:
         job: The job.
         progress: Told what could not be done.
-        tags: What else is to be written on the run.
+        log_complete: Whether the run holds the whole log; None if that is told already.
 
     Returns:
         Whether that is done.
@@ -346,7 +345,10 @@ def retire(
     try:
         ttl_s = getattr(job.settings, "ttl_s", None)
         job.scheduler.retire(job.handle, ttl_s, lambda: kept_objects(job))
-        job.store.set_tags(job.run_id, {**(tags or {}), TAG_KEPT: "true"})
+        tags = {TAG_KEPT: "true"}
+        if log_complete is not None:
+            tags.update(log_tags(log_complete, job.store.read(job.run_id).tags))
+        job.store.set_tags(job.run_id, tags)
     except (MlflowExecError, MlflowException) as error:
         if progress is not None:
             progress.say(f"the finished job may stay in the cluster: {error}")

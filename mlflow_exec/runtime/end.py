@@ -233,7 +233,7 @@ def write_end(
         return _refine(store, run_id, end, by, record)
     _write_failure(store, run_id, end, record)
     _write_status(store, run_id, end.state, record)
-    _commit(store, run_id, end, by, {TAG_LOG_COMPLETE: "true"} if log_complete else {})
+    _commit(store, run_id, end, by, log_complete)
     _settle(store, run_id, end, by, log_complete)
     return True
 
@@ -287,9 +287,10 @@ def _write_status(store: RunStore, run_id: str, state: str, record: RunRecord) -
 
 
 def _commit(
-    store: RunStore, run_id: str, end: End, by: str, also: Mapping[str, str]
+    store: RunStore, run_id: str, end: End, by: str, log_complete: Optional[bool]
 ) -> None:
-    store.set_tags(run_id, {**also, TAG_STATE_BY: by, TAG_STATE: end.state})
+    whole = {TAG_LOG_COMPLETE: "true"} if log_complete else {}
+    store.set_tags(run_id, {**whole, TAG_STATE_BY: by, TAG_STATE: end.state})
 
 
 def _settle(
@@ -317,5 +318,5 @@ def _settle(
             store.set_tags(run_id, untold)
         if damaged:
             _write_failure(store, run_id, end, record)
-            _commit(store, run_id, end, by, {})
+            _commit(store, run_id, end, by, log_complete)
         _write_status(store, run_id, state, record)

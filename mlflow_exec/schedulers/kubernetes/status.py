@@ -254,12 +254,12 @@ def pod_state(pod: Json) -> tuple[JobState, str, Failure | None]:
             return JobState.QUEUED, text, failure(FailureCategory.UNSCHEDULABLE, text)
     containers = {c["name"]: c for c in status.get("containerStatuses") or []}
     main = containers.get(CONTAINER)
-    now = main["state"] if main is not None else {}
-    if "terminated" in now:
+    main_state = main["state"] if main is not None else {}
+    if "terminated" in main_state:
         return JobState.RUNNING, _ENDING, None
     lost = node_lost(pod)
-    if "running" in now or lost is not None:
-        state = JobState.RUNNING if "running" in now else JobState.STARTING
+    if "running" in main_state or lost is not None:
+        state = JobState.RUNNING if "running" in main_state else JobState.STARTING
         return state, lost.message if lost else "", lost
     for container in status.get("initContainerStatuses") or []:
         if "terminated" not in container["state"]:
