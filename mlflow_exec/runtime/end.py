@@ -312,10 +312,10 @@ def _settle(
         found = {key: record.tags[key] for key in FAILURE_TAGS if key in record.tags}
         damaged = mine and found != failure_tags(end)
         untold = log_tags(log_complete, record.tags)
-        if record.status == STATUS_OF_STATE[state] and not damaged and not untold:
-            return
         if untold:
             store.set_tags(run_id, untold)
+        if record.status == STATUS_OF_STATE[state] and not damaged:
+            return
         if damaged:
             _write_failure(store, run_id, end, record)
             _commit(store, run_id, end, by, log_complete)
