@@ -90,7 +90,7 @@ class LogKeeper:
             nobody does.
         cut: The same where the output broke off, so that its end may be missing.
         kept: Whether the run holds the log, or all of it that could be had.
-        whole: Whether nothing is missing in it; None where nothing is to be told of that.
+        whole: Whether that was found to be the whole log, which is to be told on the run.
     """
 
     def __init__(
@@ -120,7 +120,7 @@ class LogKeeper:
         self.captured: Path | None = None
         self.cut: Path | None = None
         self.kept = False
-        self.whole: bool | None = None
+        self.whole = False
         self._spare = b""
 
     def is_complete(self) -> bool:

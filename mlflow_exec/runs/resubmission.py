@@ -182,9 +182,9 @@ def _wait_again(job: Job) -> Job | JobStatus | None:
     found = written_end(tags) or successor(job, tags)
     if found is not None:
         return found
-    job.store.set_tags(job.run_id, {TAG_STATE: JobState.QUEUED.value})
-    stale = [tag for tag in (*FAILURE_TAGS, TAG_LOG_COMPLETE) if tag in tags]
-    job.store.delete_tags(job.run_id, stale)
+    waiting = {TAG_STATE: JobState.QUEUED.value, TAG_LOG_COMPLETE: "false"}
+    job.store.set_tags(job.run_id, waiting)
+    job.store.delete_tags(job.run_id, [tag for tag in FAILURE_TAGS if tag in tags])
     job.store.set_status(job.run_id, "SCHEDULED", None)
     return None
 

@@ -302,7 +302,7 @@ def _open(store: MlflowRunStore, run: Run, prepared: Prepared, handle: JobHandle
     At once: who dies in between leaves the earlier end or this submission, no mixture of the two.
     """
     run_id = run.info.run_id
-    own = (TAG_STATE_BY, TAG_LOG_COMPLETE, TAG_HANDLE_UID, TAG_CANCEL)
+    own = (TAG_STATE_BY, TAG_HANDLE_UID, TAG_CANCEL)
     forgotten = (*FAILURE_TAGS, *USED_TAGS, *own)
     earlier = [tag for tag in forgotten if tag in run.data.tags]
     tags = {
@@ -318,7 +318,8 @@ def _open(store: MlflowRunStore, run: Run, prepared: Prepared, handle: JobHandle
 
 def _marks(backend: str) -> dict[str, str]:
     """Return the tags by which a run is found that is to be looked after."""
-    return {TAG_BACKEND: backend, TAG_KEPT: "false", TAG_STATE: JobState.QUEUED.value}
+    nothing_yet = {TAG_KEPT: "false", TAG_LOG_COMPLETE: "false"}
+    return {TAG_BACKEND: backend, **nothing_yet, TAG_STATE: JobState.QUEUED.value}
 
 
 def _end_failed(

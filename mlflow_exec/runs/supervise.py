@@ -36,9 +36,9 @@ from mlflow_exec.runtime.end import (
     TAG_ATTEMPT,
     TAG_CANCEL,
     TAG_KEPT,
+    TAG_LOG_COMPLETE,
     TAG_STATE,
     failure_tags,
-    log_tags,
     write_end,
 )
 
@@ -330,14 +330,14 @@ def keep_rest(job: Job, progress: Progress | None = None) -> bool:
 
 
 def retire(
-    job: Job, progress: Progress | None = None, log_complete: bool | None = None
+    job: Job, progress: Progress | None = None, log_complete: bool = False
 ) -> bool:
     """Let the cluster forget a job of which all was kept; then nobody looks at it again.
 
     Args:
         job: The job.
         progress: Told what could not be done.
-        log_complete: Whether the run holds the whole log; None if that is told already.
+        log_complete: Whether the run is to be told to hold the whole log.
 
     Returns:
         Whether that is done.
@@ -345,10 +345,8 @@ def retire(
     try:
         ttl_s = getattr(job.settings, "ttl_s", None)
         job.scheduler.retire(job.handle, ttl_s, lambda: kept_objects(job))
-        tags = {TAG_KEPT: "true"}
-        if log_complete is not None:
-            tags.update(log_tags(log_complete, job.store.read(job.run_id).tags))
-        job.store.set_tags(job.run_id, tags)
+        whole = {TAG_LOG_COMPLETE: "true"} if log_complete else {}
+        job.store.set_tags(job.run_id, {**whole, TAG_KEPT: "true"})
     except (MlflowExecError, MlflowException) as error:
         if progress is not None:
             progress.say(f"the finished job may stay in the cluster: {error}")

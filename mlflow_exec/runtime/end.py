@@ -201,7 +201,7 @@ def write_end(
     run_id: str,
     end: End,
     by: str,
-    log_complete: Optional[bool] = None,
+    log_complete: bool = False,
 ) -> bool:
     """Write the end of a run, unless it has one.
 
@@ -214,8 +214,8 @@ def write_end(
         run_id: The run.
         end: How it ended.
         by: Who says so, one of ``AUTHORITIES``.
-        log_complete: Whether the run holds the whole log; None if that is not known. Who found
-            it whole is believed before those who came later and did not.
+        log_complete: Whether the writer knows that the run holds the whole log. That it does not
+            is on the run from its submission on, so that nobody takes it back from who knows.
 
     Returns:
         Whether the end was written, or refined.
@@ -227,23 +227,14 @@ def write_end(
         raise ValueError(f"write_end: 'by' must be one of {', '.join(AUTHORITIES)}; {by!r}")
     record = store.read(run_id)
     if record.tags.get(TAG_STATE) in FINAL_STATES:
-        untold = log_tags(log_complete, record.tags)
-        if untold:
-            store.set_tags(run_id, untold)
+        if log_complete and record.tags.get(TAG_LOG_COMPLETE) != "true":
+            store.set_tags(run_id, {TAG_LOG_COMPLETE: "true"})
         return _refine(store, run_id, end, by, record)
     _write_failure(store, run_id, end, record)
     _write_status(store, run_id, end.state, record)
     _commit(store, run_id, end, by, log_complete)
-    _settle(store, run_id, end, by, log_complete)
+    _settle(store, run_id, end, by)
     return True
-
-
-def log_tags(log_complete: Optional[bool], tags: Mapping[str, str]) -> Dict[str, str]:
-    """Return what a run with these tags does not tell yet of whether it holds the whole log."""
-    told = tags.get(TAG_LOG_COMPLETE)
-    if log_complete is None or told == "true" or (told == "false" and not log_complete):
-        return {}
-    return {TAG_LOG_COMPLETE: "true" if log_complete else "false"}
 
 
 def _refine(store: RunStore, run_id: str, end: End, by: str, record: RunRecord) -> bool:
@@ -287,21 +278,18 @@ def _write_status(store: RunStore, run_id: str, state: str, record: RunRecord) -
 
 
 def _commit(
-    store: RunStore, run_id: str, end: End, by: str, log_complete: Optional[bool]
+    store: RunStore, run_id: str, end: End, by: str, log_complete: bool = False
 ) -> None:
     whole = {TAG_LOG_COMPLETE: "true"} if log_complete else {}
     store.set_tags(run_id, {**whole, TAG_STATE_BY: by, TAG_STATE: end.state})
 
 
-def _settle(
-    store: RunStore, run_id: str, end: End, by: str, log_complete: Optional[bool]
-) -> None:
+def _settle(store: RunStore, run_id: str, end: End, by: str) -> None:
     """Make status and tags agree after several writers committed at the same moment.
 
     MLflow has no compare-and-set. The last commit counts. Everybody can tell the status from it,
     and reads back until the two agree. The failure tags are known to their writer only: so each
     write of them is followed by a commit of the same writer, and nobody damages those of the last.
-    That a part of the log is missing is said here only, after those who have it had their say.
     """
     for _ in range(_SETTLE_ROUNDS):
         record = store.read(run_id)
@@ -311,12 +299,9 @@ def _settle(
         mine = (state, record.tags.get(TAG_STATE_BY)) == (end.state, by)
         found = {key: record.tags[key] for key in FAILURE_TAGS if key in record.tags}
         damaged = mine and found != failure_tags(end)
-        untold = log_tags(log_complete, record.tags)
-        if untold:
-            store.set_tags(run_id, untold)
         if record.status == STATUS_OF_STATE[state] and not damaged:
             return
         if damaged:
             _write_failure(store, run_id, end, record)
-            _commit(store, run_id, end, by, log_complete)
+            _commit(store, run_id, end, by)
         _write_status(store, run_id, state, record)

@@ -76,9 +76,9 @@ class RunRecorder:
                     told[TAG_RETRIES] = str(retries)
                 if not self.first_start_s:
                     told[TAG_FIRST_START] = str(int(time.time()))
-                store.set_tags(self._run_id, told)
                 if TAG_LOG_COMPLETE in tags:
-                    store.delete_tags(self._run_id, [TAG_LOG_COMPLETE])
+                    told[TAG_LOG_COMPLETE] = "false"
+                store.set_tags(self._run_id, told)
         except RequestError as error:
             self._log.say(f"the run cannot be updated: {error}")
             return 0

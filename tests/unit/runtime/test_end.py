@@ -145,24 +145,25 @@ def test_writers_side_by_side_leave_one_consistent_end(
 
 
 @pytest.mark.parametrize("writes", [0, 1, 2])
+@pytest.mark.parametrize("first", [False, True])
 def test_a_log_that_one_writer_found_whole_is_whole(
-    store: RestRunStore, tracking_server: MlflowServer, run_id: str, writes: int
+    store: RestRunStore, tracking_server: MlflowServer, run_id: str, writes: int, first: bool
 ) -> None:
     def other() -> None:
-        write_end(store, run_id, FAILED, "client", log_complete=True)
+        write_end(store, run_id, FAILED, "client", log_complete=not first)
 
+    store.set_tags(run_id, {TAG_LOG_COMPLETE: "false"})
     slow = InterruptedStore(TrackingServer(tracking_server.url, {}), writes, other)
-    write_end(slow, run_id, FAILED, "client", log_complete=False)
+    write_end(slow, run_id, FAILED, "client", log_complete=first)
     assert slow.left < 0
     assert store.read(run_id).tags[TAG_LOG_COMPLETE] == "true"
-    write_end(store, run_id, FAILED, "client", log_complete=False)
-    assert store.read(run_id).tags[TAG_LOG_COMPLETE] == "true", "it came when the log was gone"
 
 
-def test_whether_the_log_is_whole_may_be_told_later(store: RestRunStore, run_id: str) -> None:
-    for told, tag in [(None, None), (False, "false"), (None, "false"), (True, "true")]:
+def test_that_the_log_is_whole_may_be_told_later(store: RestRunStore, run_id: str) -> None:
+    store.set_tags(run_id, {TAG_LOG_COMPLETE: "false"})
+    for told, tag in [(False, "false"), (True, "true"), (False, "true")]:
         write_end(store, run_id, FAILED, "client", log_complete=told)
-        assert store.read(run_id).tags.get(TAG_LOG_COMPLETE) == tag
+        assert store.read(run_id).tags[TAG_LOG_COMPLETE] == tag
 
 
 class InterruptedStore(RestRunStore):
