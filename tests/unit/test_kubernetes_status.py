@@ -107,7 +107,10 @@ LIVE: dict[str, tuple[JobStatus, tuple[str, str | None, str, bool]]] = {
         ("QUEUED", None, "'team-a': no quota", True)),
     "just let go on by its queue": (
         job_status(job(("Suspended", "JobSuspended", "")), [OF_BEFORE]),
-        ("QUEUED", None, "is suspended", True)),
+        ("QUEUED", None, "waits for its pod", False)),
+    "let go on by its submission, which its controller has not seen": (
+        job_status(job(("Suspended", "JobSuspended", "")), []),
+        ("QUEUED", None, "waits for its pod", False)),
     "resumed before its earlier pod is gone": (
         job_status(RESUMED, [OF_BEFORE]), ("QUEUED", None, "waits for its pod", False)),
     "without a pod": (job_status(job(), []), ("QUEUED", None, "waits for its pod", False)),

@@ -20,9 +20,14 @@ def ago(seconds: float) -> str:
     return (NOON - timedelta(seconds=seconds)).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-def submitted(created_s: float, resumed_s: float | None = None, **changes: Any) -> Json:
+SUSPENDED = ("Suspended", "JobSuspended", "Job suspended")
+
+
+def submitted(
+    created_s: float, resumed_s: float | None = None, *conditions: Any, **changes: Any
+) -> Json:
     """Return a Job that was created, and resumed, so long ago."""
-    item = job(**changes)
+    item = job(*conditions, **changes)
     item["metadata"]["creationTimestamp"] = ago(created_s)
     if resumed_s is not None:
         item["status"]["startTime"] = ago(resumed_s)
@@ -70,6 +75,7 @@ def test_the_time_in_a_queue_or_suspended_does_not_count() -> None:
     assert (held.held, held.waits_s) == (True, None)
     assert look(submitted(5000, 20)).waits_s == 20, "the controller notes when it was resumed"
     assert look(submitted(5000)).waits_s is None, "it has not noted it yet"
+    assert look(submitted(5000, 4000, SUSPENDED)).waits_s is None, "nor that it was paused since"
     of_before = pod(("job", terminated(143)), born=ago(4000), counts=(1, 0))
     of_before["metadata"]["deletionTimestamp"] = ago(30)
     resumed = look(submitted(5000, 20), of_before)

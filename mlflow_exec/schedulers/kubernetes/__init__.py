@@ -324,7 +324,7 @@ class KubernetesScheduler(Scheduler):
         client, namespace = self._client_of(handle), handle.path[0]
         for name, pod in pods:
             if has_log(pod):
-                yield from PodLog(client, namespace, name, pod["status"]).pieces(follow=False)
+                yield from PodLog(client, namespace, name, pod).pieces(follow=False)
 
     def logs(self, handle: JobHandle, *, follow: bool = False) -> Iterator[str]:
         """See :meth:`~.Scheduler.logs`."""
@@ -342,7 +342,7 @@ class KubernetesScheduler(Scheduler):
             for pod in pods:
                 if pod["metadata"]["uid"] not in done and has_log(pod):
                     name, namespace = pod["metadata"]["name"], handle.path[0]
-                    yield from PodLog(client, namespace, name, pod["status"]).pieces(follow=True)
+                    yield from PodLog(client, namespace, name, pod).pieces(follow=True)
                     done.add(pod["metadata"]["uid"])
             if status is None:
                 return

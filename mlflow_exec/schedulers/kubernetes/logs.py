@@ -11,6 +11,7 @@ from mlflow_exec.clients.kubernetes import PATIENCE_S, KubernetesClient, object_
 from mlflow_exec.clients.pauses import Pauses
 from mlflow_exec.errors import ClusterError, NotFoundError, RejectedError, UnreachableError
 from mlflow_exec.runtime.end import GAP_LINE, START_LINE_PREFIX
+from mlflow_exec.schedulers.kubernetes.objects import preparing
 from mlflow_exec.schedulers.kubernetes.plan import CONTAINER
 
 # A job may say nothing for long; the connection is kept by TCP, and renewed after this time.
@@ -22,9 +23,7 @@ _NODE_PATIENCE_S = 5.0
 
 def has_log(pod: Mapping[str, Any]) -> bool:
     """Whether a container of the pod has started, so that there is something to read."""
-    status = pod.get("status") or {}
-    containers = [*(status.get("initContainerStatuses") or ())]
-    containers += status.get("containerStatuses") or ()
+    containers = [*preparing(pod), *((pod.get("status") or {}).get("containerStatuses") or ())]
     return any("waiting" not in item["state"] for item in containers)
 
 
@@ -43,13 +42,13 @@ class PodLog:
     """
 
     def __init__(
-        self, client: KubernetesClient, namespace: str, name: str, status: Mapping[str, Any]
+        self, client: KubernetesClient, namespace: str, name: str, pod: Mapping[str, Any]
     ) -> None:
-        """Take a pod of which `has_log` is true, with its status."""
+        """Take a pod of which `has_log` is true, with what is known of it."""
         self._client = client
         self._namespace = namespace
         self._name = name
-        self._containers = [c["name"] for c in status.get("initContainerStatuses") or ()]
+        self._containers = [container["name"] for container in preparing(pod)]
         self._containers.append(CONTAINER)
         self._last_time = ""
         self._at_last_time = 0

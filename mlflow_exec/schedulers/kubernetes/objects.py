@@ -70,7 +70,34 @@ def essential(item: dict[str, Any]) -> dict[str, Any]:
     """Return what a status is made of; the rest of a Job or pod is ten times as large."""
     metadata = {key: item["metadata"][key] for key in _METADATA if key in item["metadata"]}
     spec = {key: item["spec"][key] for key in _SPEC if key in item["spec"]}
+    spec.update(_sidecars(item))
     return {"metadata": metadata, "spec": spec, "status": item.get("status") or {}}
+
+
+def _sidecars(pod: Json) -> dict[str, Any]:
+    """Return the part of a pod's spec that tells which of its first containers run on.
+
+    https://kubernetes.io/docs/concepts/workloads/pods/sidecar-containers/
+    """
+    first = pod["spec"].get("initContainers") or ()
+    found = [
+        {"name": container["name"], "restartPolicy": "Always"}
+        for container in first
+        if container.get("restartPolicy") == "Always"
+    ]
+    return {"initContainers": found} if found else {}
+
+
+def preparing(pod: Json) -> list[Json]:
+    """Return the statuses of the containers that end before the others begin, in their order.
+
+    Args:
+        pod: As the cluster has it, or as `record_of` keeps it.
+    """
+    running_on = {c["name"] for c in (pod.get("spec") or {}).get("initContainers") or ()
+                  if c.get("restartPolicy") == "Always"}  # fmt: skip
+    statuses = (pod.get("status") or {}).get("initContainerStatuses") or ()
+    return [status for status in statuses if status["name"] not in running_on]
 
 
 def owner_of(pod: dict[str, Any]) -> str:
@@ -90,7 +117,7 @@ def record_of(job: Json, pods: Sequence[Json], events: Sequence[Json]) -> dict[s
                 "status": job.get("status") or {}},
         "pods": [
             {"name": pod["metadata"]["name"], "node": pod["spec"].get("nodeName"),
-             "status": pod.get("status") or {}}
+             "spec": _sidecars(pod), "status": pod.get("status") or {}}
             for pod in pods
         ],
         "events": [

@@ -34,7 +34,7 @@ from mlflow_exec.runtime.end import (
     taken_too_often,
 )
 from mlflow_exec.schedulers.ending import parse_ending, user_error
-from mlflow_exec.schedulers.kubernetes.objects import record_of
+from mlflow_exec.schedulers.kubernetes.objects import preparing, record_of
 from mlflow_exec.schedulers.kubernetes.plan import (
     CONTAINER,
     INFRA_RETRIES,
@@ -124,7 +124,7 @@ def job_status(
         too_often = _taken_too_often(job, pods)
         if too_often is not None:
             return JobStatus(state, message, too_often, None, attempt, hopeless=True, native=native)
-    suspended = _is_suspended(job)
+    suspended = bool(job["spec"].get("suspend"))
     held = suspended or (holding is not None and _passes(holding))
     status = JobStatus(state, message, holding, None, attempt, held, native=native)
     if now is None or suspended:
@@ -141,26 +141,22 @@ def needs_events(status: JobStatus) -> bool:
     return waits and status.failure is None
 
 
-def _is_suspended(job: Json) -> bool:
-    """Whether a Job may have no pods, as far as the controller has seen so far."""
-    return bool(job["spec"].get("suspend")) or "Suspended" in true_conditions(job)
-
-
 def _of_this_start(job: Json, pods: Sequence[Json]) -> Sequence[Json]:
     """Return the pods of a Job; none where the newest is of before a pause, and not gone yet.
 
-    The controller sets `startTime` anew each time that a Job is resumed.
+    The controller sets `startTime` anew each time that it has seen that a Job is resumed.
     """
-    started = str((job.get("status") or {}).get("startTime") or "")
     if not pods or not pods[-1]["metadata"].get("deletionTimestamp"):
         return pods
-    return [] if pods[-1]["metadata"]["creationTimestamp"] < started else pods
+    started = str((job.get("status") or {}).get("startTime") or "")
+    of_before = pods[-1]["metadata"]["creationTimestamp"] < started
+    return [] if of_before or "Suspended" in true_conditions(job) else pods
 
 
 def _live(
     job: Json, pods: Sequence[Json], events: Sequence[Json], kueue: str
 ) -> tuple[JobState, str, Failure | None]:
-    if _is_suspended(job):
+    if job["spec"].get("suspend"):
         queue = queue_of(job)
         message = f"waits in queue {queue!r}" if queue else "is suspended"
         return JobState.QUEUED, f"{message}: {kueue}" if kueue else message, None
@@ -261,16 +257,17 @@ def pod_state(pod: Json) -> tuple[JobState, str, Failure | None]:
     if "running" in main_state or lost is not None:
         state = JobState.RUNNING if "running" in main_state else JobState.STARTING
         return state, lost.message if lost else "", lost
-    for container in status.get("initContainerStatuses") or []:
-        if "terminated" not in container["state"]:
-            return _waiting(container, "fetches its source")
-    if main is None:
+    first = next((c for c in preparing(pod) if "terminated" not in c["state"]), main)
+    if first is None:
         placed = bool(pod["spec"].get("nodeName"))
         return (JobState.STARTING if placed else JobState.QUEUED), "waits for its node", None
-    return _waiting(main, "is being started")
+    # A sidecar that cannot start holds back the containers after it, and they do not say so.
+    others = [*(status.get("initContainerStatuses") or ()), *containers.values()]
+    waits = [_waiting(first), *(_waiting(item) for item in others if "waiting" in item["state"])]
+    return next((found for found in waits if found[2] is not None), waits[0])
 
 
-def _waiting(container: Json, otherwise: str) -> tuple[JobState, str, Failure | None]:
+def _waiting(container: Json) -> tuple[JobState, str, Failure | None]:
     waiting = container["state"].get("waiting") or {}
     reason = str(waiting.get("reason") or "")
     text = f"{reason}: {waiting.get('message')}" if waiting.get("message") else reason
@@ -279,7 +276,9 @@ def _waiting(container: Json, otherwise: str) -> tuple[JobState, str, Failure | 
     if reason in CONFIG_REASONS:
         message = f"The container cannot be created: {text}"
         return JobState.STARTING, text, failure(FailureCategory.INVALID_CONFIG, message)
-    return JobState.STARTING, otherwise, None
+    words = {CONTAINER: "is being started", SOURCE_CONTAINER: "fetches its source"}
+    name = str(container["name"])
+    return JobState.STARTING, words.get(name, f"waits for its container {name!r}"), None
 
 
 def _not_pulled(image: object, text: str) -> Failure:
@@ -354,11 +353,10 @@ def pod_failure(pod: Json) -> tuple[Failure, int | None] | None:
 def _terminated(pod: Json) -> dict[str, Any]:
     """Return how the container that failed the pod ended, with its name as ``container``."""
     status = pod.get("status") or {}
-    statuses = [*(status.get("initContainerStatuses") or ())]
-    statuses += sorted(
+    others = sorted(
         status.get("containerStatuses") or (), key=lambda item: item["name"] != CONTAINER
     )
-    for item in statuses:
+    for item in [*preparing(pod), *others]:
         ended = item["state"].get("terminated")
         if ended and ended.get("exitCode"):
             return {**ended, "container": item["name"]}

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
+from mlflow_exec.clients.kubernetes_disruptions import true_conditions
 from mlflow_exec.jobs import JobState
 
 Json = Mapping[str, Any]
@@ -53,7 +54,8 @@ def waited_s(
         return age_s(pods[-1]["metadata"]["creationTimestamp"], now)
     # The controller sets it anew each time that a Job is resumed. The pod of an attempt stays
     # until that of the next one is there, so a Job without a pod has had none since then.
-    started = (job.get("status") or {}).get("startTime")
+    resumed = "Suspended" not in true_conditions(job)
+    started = (job.get("status") or {}).get("startTime") if resumed else None
     if not started and pods:  # it writes that down after it has made the pod
         return age_s(pods[-1]["metadata"]["creationTimestamp"], now)
     return _at_most(started, job, now)
