@@ -92,10 +92,9 @@ def preparing(pod: Json) -> list[Json]:
     """Return the statuses of the containers that end before the others begin, in their order.
 
     Args:
-        pod: As the cluster has it, or as `record_of` keeps it.
+        pod: As the cluster has it, or what `essential` or `record_of` keeps of it.
     """
-    running_on = {c["name"] for c in (pod.get("spec") or {}).get("initContainers") or ()
-                  if c.get("restartPolicy") == "Always"}  # fmt: skip
+    running_on = {container["name"] for container in _sidecars(pod).get("initContainers", ())}
     statuses = (pod.get("status") or {}).get("initContainerStatuses") or ()
     return [status for status in statuses if status["name"] not in running_on]
 
