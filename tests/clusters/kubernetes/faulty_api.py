@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import fcntl
 import json
 import random
 import select
 import socket
 import struct
+import termios
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -20,6 +22,8 @@ from typing import Any
 
 import urllib3
 from kubernetes import client
+
+from mlflow_exec.testing.collecting import until
 
 # What becomes of a request: an answer of the proxy's own, which the server never sees the request
 # of; the same without any answer; and a request that is carried out, but whose answer is lost.
@@ -152,10 +156,20 @@ class FaultyApi:
 
 
 def _drop_all(connection: socket.socket) -> None:
-    """Have the kernel drop whatever comes for a connection, before TCP sees it."""
+    """Have the kernel drop whatever comes for a connection, before TCP sees it.
+
+    What was sent is acknowledged before: else it is sent again and again, and the other side hears
+    from a network that is to be dead.
+    """
+    until(lambda: _unacknowledged_bytes(connection) == 0, "all that was sent has arrived", 10)
     program = ctypes.create_string_buffer(struct.pack("HBBI", 0x06, 0, 0, 0))  # BPF: keep 0 bytes
     filter_ = struct.pack("HL", 1, ctypes.addressof(program))
     connection.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, filter_)
+
+
+def _unacknowledged_bytes(connection: socket.socket) -> int:
+    (count,) = struct.unpack("i", fcntl.ioctl(connection, termios.TIOCOUTQ, bytes(4)))
+    return int(count)
 
 
 class _Handler(BaseHTTPRequestHandler):
