@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 from mlflow_exec.testing.collecting import Collected
@@ -30,6 +31,7 @@ def test_the_failure_is_the_jobs_and_not_that_of_the_sidecar(k8s: K8sRuns) -> No
     job = k8s.run(k8s.project("raise SystemExit(7)"), patch=sidecar(k8s.cluster.image))
     run = k8s.ends(job, "FAILED", "user_error")
     assert "code 7" in run.data.tags["mlflow_exec.failure.message"]
+    assert json.loads(k8s.artifact(job.run_id, "diagnosis.json"))["exit_code"] == 7
     assert run.data.tags["mlflow_exec.log.complete"] == "true"
 
 

@@ -12,15 +12,13 @@ from tests.unit.test_kubernetes_status import job, pod, terminated, waiting
 Json = dict[str, Any]
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=timezone.utc)
+SUSPENDED = ("Suspended", "JobSuspended", "Job suspended")
 PULL = "Failed to pull image \"x\": not found"
 LIMIT = "Failed to pull image \"x\": 429 Too Many Requests"
 
 
 def ago(seconds: float) -> str:
     return (NOON - timedelta(seconds=seconds)).strftime("%Y-%m-%dT%H:%M:%SZ")
-
-
-SUSPENDED = ("Suspended", "JobSuspended", "Job suspended")
 
 
 def submitted(

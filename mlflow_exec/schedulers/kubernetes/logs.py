@@ -11,7 +11,7 @@ from mlflow_exec.clients.kubernetes import PATIENCE_S, KubernetesClient, object_
 from mlflow_exec.clients.pauses import Pauses
 from mlflow_exec.errors import ClusterError, NotFoundError, RejectedError, UnreachableError
 from mlflow_exec.runtime.end import GAP_LINE, START_LINE_PREFIX
-from mlflow_exec.schedulers.kubernetes.objects import preparing
+from mlflow_exec.schedulers.kubernetes.objects import container_statuses, preparing
 from mlflow_exec.schedulers.kubernetes.plan import CONTAINER
 
 # A job may say nothing for long; the connection is kept by TCP, and renewed after this time.
@@ -103,10 +103,7 @@ class PodLog:
             return True
         except ClusterError:
             return False
-        status = pod.get("status") or {}
-        statuses = [*(status.get("initContainerStatuses") or ())]
-        statuses += status.get("containerStatuses") or ()
-        for item in statuses:
+        for item in container_statuses(pod):
             if item["name"] == container:
                 return "terminated" in item["state"]
         return True

@@ -88,6 +88,12 @@ def _sidecars(pod: Json) -> dict[str, Any]:
     return {"initContainers": found} if found else {}
 
 
+def container_statuses(pod: Json) -> list[Json]:
+    """Return the statuses of all containers of a pod, those that start first before the others."""
+    status = pod.get("status") or {}
+    return [*(status.get("initContainerStatuses") or ()), *(status.get("containerStatuses") or ())]
+
+
 def preparing(pod: Json) -> list[Json]:
     """Return the statuses of the containers that end before the others begin, in their order.
 

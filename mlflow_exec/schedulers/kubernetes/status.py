@@ -34,7 +34,11 @@ from mlflow_exec.runtime.end import (
     taken_too_often,
 )
 from mlflow_exec.schedulers.ending import parse_ending, user_error
-from mlflow_exec.schedulers.kubernetes.objects import preparing, record_of
+from mlflow_exec.schedulers.kubernetes.objects import (
+    container_statuses,
+    preparing,
+    record_of,
+)
 from mlflow_exec.schedulers.kubernetes.plan import (
     CONTAINER,
     INFRA_RETRIES,
@@ -248,8 +252,7 @@ def pod_state(pod: Json) -> tuple[JobState, str, Failure | None]:
         if condition["type"] == "PodScheduled" and condition["status"] == "False":
             text = str(condition.get("message") or "waits for a node")
             return JobState.QUEUED, text, failure(FailureCategory.UNSCHEDULABLE, text)
-    containers = {c["name"]: c for c in status.get("containerStatuses") or []}
-    main = containers.get(CONTAINER)
+    main = {c["name"]: c for c in status.get("containerStatuses") or []}.get(CONTAINER)
     main_state = main["state"] if main is not None else {}
     if "terminated" in main_state:
         return JobState.RUNNING, _ENDING, None
@@ -262,8 +265,7 @@ def pod_state(pod: Json) -> tuple[JobState, str, Failure | None]:
         placed = bool(pod["spec"].get("nodeName"))
         return (JobState.STARTING if placed else JobState.QUEUED), "waits for its node", None
     # A sidecar that cannot start holds back the containers after it, and they do not say so.
-    others = [*(status.get("initContainerStatuses") or ()), *containers.values()]
-    waits = [_waiting(first), *(_waiting(item) for item in others if "waiting" in item["state"])]
+    waits = [_waiting(container) for container in (first, *container_statuses(pod))]
     return next((found for found in waits if found[2] is not None), waits[0])
 
 

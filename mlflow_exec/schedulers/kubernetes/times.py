@@ -13,6 +13,7 @@ from typing import Any
 
 from mlflow_exec.clients.kubernetes_disruptions import true_conditions
 from mlflow_exec.jobs import JobState
+from mlflow_exec.schedulers.kubernetes.objects import container_statuses
 
 Json = Mapping[str, Any]
 
@@ -102,10 +103,7 @@ def pull_failed_s(
 
 def _pulling(pod: Json) -> str:
     """Return the container of a pod that waits first."""
-    status = pod.get("status") or {}
-    statuses = [*(status.get("initContainerStatuses") or ())]
-    statuses += status.get("containerStatuses") or ()
-    waiting = (item["name"] for item in statuses if "waiting" in item["state"])
+    waiting = (i["name"] for i in container_statuses(pod) if "waiting" in i["state"])
     return str(next(waiting, ""))
 
 
