@@ -205,7 +205,7 @@ class LogKeeper:
             except Exception:  # there is none yet, in words of the store's own kind
                 yield self._uploaded().decode("utf-8", "replace")
                 return
-            with open(path, encoding="utf-8", errors="replace") as file:
+            with open(path, encoding="utf-8", errors="replace", newline="") as file:
                 while piece := file.read(1 << 20):
                     yield piece
 

@@ -18,10 +18,11 @@ from mlflow_exec.errors import (
 )
 from mlflow_exec.jobs import Failure, JobHandle, JobState, JobStatus
 from mlflow_exec.runs.ending import written_end, written_failure
+from mlflow_exec.runs.following import Follower
 from mlflow_exec.runs.job import Job
 from mlflow_exec.runs.progress import Progress
 from mlflow_exec.runs.resubmission import successor
-from mlflow_exec.runs.supervise import Follower, after_cancel, finish, supervise
+from mlflow_exec.runs.supervise import after_cancel, finish, supervise
 from mlflow_exec.runtime.end import (
     CANCEL_REQUESTED,
     FINAL_STATES,

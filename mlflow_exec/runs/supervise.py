@@ -6,13 +6,11 @@ One path for everybody who waits: the command line, ``synchronous=True``, ``atta
 from __future__ import annotations
 
 import queue
-import tempfile
 import threading
 import time
-from collections.abc import Callable, Generator
-from contextlib import closing, nullcontext, suppress
+from collections.abc import Generator
+from contextlib import closing, suppress
 from dataclasses import replace
-from pathlib import Path
 
 from mlflow.exceptions import MlflowException
 
@@ -26,6 +24,7 @@ from mlflow_exec.errors import (
 from mlflow_exec.jobs import Failure, FailureCategory, JobState, JobStatus
 from mlflow_exec.runs.clocks import Clocks
 from mlflow_exec.runs.ending import as_decided, end_of, keep_diagnosis, keep_usage, written_end
+from mlflow_exec.runs.following import FollowedLog, Follower
 from mlflow_exec.runs.job import Job
 from mlflow_exec.runs.logs import LogKeeper
 from mlflow_exec.runs.progress import Progress
@@ -46,13 +45,10 @@ from mlflow_exec.runtime.end import (
 # without a job for some seconds after a restart.
 LOST_GRACE_S = 30.0
 _TICK_S = 1.0
-_LOG_FLUSH_S = 30.0
 # So long a client waits at a job's end for a tracking server that is away.
 _AWAY_S = 3600.0
 _AWAY_PAUSE_S = 2.0
 _AWAY = "the tracking server does not answer; the end of the run is written when it is back"
-
-Follower = Callable[[str], None]
 
 
 def supervise(
@@ -91,13 +87,14 @@ def _followed(
     Or return the job that goes on for it.
     """
     keeper = job.log_keeper()
-    follow = on_log is not None or not job.uploads_log
-    with _Captured(job, keeper, on_log) if follow else nullcontext(lambda: None) as flush:
+    with FollowedLog(job, keeper, on_log, progress) as log:
         while True:
             status = _until_final(job, keeper, progress)
-            flush()
+            log.flush()
             try:
-                return _finish_in_time(job, status, keeper, progress)
+                ended = _finish_in_time(job, status, keeper, progress)
+                log.show_rest()
+                return ended
             except UnreachableError as error:  # soon its status says so, too
                 if progress is not None:
                     progress.changed(f"the job cannot be submitted again now: {error}")
@@ -361,31 +358,3 @@ def describe(status: JobStatus) -> str:
     if status.state is JobState.SUCCEEDED:
         return "SUCCEEDED"
     return f"{status.state.value}{': ' + status.message if status.message else ''}"
-
-
-class _Captured:
-    """Follows the job's log in a thread, into a file and to ``on_log``."""
-
-    def __init__(self, job: Job, keeper: LogKeeper, on_log: Follower | None) -> None:
-        self._job, self._keeper, self._on_log = job, keeper, on_log
-        self._folder = tempfile.TemporaryDirectory(prefix="mlflow-exec-")
-        self._thread = threading.Thread(target=self._run, name="mlflow-exec-log", daemon=True)
-
-    def __enter__(self) -> Callable[[], None]:
-        self._thread.start()
-        return lambda: self._thread.join(_LOG_FLUSH_S)
-
-    def _run(self) -> None:
-        path = Path(self._folder.name) / "log.txt"
-        try:
-            with open(path, "wb") as file:
-                for piece in self._job.scheduler.logs(self._job.handle, follow=True):
-                    file.write(piece.encode())
-                    if self._on_log is not None:
-                        self._on_log(piece)
-            self._keeper.captured = path
-        except (MlflowExecError, OSError):
-            self._keeper.cut = path  # the log is read again at the end, if it is still there
-
-    def __exit__(self, *_: object) -> None:
-        self._folder.cleanup()

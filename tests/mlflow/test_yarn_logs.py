@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from mlflow_exec.jobs import JobHandle
 from mlflow_exec.runs.attach import attach
 from mlflow_exec.runs.reconcile import Reconciler
 from mlflow_exec.schedulers.yarn import YarnScheduler
@@ -173,3 +174,35 @@ def test_a_log_of_5_mb_is_whole(logs: YarnRuns, clients: YarnClients, log_format
 def test_a_log_of_50_mb_is_whole(logs: YarnRuns, clients: YarnClients, log_format: str) -> None:
     writes_on(logs, clients, 50 * MB)
     assert is_gathered_as(logs, log_format)
+
+
+@pytest.fixture
+def late(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A follower that gets the beginning of each log, and nobody waits for the rest."""
+    comes, logs = threading.Event(), YarnScheduler.logs
+
+    def begins(self: YarnScheduler, handle: JobHandle, *, follow: bool = False) -> Iterator[str]:
+        pieces = logs(self, handle, follow=follow)
+        if follow:
+            yield next(pieces)
+            comes.wait()
+        yield from pieces
+
+    monkeypatch.setattr(YarnScheduler, "logs", begins)
+    monkeypatch.setattr("mlflow_exec.runs.following._SOON_S", 0)
+    monkeypatch.setattr("mlflow_exec.runs.following._FLUSH_S", 0)
+    yield
+    comes.set()
+
+
+@pytest.mark.usefixtures("late")
+def test_a_follower_sees_the_end_that_comes_late(logs: YarnRuns) -> None:
+    go_on = logs.folder / "go-on"
+    submitted = logs.run(logs.project(WRITES, MLPROJECT), {"count": 100, "go_on": str(go_on)})
+    heard: list[str] = []
+    following = Collected(submitted.follow(on_log=heard.append) for _ in range(1))
+    until(lambda: heard, "its beginning is followed")
+    go_on.touch()
+    following.all(300)
+    assert is_whole("".join(heard), 100)
+    assert is_whole(logs.log(submitted.run_id), 100)
