@@ -67,16 +67,30 @@ class Served:
 
 @dataclass
 class Load:
-    """Requests one after the other in each of some threads, and how they were answered."""
+    """Requests one after the other in each of some threads, and how they were answered.
 
-    answers: list[int] = field(default_factory=list)
+    Attributes:
+        asked: When each request that was answered was sent (monotonic seconds), and its answer.
+        failures: What the others got.
+    """
+
+    asked: list[tuple[float, int]] = field(default_factory=list)
     failures: list[str] = field(default_factory=list)
+
+    @property
+    def answers(self) -> list[int]:
+        """The answers as they came."""
+        return [answer for _, answer in self.asked]
+
+    def since(self, start_s: float) -> list[int]:
+        """Return the answers to requests that were sent later than that."""
+        return [answer for asked_s, answer in self.asked if asked_s > start_s]
 
     def reaches(self, count: int) -> None:
         """Wait until there were so many answers more than now."""
-        wanted = len(self.answers) + count
+        wanted = len(self.asked) + count
         end_s = time.monotonic() + 60
-        while len(self.answers) < wanted:
+        while len(self.asked) < wanted:
             assert time.monotonic() < end_s, f"no {count} answers: {self.failures[:3]}"
             time.sleep(0.02)
 
@@ -93,13 +107,14 @@ def steady_load(ask: Ask, threads: int = 4) -> Iterator[Load]:
 
     def run() -> None:
         while not stop.is_set():
+            asked_s = time.monotonic()
             try:
                 status, body = ask()
             except Exception as error:
                 load.failures.append(repr(error))
                 continue
             if status == 200:
-                load.answers.append(json.loads(body)["predictions"][0])
+                load.asked.append((asked_s, json.loads(body)["predictions"][0]))
             else:
                 load.failures.append(f"{status}: {body[:300]!r}")
 
@@ -112,4 +127,4 @@ def steady_load(ask: Ask, threads: int = 4) -> Iterator[Load]:
         stop.set()
         for thread in running:
             thread.join()
-    assert load.failures == [], f"{len(load.failures)} of {len(load.answers)}: {load.failures[:3]}"
+    assert load.failures == [], f"{len(load.failures)} of {len(load.asked)}: {load.failures[:3]}"

@@ -199,7 +199,7 @@ def test_credentials_that_stay_refused_are_told_once_with_the_way_on(
     with counted(by_plugin) as sent:
         account.reconnect()
         with pytest.raises(AccessDeniedError, match=r"401.*the credentials are refused: sign in"):
-            seen.all(30)
+            seen.all()
     # It may be a server that has just started: it is asked for some seconds, by growing pauses.
     assert 3 <= len(sent) <= 12, sent
 

@@ -221,7 +221,7 @@ def test_a_watch_that_falls_silent_goes_on_by_a_new_connection(
     until(api.swallow, "the watch is there to fall silent")
     complete(direct, handle)
     changed = ("MODIFIED", handle.name)
-    seen.until(lambda events: changed in names(events), "the change is told", 20)
+    seen.until(lambda events: changed in names(events), "the change is told", 60)
     watch.stop()
     assert names(seen.all()).count(changed) == 1
     assert not [event for event in seen.items if event.kind == "LOST"], "nobody has to know"

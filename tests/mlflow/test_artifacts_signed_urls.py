@@ -243,7 +243,7 @@ def test_a_url_is_good_for_one_object_one_way_and_not_for_long(
     other = begun.credentials[0].url.replace("one-way/one", "one-way/two")
     assert requests.put(other, data=b"1").status_code == 403
     soon = repository.get_download_presigned_url("one-way/one", 2).url
-    until(lambda: requests.get(soon).status_code == 403, "the URL has ended", 10)
+    until(lambda: requests.get(soon).status_code == 403, "the URL has ended")
     assert requests.get(get).text == "text"
     repository.abort_multipart_upload("one", begun.upload_id, "one-way")
 

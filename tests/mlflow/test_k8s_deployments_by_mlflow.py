@@ -244,7 +244,7 @@ def test_rendering_prints_what_would_be_sent_and_sends_nothing(registry: Registr
 def test_a_deployment_is_deleted_by_the_command_line(registry: Registry, created: object) -> None:
     deleted = registry.command("delete", "--name", "iris")
     assert deleted.returncode == 0, deleted.stderr
-    until(lambda: registry.served.everything("iris") == [], "nothing is left", timeout_s=30)
+    until(lambda: registry.served.everything("iris") == [], "nothing is left")
     missing = registry.command("get", "--name", "iris")
     assert missing.returncode != 0
     assert "there is no deployment 'iris'" in missing.stderr

@@ -78,7 +78,7 @@ def drivers(clients: YarnClients) -> list[str]:
 
 def nothing_is_left(clients: YarnClients, before: list[str], earlier: set[str]) -> None:
     yarn = clients.runs
-    until(lambda: not drivers(clients), "no driver outlives its client", 30)
+    until(lambda: not drivers(clients), "no driver outlives its client")
     for run in runs_of(yarn):
         if run.info.run_id in earlier:
             continue
@@ -86,7 +86,7 @@ def nothing_is_left(clients: YarnClients, before: list[str], earlier: set[str]) 
         assert {a["state"] for a in applications} <= {"FINISHED", "FAILED", "KILLED"}
         ran = starts(yarn, run)
         assert ran <= len(applications) <= 1, applications
-    until(lambda: yarn.staged() == before, f"nothing is left in HDFS: {before} {yarn.staged()}", 30)
+    until(lambda: yarn.staged() == before, f"nothing is left in HDFS: {before} {yarn.staged()}")
 
 
 def check(clients: YarnClients, project: Path, calls: list[str], points: list[str]) -> None:
@@ -94,7 +94,7 @@ def check(clients: YarnClients, project: Path, calls: list[str], points: list[st
     yarn = clients.runs
     before, earlier = yarn.staged(), {run.info.run_id for run in runs_of(yarn)}
     killed = kill_at(clients, project, points, AT_A_TIME)
-    until(lambda: not drivers(clients), "no driver outlives its client", 30)
+    until(lambda: not drivers(clients), "no driver outlives its client")
     with pytest.MonkeyPatch.context() as patch:
         # What a driver has begun to write counts as abandoned at once, for no driver lives.
         patch.setattr(staging, "_ABANDONED_S", 0.0)

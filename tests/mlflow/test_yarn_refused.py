@@ -90,7 +90,7 @@ def nothing_is_created(request: pytest.FixtureRequest) -> Iterator[None]:
     before = there_is()
     yield
     # A ResourceManager that was away knows its applications after a moment.
-    until(lambda: there_is() == before, "all is as it was", 30)
+    until(lambda: there_is() == before, "all is as it was")
 
 
 def refused(runs: YarnRuns, message: str, **changes: Any) -> None:

@@ -111,32 +111,47 @@ class Routers:
         return SimpleNamespace(status=status, data=body.encode())
 
 
+READY = {"type": "Ready", "status": "True"}
+PODS = [
+    {"metadata": {"name": "one"}, "status": {"conditions": [READY]}},
+    {"metadata": {"name": "starts"}, "status": {"conditions": [{**READY, "status": "False"}]}},
+    {"metadata": {"name": "goes", "deletionTimestamp": "now"}, "status": {"conditions": [READY]}},
+]
+
+
+@pytest.mark.parametrize("patient", [True, False])
 @pytest.mark.parametrize(
-    ("answer", "state"),
+    ("answer", "state", "asked"),
     [
-        ((200, '{"number": 2}'), RolloutState.READY),
-        ((200, '{"number": 1}'), RolloutState.DEPLOYING),
-        ((403, "forbidden"), RolloutState.READY),
-        ((503, "no way leads there"), RolloutState.READY),
-        ((0, "timed out"), RolloutState.READY),
-        ((200, "somebody else's"), RolloutState.READY),
+        ((200, '{"number": 2}'), RolloutState.READY, 2),
+        ((200, '{"number": 1}'), RolloutState.DEPLOYING, 2),
+        ((403, "forbidden"), RolloutState.READY, 1),
+        ((200, "somebody else's"), RolloutState.READY, 1),
     ],
 )
-def test_routers_that_cannot_be_asked_are_not_waited_for(
-    answer: tuple[int, str], state: RolloutState
+def test_routers_that_may_not_be_asked_are_not_waited_for(
+    answer: tuple[int, str], state: RolloutState, asked: int, patient: bool
 ) -> None:
-    ready = {"type": "Ready", "status": "True"}
-    pods = [
-        {"metadata": {"name": "one"}, "status": {"conditions": [ready]}},
-        {"metadata": {"name": "starts"}, "status": {"conditions": [{**ready, "status": "False"}]}},
-        {"metadata": {"name": "goes", "deletionTimestamp": "now"},
-         "status": {"conditions": [ready]}},
-    ]  # fmt: skip
     rollout = Rollout("iris", RolloutState.READY, on_kubernetes(2).revision, replicas=1)
-    client, unreachable = Routers({"one": answer}), set[str]()
+    client: Any = Routers({"one": answer})
+    unreachable = set[str]()
     for _ in range(2):
-        seen = with_routes(client, "team", rollout, pods, unreachable)  # type: ignore[arg-type]
+        seen = with_routes(client, "team", rollout, PODS, unreachable, patient=patient)
         assert seen.state is state
-    asked_again = answer[0] == 200 and "number" in answer[1]
-    assert client.asked == ["one", "one"]
-    assert unreachable == (set() if asked_again else {"one"})
+    assert client.asked == ["one"] * asked
+    assert unreachable == (set() if asked == 2 else {"one"})
+
+
+@pytest.mark.parametrize("silent", [(503, "no way leads there"), (0, "timed out")])
+def test_routers_that_do_not_answer_are_waited_for_a_while(silent: tuple[int, str]) -> None:
+    rollout = Rollout("iris", RolloutState.READY, on_kubernetes(2).revision, replicas=1)
+    client: Any = Routers({"one": silent})
+    unreachable = set[str]()
+    waits = with_routes(client, "team", rollout, PODS, unreachable, patient=True)
+    assert (waits.state, unreachable) == (RolloutState.DEPLOYING, set())
+    assert waits.message == "1 of 1 routers have not confirmed the new routes yet"
+    for _ in range(2):
+        given_up = with_routes(client, "team", rollout, PODS, unreachable)
+        assert given_up.state is RolloutState.READY
+    assert unreachable == {"one"}
+    assert client.asked == ["one"] * 4

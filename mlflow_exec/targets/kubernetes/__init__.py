@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import os
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -45,7 +46,7 @@ from mlflow_exec.targets.kubernetes.plan import (
 )
 from mlflow_exec.targets.kubernetes.preflight import RIGHTS, ROLE, check, optional_rights
 from mlflow_exec.targets.kubernetes.removal import remove
-from mlflow_exec.targets.kubernetes.routers import tell_routers, with_routes
+from mlflow_exec.targets.kubernetes.routers import PATIENCE_S, tell_routers, with_routes
 from mlflow_exec.targets.kubernetes.status import rollout_of
 
 Json = Mapping[str, Any]
@@ -74,6 +75,7 @@ class KubernetesTarget(Target):
         self._found: api.KubernetesClient | None = None
         self._tokens: dict[str, str] = {}
         self._unreachable: set[str] = set()
+        self._routed_s: dict[str, float] = {}
         self._limits: dict[str, int | None] = {}
 
     # -- where ------------------------------------------------------------------------------
@@ -128,6 +130,7 @@ class KubernetesTarget(Target):
         revision = Application(self._client, plan, self._settings.revision_limit).run()
         if revision.routes is not None:
             tell_routers(self._client, self._namespace, revision)
+            self._routed_s[revision.name] = time.monotonic()
         self._tokens.pop(revision.name, None)
         self._limits.pop(revision.name, None)
         return revision
@@ -170,7 +173,10 @@ class KubernetesTarget(Target):
         revision = next((r for r in known if r.number == number_of(head)), None)
         if head["kind"] == DEPLOYMENT.name:
             found = rollout_of(head, sets, pods, revision, url, known)
-            return with_routes(client, namespace, found, pods, self._unreachable)
+            since_s = time.monotonic() - self._routed_s.get(metadata["name"], -PATIENCE_S)
+            return with_routes(
+                client, namespace, found, pods, self._unreachable, patient=since_s < PATIENCE_S
+            )
         made = next(iter(below.deployments), None)
         return service_rollout(head, made, sets, pods, revision, url, known, client.now())
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from mlflow_exec.clients.kubernetes import KubernetesClient, object_path
 from mlflow_exec.clients.kubernetes_disruptions import true_conditions
-from mlflow_exec.errors import ClusterError
+from mlflow_exec.errors import ClusterError, UnreachableError
 from mlflow_exec.releases import Revision, Rollout, RolloutState
 from mlflow_exec.targets.kubernetes.objects import listed, selector
 from mlflow_exec.targets.kubernetes.plan import routes_number
@@ -24,6 +24,8 @@ from mlflow_exec.targets.kubernetes.pods import PORT
 Json = Mapping[str, Any]
 
 ANNOTATION = "mlflow-exec/routes"
+# How long a router that was given routes may leave questions for them without an answer.
+PATIENCE_S = 30.0
 _TIMEOUT_S = 5.0
 
 
@@ -48,6 +50,8 @@ def with_routes(
     rollout: Rollout,
     pods: Sequence[Json],
     unreachable: set[str],
+    *,
+    patient: bool = False,
 ) -> Rollout:
     """Return the rollout of an endpoint, which is ready when its routers have the newest routes.
 
@@ -60,6 +64,7 @@ def with_routes(
         rollout: As the objects tell it.
         pods: Its pods.
         unreachable: Pods that are not to be asked again; grows.
+        patient: Whether one that does not answer is late, which under load it may be.
     """
     wanted = routes_number(rollout.revision) if rollout.revision else None
     if wanted is None or rollout.state is not RolloutState.READY:
@@ -69,22 +74,40 @@ def with_routes(
         name, ready = pod["metadata"]["name"], "Ready" in true_conditions(pod)
         if not ready or pod["metadata"].get("deletionTimestamp") or name in unreachable:
             continue
-        number = _number(client, namespace, name)
+        try:
+            number = _number(client, namespace, name)
+        except UnreachableError:
+            if patient:
+                late += 1
+                continue
+            number = None
         if number is None:
             unreachable.add(name)
         late += number not in (None, wanted)
     if not late:
         return rollout
-    message = f"{late} of {rollout.replicas} routers have not read the new routes yet"
+    message = f"{late} of {rollout.replicas} routers have not confirmed the new routes yet"
     return replace(rollout, state=RolloutState.DEPLOYING, message=message)
 
 
 def _number(client: KubernetesClient, namespace: str, pod: str) -> int | None:
-    """Return the number of the routes that a router follows; None where it cannot be asked."""
+    """Return the number of the routes that a router follows; None where it may not be asked.
+
+    Raises:
+        UnreachableError: It does not answer, asked twice.
+    """
     path = object_path("pods", namespace, f"{pod}:{PORT}", sub="proxy") + "/routes"
-    for _ in range(2):
-        with suppress(ClusterError, ValueError, KeyError, TypeError):
+    for left in (1, 0):
+        try:
             response = client.exchange("GET", path, None, {}, _TIMEOUT_S, proxied=True)
             if response.status == 200:
                 return int(json.loads(response.data)["number"])
+            if response.status < 500:
+                return None
+            raise UnreachableError(f"pod {pod}: HTTP {response.status}")
+        except UnreachableError:
+            if not left:
+                raise
+        except (ClusterError, ValueError, KeyError, TypeError):
+            return None
     return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import subprocess
 import urllib.request
@@ -127,9 +128,8 @@ class Cluster:
 
         What the API server has in its own memory it still knows, until it is restarted.
         """
-        kv = f"http://{self.slot.loopback}:2379/v3/kv"
-        newest = _etcd(f"{kv}/range", {"key": "AA==", "limit": "1"})["header"]["revision"]
-        _etcd(f"{kv}/compaction", {"revision": newest, "physical": True})
+        newest = _etcd(f"{self._kv}/range", {"key": "AA==", "limit": "1"})["header"]["revision"]
+        _etcd(f"{self._kv}/compaction", {"revision": newest, "physical": True})
 
     def load(self, image: str) -> None:
         """Load one of this package's images, built if need be."""
@@ -160,6 +160,10 @@ class Cluster:
         """Return the file of a component's output."""
         return self.slot.folder / f"{component}.log"
 
+    @property
+    def _kv(self) -> str:
+        return f"http://{self.slot.loopback}:2379/v3/kv"
+
     def _start(self, loaded: Collection[str]) -> None:
         slot = self.slot
         certificates.make(
@@ -168,8 +172,10 @@ class Cluster:
         configuration.write(slot)
         network.up(slot)
         cgroups.make(slot.name)
-        for name in ("etcd", "kube-apiserver"):
-            self._spawn(name)
+        self.launch("etcd")
+        # No API server begins at revision 1, so that this one is too old for a watch of any kind.
+        _etcd(f"{self._kv}/put", {"key": base64.b64encode(b"first").decode()})
+        self._spawn("kube-apiserver")
         self._start_containerd({images.PAUSE, *loaded})
         self._await("kube-apiserver")
         for name in ("kube-controller-manager", "kube-scheduler", "kubelet"):

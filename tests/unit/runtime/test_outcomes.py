@@ -168,7 +168,7 @@ print("left", child.pid, "behind", flush=True)
     finished = cluster.run(cluster.order(code))
     assert finished.code == 0
     pid = finished.text.split("left ")[1].split()[0]
-    until(lambda: not alive(int(pid)), "the grandchild is gone", 10)
+    until(lambda: not alive(int(pid)), "the grandchild is gone")
 
 
 def alive(pid: int) -> bool:
@@ -186,7 +186,7 @@ def test_an_entry_step_killed_outright_takes_the_entry_point_with_it(cluster: Cl
     pid = int(container.log.read_text().split("pid ")[1].split()[0])
     container.signal(signal.SIGKILL)
     container.wait()
-    until(lambda: not alive(pid), "the entry point is gone", 10)
+    until(lambda: not alive(pid), "the entry point is gone")
     cluster.killed = True
 
 
