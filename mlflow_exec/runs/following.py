@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mlflow_exec.errors import MlflowExecError
+from mlflow_exec.runs.resubmission import next_submission
 
 if TYPE_CHECKING:
     from mlflow_exec.runs.job import Job
@@ -76,7 +77,10 @@ class FollowedLog:
         except Exception:  # each artifact store has errors of its own
             kept = b""
         shown = self._path.read_bytes() if self._path.exists() else b""
-        place = kept.find(shown)
+        # Where nothing was shown of a job that goes on for another, that one's log is not to be
+        # shown again.
+        again = next_submission(str(self._job.handle)) > 2
+        place = -1 if again and not shown else kept.find(shown)
         if place < 0:
             if self._progress is not None:
                 way = f"mlflow-exec logs {self._job.run_id}"

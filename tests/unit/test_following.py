@@ -29,7 +29,6 @@ from tests.servers import mlflow_server
 EARLIER = f"{START_LINE_PREFIX}one\nearlier\n"
 BEGINNING = f"{START_LINE_PREFIX}two\n  0%\r 50%\r"
 END = "100% ü\nhello\n"
-HANDLE = JobHandle.parse("k8s://c/team/mlflow-a-1", "a test")
 
 
 class Stream:
@@ -54,12 +53,14 @@ class Waits:
         self.artifacts = RunArtifacts(client, folder.as_uri())
         self._client = client
 
-    def follow(self, then: Callable[[], str], kept: str, on_log: Any = None) -> str:
+    def follow(
+        self, scheduler: Any, kept: str, on_log: Any = None, *, submission: int = 1
+    ) -> str:
         """Follow a job to its end, when the run keeps that; return what was told besides."""
-        scheduler: Any = Stream(then)
+        handle = JobHandle.parse(f"k8s://c/team/mlflow-{self.run_id}-{submission}", "a test")
         settings: Any = None
         job = Job(
-            scheduler, HANDLE, self.run_id, settings, self._client, True, True, self.artifacts
+            scheduler, handle, self.run_id, settings, self._client, True, True, self.artifacts
         )
         progress = Progress(Console(file=self.told, soft_wrap=True))
         with FollowedLog(job, job.log_keeper(), on_log or self.seen.append, progress) as log:
@@ -100,21 +101,30 @@ def breaks_off() -> str:
     raise UnreachableError("the connection is gone")
 
 
+class Nothing:
+    """Stands for a scheduler that has no log yet, and then does not answer."""
+
+    def logs(self, handle: JobHandle, *, follow: bool = False) -> Iterator[str]:
+        """Yield nothing."""
+        yield from ()
+        raise UnreachableError("the connection is gone")
+
+
 def test_a_log_that_comes_in_time_is_shown_as_it_comes(waits: Waits) -> None:
-    assert waits.follow(lambda: END, "") == ""
+    assert waits.follow(Stream(lambda: END), "") == ""
     assert waits.seen == [BEGINNING, END]
 
 
 def test_an_end_that_comes_late_is_shown_from_the_run(
     waits: Waits, late: Callable[[], str]
 ) -> None:
-    told = waits.follow(late, EARLIER + BEGINNING + END)
+    told = waits.follow(Stream(late), EARLIER + BEGINNING + END)
     assert waits.seen == [BEGINNING, END]
     assert told == "mlflow-exec: the job has ended; waiting for the end of its log\n"
 
 
 def test_the_end_of_a_log_that_breaks_off_is_shown_from_the_run(waits: Waits) -> None:
-    assert waits.follow(breaks_off, EARLIER + BEGINNING + END) == ""
+    assert waits.follow(Stream(breaks_off), EARLIER + BEGINNING + END) == ""
     assert waits.seen == [BEGINNING, END]
 
 
@@ -122,14 +132,14 @@ def test_the_end_of_a_log_that_breaks_off_is_shown_from_the_run(waits: Waits) ->
 def test_an_end_that_nobody_has_is_told_with_the_way_to_what_there_is(
     waits: Waits, kept: str
 ) -> None:
-    told = waits.follow(breaks_off, kept)
+    told = waits.follow(Stream(breaks_off), kept)
     assert waits.seen == [BEGINNING]
     assert "may lack its end" in told
     assert f"mlflow-exec logs {waits.run_id}" in told
 
 
 def test_a_log_that_ends_where_it_broke_off_is_shown_once(waits: Waits) -> None:
-    assert waits.follow(breaks_off, EARLIER + BEGINNING) == ""
+    assert waits.follow(Stream(breaks_off), EARLIER + BEGINNING) == ""
     assert waits.seen == [BEGINNING]
 
 
@@ -139,5 +149,16 @@ def test_a_reader_that_has_gone_is_shown_no_more(waits: Waits, then: Callable[[]
         waits.seen.append(piece)
         raise BrokenPipeError
 
-    assert waits.follow(then, BEGINNING + END, closed) == ""
+    assert waits.follow(Stream(then), BEGINNING + END, closed) == ""
     assert waits.seen == [BEGINNING]
+
+
+def test_of_a_job_of_which_nothing_was_shown_all_is(waits: Waits) -> None:
+    assert waits.follow(Nothing(), BEGINNING + END) == ""
+    assert waits.seen == [BEGINNING + END]
+
+
+def test_the_log_of_the_job_before_is_not_shown_again(waits: Waits) -> None:
+    told = waits.follow(Nothing(), BEGINNING + END, submission=2)
+    assert waits.seen == []
+    assert f"mlflow-exec logs {waits.run_id}" in told
