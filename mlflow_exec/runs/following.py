@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 
 Follower = Callable[[str], None]
 
-# A log that takes longer than this at a job's end is worth a word, and longer than that it must
-# not keep the end from being written.
+# A log whose end comes later than this after the job's is worth a word,
 _SOON_S = 2.0
+# and after so long again it must not keep the job's end from being written.
 _FLUSH_S = 30.0
 
 
@@ -45,7 +45,7 @@ class FollowedLog:
         self._on_log, self._progress = on_log, progress
         self._folder = tempfile.TemporaryDirectory(prefix="mlflow-exec-")
         self._path = Path(self._folder.name) / "log.txt"
-        self._shown_whole = self._left = False
+        self._left = False
         self._lock = threading.Lock()
         self._thread = threading.Thread(target=self._run, name="mlflow-exec-log", daemon=True)
 
@@ -70,7 +70,7 @@ class FollowedLog:
         """Show what came too late or broke off, as the run keeps it by now."""
         with self._lock:
             self._left = True
-            if self._shown_whole or self._on_log is None:
+            if self._keeper.captured is not None or self._on_log is None:
                 return
         try:
             kept = "".join(self._keeper.read()).encode()
@@ -99,7 +99,6 @@ class FollowedLog:
                         self._show(piece)
                         file.write(piece.encode())
                         file.flush()
-            self._shown_whole = True
             self._keeper.captured = self._path
         except (MlflowExecError, OSError):
             self._keeper.cut = self._path  # read again at the end, if it is still there

@@ -75,7 +75,7 @@ class KubernetesTarget(Target):
         self._found: api.KubernetesClient | None = None
         self._tokens: dict[str, str] = {}
         self._unreachable: set[str] = set()
-        self._routed_s: dict[str, float] = {}
+        self._patient_until_s: dict[str, float] = {}
         self._limits: dict[str, int | None] = {}
 
     # -- where ------------------------------------------------------------------------------
@@ -130,7 +130,7 @@ class KubernetesTarget(Target):
         revision = Application(self._client, plan, self._settings.revision_limit).run()
         if revision.routes is not None:
             tell_routers(self._client, self._namespace, revision)
-            self._routed_s[revision.name] = time.monotonic()
+            self._patient_until_s[revision.name] = time.monotonic() + PATIENCE_S
         self._tokens.pop(revision.name, None)
         self._limits.pop(revision.name, None)
         return revision
@@ -173,10 +173,8 @@ class KubernetesTarget(Target):
         revision = next((r for r in known if r.number == number_of(head)), None)
         if head["kind"] == DEPLOYMENT.name:
             found = rollout_of(head, sets, pods, revision, url, known)
-            since_s = time.monotonic() - self._routed_s.get(metadata["name"], -PATIENCE_S)
-            return with_routes(
-                client, namespace, found, pods, self._unreachable, patient=since_s < PATIENCE_S
-            )
+            patient = time.monotonic() < self._patient_until_s.get(metadata["name"], 0.0)
+            return with_routes(client, namespace, found, pods, self._unreachable, patient=patient)
         made = next(iter(below.deployments), None)
         return service_rollout(head, made, sets, pods, revision, url, known, client.now())
 

@@ -76,8 +76,8 @@ def with_routes(
             continue
         try:
             number = _number(client, namespace, name)
-        except UnreachableError:
-            if patient:
+        except ClusterError as error:
+            if patient and isinstance(error, UnreachableError):
                 late += 1
                 continue
             number = None
@@ -95,19 +95,18 @@ def _number(client: KubernetesClient, namespace: str, pod: str) -> int | None:
 
     Raises:
         UnreachableError: It does not answer, asked twice.
+        AccessDeniedError: There are no credentials to ask with.
     """
     path = object_path("pods", namespace, f"{pod}:{PORT}", sub="proxy") + "/routes"
-    for left in (1, 0):
-        try:
+    for _ in range(2):
+        with suppress(UnreachableError):
             response = client.exchange("GET", path, None, {}, _TIMEOUT_S, proxied=True)
-            if response.status == 200:
-                return int(json.loads(response.data)["number"])
             if response.status < 500:
-                return None
-            raise UnreachableError(f"pod {pod}: HTTP {response.status}")
-        except UnreachableError:
-            if not left:
-                raise
-        except (ClusterError, ValueError, KeyError, TypeError):
-            return None
+                return _told(response)
+    raise UnreachableError(f"pod {pod}: its router does not answer")
+
+
+def _told(response: Any) -> int | None:
+    with suppress(ValueError, KeyError, TypeError):
+        return int(json.loads(response.data)["number"]) if response.status == 200 else None
     return None
